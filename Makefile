@@ -1,0 +1,31 @@
+# Every target builds the environment it needs from python3 alone.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test check bench soak env clean
+
+demo: $(STAMP)  ## the main job from end to end on loopback
+	$(BIN)/python examples/demo/demo.py --bin $(BIN)
+
+test: $(STAMP)  ## every test that this machine can run; what is skipped is listed with its reason
+	$(BIN)/python -m pytest -ra $(PYTEST_ARGS)
+
+check: $(STAMP)  ## before each commit: lint, types, import contracts, unit tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python -m pytest -q -m "not broker and not system and not slow"
+
+env: $(STAMP)
+
+$(STAMP): requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache

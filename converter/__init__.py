@@ -1,0 +1,1 @@
+"""An estimator or a file goes in, a verified bundle comes out."""

@@ -1,0 +1,1 @@
+"""The controller, its store and API, and the operator's command line."""

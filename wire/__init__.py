@@ -1,0 +1,1 @@
+"""What the programs must agree on: it crosses the wire, or defines the meaning of what does."""

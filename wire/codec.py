@@ -1,0 +1,105 @@
+"""Bytes to message and back: the one place that decodes JSON from outside.
+
+Refused beyond what a JSON parser refuses: payloads over their cap, invalid UTF-8, duplicate keys,
+NaN and infinities, and nesting deep enough to exhaust the stack.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final, NoReturn, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from . import messages as m
+from . import topics
+from .errors import PeerError
+
+MAX_CONTROL_BYTES: Final = 8 * 1024
+"""Desired, reported, presence, acks and events; AWS IoT's shadow document has the same cap."""
+MAX_MESSAGE_BYTES: Final = 64 * 1024
+"""Any message, chunks included; the smallest retained limit met is 64 KiB (Azure Event Grid)."""
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+PAYLOADS: Final[dict[str, type[m.Message]]] = {
+    "desired": m.Desired,
+    "reported": m.Reported,
+    "presence": m.Presence,
+    "ack": m.Ack,
+    "event/update": m.UpdateEvent,
+    "event/gap": m.GapEvent,
+    "event/alarm": m.AlarmEvent,
+    "event/chunks_missing": m.ChunksMissing,
+    "telemetry/inference": m.InferenceTelemetry,
+    "telemetry/vitals": m.VitalsTelemetry,
+    "controller/presence": m.ControllerPresence,
+}
+"""Channel name to the type of its payload; `docs/topics.md` is generated from it."""
+
+
+def encode(message: BaseModel) -> bytes:
+    """Return `message` as compact JSON in UTF-8."""
+    return message.model_dump_json(by_alias=True).encode()
+
+
+def decode(kind: type[ModelT], payload: bytes, *, max_bytes: int = MAX_CONTROL_BYTES) -> ModelT:
+    """Return `payload` as a message of `kind`.
+
+    Raises:
+        PeerError: `payload_too_large`, `payload_not_json` or `payload_invalid`.
+    """
+    parse_json(payload, max_bytes=max_bytes)
+    try:
+        return kind.model_validate_json(payload)
+    except ValidationError as exc:
+        first = exc.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "payload"
+        raise PeerError(
+            f"{kind.__name__}: {where}: {first['msg']}"[:300], code="payload_invalid"
+        ) from exc
+
+
+def parse_json(payload: bytes, *, max_bytes: int) -> Any:
+    """Return `payload` parsed strictly as JSON.
+
+    Raises:
+        PeerError: `payload_too_large` or `payload_not_json`.
+    """
+    if len(payload) > max_bytes:
+        raise PeerError(
+            f"payload of {len(payload)} bytes is over the cap of {max_bytes}",
+            code="payload_too_large",
+        )
+    try:
+        return json.loads(
+            payload.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse_constant
+        )
+    except (ValueError, RecursionError) as exc:
+        raise PeerError(f"payload is not JSON: {exc}"[:300], code="payload_not_json") from exc
+
+
+def channel_of(topic: topics.Topic) -> str | None:
+    """Return the channel name by which `PAYLOADS` knows the payload of `topic`, if it has one."""
+    match topic:
+        case topics.Event(kind=kind):
+            return f"event/{kind}"
+        case topics.Telemetry(kind=kind):
+            return f"telemetry/{kind}"
+        case topics.ControllerPresence():
+            return "controller/presence"
+        case topics.Chunk() | topics.Unknown():
+            return None
+        case _:
+            return type(topic).__name__.lower()
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("an object has the same key twice")
+    return result
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")

@@ -1,0 +1,70 @@
+"""Names of update states, outcomes and codes: what reports, events and tables say of a model."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class UpdateState(StrEnum):
+    """Where a device stands with one model."""
+
+    IDLE = "idle"
+    FETCHING = "fetching"
+    SELF_TESTING = "self_testing"
+    ON_PROBATION = "on_probation"
+    ROLLING_BACK = "rolling_back"
+
+
+class Outcome(StrEnum):
+    """How the newest assignment of a model ended on a device.
+
+    `confirmed`: served long enough and well enough. `confirmed_without_traffic`: nobody asked it
+    anything, the golden rows still pass. `rolled_back`: served, breached a guard, the fallback
+    serves. `rejected`: never served; the fault is the bundle's or the assignment's, and trying
+    again would end the same. `failed`: never served; the fault is this device's or the way's.
+    """
+
+    CONFIRMED = "confirmed"
+    CONFIRMED_WITHOUT_TRAFFIC = "confirmed_without_traffic"
+    ROLLED_BACK = "rolled_back"
+    REJECTED = "rejected"
+    FAILED = "failed"
+
+
+SUCCESSES = frozenset({Outcome.CONFIRMED, Outcome.CONFIRMED_WITHOUT_TRAFFIC})
+
+
+class Code(StrEnum):
+    """Why. One word per cause, the same in events, reports, logs and the store."""
+
+    # progress
+    FETCHING = "fetching"
+    FETCHED = "fetched"
+    ACTIVATED = "activated"
+    CONFIRMED = "confirmed"
+    REMOVED = "removed"
+    ALREADY_ACTIVE = "already_active"
+    SUPERSEDED = "superseded"
+    # the bundle's fault: quarantined
+    MANIFEST_INVALID = "manifest_invalid"
+    DIGEST_MISMATCH = "digest_mismatch"
+    LOAD_FAILED = "load_failed"
+    SELF_TEST_FAILED = "self_test_failed"
+    START_TIMEOUT = "start_timeout"
+    ERROR_RATIO = "error_ratio"
+    REQUEST_STUCK = "request_stuck"
+    RUNTIME_DIED = "runtime_died"
+    CRASH_LOOP = "crash_loop"
+    # the assignment's fault
+    QUARANTINED = "quarantined"
+    INDEX_INVALID = "index_invalid"
+    WRONG_MODEL = "wrong_model"
+    INCOMPATIBLE = "incompatible"
+    EXPIRED = "expired"
+    # this device's or the way's fault
+    DISK_FULL = "disk_full"
+    STORAGE_ERROR = "storage_error"
+    CONTENT_CORRUPT = "content_corrupt"
+    STEP_LIMIT = "step_limit"
+    STATE_LOST = "state_lost"
+    RECORDS_DROPPED = "records_dropped"

@@ -1,0 +1,282 @@
+"""The link over paho-mqtt, MQTT 3.1.1: the only module that imports paho.
+
+paho's traps and what is done here about each:
+
+- An exception that escapes a callback kills the network thread while `is_connected()` stays true:
+  every callback only hands over, inside one guard that records the fault and drops the connection.
+- Its own reconnect doubles without jitter, so that a fleet returns in step, and it resends from
+  memory what may be stale: each connection gets a fresh client, and the wait between attempts is
+  fully random up to a doubling cap.
+- The network thread may still die (a fault inside paho): the keeper thread watches it.
+- More than 10 unacknowledged messages break brokers that announce a receive maximum of 10.
+- Its queue is unbounded by default: it is bounded here, and a full one is told to the caller.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import unquote, urlsplit
+
+from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+from .errors import ConfigError
+from .link import Connected, Delivered, Disconnected, LinkEvent, Published, Sink, WillFactory
+from .topics import MAX_FILTERS_PER_SUBSCRIBE, Qos
+
+log = logging.getLogger(__name__)
+
+KEEPALIVE_S: Final = 30
+"""A dead path is known within 1.5 keepalives, 45 s."""
+CONNECT_TIMEOUT_S: Final = 10.0
+RETRY_FIRST_S: Final = 1.0
+RETRY_CAP_S: Final = 60.0
+MAX_INFLIGHT: Final = 10
+"""HiveMQ announces a receive maximum of 10, the smallest met."""
+MAX_QUEUED: Final = 256
+"""Messages waiting inside paho, at most 16 MB; owners keep what must not be lost."""
+STABLE_S: Final = 10.0
+"""A connection that lasted this long resets the wait before the next attempt."""
+
+DEFAULT_PORTS: Final = {"mqtt": 1883, "mqtts": 8883, "ws": 80, "wss": 443}
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerAddress:
+    """A broker's URL in parts."""
+
+    scheme: str
+    host: str
+    port: int
+    path: str
+    username: str | None
+    password: str | None
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether the scheme asks for TLS."""
+        return self.scheme in ("mqtts", "wss")
+
+    @property
+    def is_websocket(self) -> bool:
+        """Whether MQTT travels inside WebSocket frames."""
+        return self.scheme in ("ws", "wss")
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.host}:{self.port}"
+
+
+def parse_broker_url(url: str) -> BrokerAddress:
+    """Return the parts of `mqtt://`, `mqtts://`, `ws://` or `wss://` URLs.
+
+    Raises:
+        ConfigError: `broker_url`.
+    """
+    hint = "write it as mqtt://HOST:PORT (or mqtts, ws, wss)"
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as exc:
+        raise ConfigError(f"broker url {url!r}: {exc}", code="broker_url", hint=hint) from exc
+    if parts.scheme not in DEFAULT_PORTS or not parts.hostname:
+        raise ConfigError(f"{url!r} is not a broker url", code="broker_url", hint=hint)
+    return BrokerAddress(
+        scheme=parts.scheme,
+        host=parts.hostname,
+        port=port or DEFAULT_PORTS[parts.scheme],
+        path=parts.path or "/mqtt",
+        username=unquote(parts.username) if parts.username else None,
+        password=unquote(parts.password) if parts.password else None,
+    )
+
+
+def retry_delay_s(attempt: int, chance: float) -> float:
+    """Return the wait before connection attempt number `attempt` (from 0), fully jittered.
+
+    Args:
+        attempt: Failed attempts since the last stable connection.
+        chance: A random number in [0, 1).
+    """
+    cap = min(RETRY_CAP_S, RETRY_FIRST_S * 2.0 ** min(attempt, 16))
+    return 0.1 + chance * cap
+
+
+class PahoLink:
+    """A `wire.link.Link` to a real broker. Its keeper thread owns one client per connection."""
+
+    def __init__(self, url: str, client_id: str, *, ca: str | None = None) -> None:
+        self._address = parse_broker_url(url)
+        self._client_id = client_id
+        self._ca = ca
+        self._client: Client | None = None
+        self._lock = threading.Lock()
+        self._lost = threading.Event()
+        self._stopping = threading.Event()
+        self._sink: Sink = lambda _event: None
+        self._will: WillFactory = lambda: None
+        self._keeper = threading.Thread(target=self._keep, name="link-keeper", daemon=True)
+        self._is_up = False
+        self._reason = ""
+
+    def start(self, sink: Sink, will: WillFactory) -> None:
+        """See `Link.start`."""
+        self._sink = sink
+        self._will = will
+        self._keeper.start()
+
+    def publish(self, topic: str, payload: bytes, *, qos: Qos, retain: bool) -> int | None:
+        """See `Link.publish`."""
+        with self._lock:
+            if self._client is None or not self._is_up:
+                return None
+            info = self._client.publish(topic, payload, qos=qos, retain=retain)
+        return info.mid if info.rc == MQTTErrorCode.MQTT_ERR_SUCCESS else None
+
+    def subscribe(self, filters: Sequence[str], *, qos: Qos) -> None:
+        """See `Link.subscribe`."""
+        with self._lock:
+            if self._client is None:
+                return
+            for start in range(0, len(filters), MAX_FILTERS_PER_SUBSCRIBE):
+                batch: list[tuple[str, int]] = [
+                    (text, qos) for text in filters[start : start + MAX_FILTERS_PER_SUBSCRIBE]
+                ]
+                self._client.subscribe(batch)
+
+    def unsubscribe(self, filters: Sequence[str]) -> None:
+        """See `Link.unsubscribe`."""
+        with self._lock:
+            if self._client is not None and filters:
+                self._client.unsubscribe(list(filters))
+
+    def is_alive(self) -> bool:
+        """Return False only if the keeper thread has died."""
+        return self._keeper.is_alive() or self._stopping.is_set()
+
+    def stop(self) -> None:
+        """See `Link.stop`."""
+        self._stopping.set()
+        self._lost.set()
+        if self._keeper.is_alive() and threading.current_thread() is not self._keeper:
+            self._keeper.join(timeout=CONNECT_TIMEOUT_S)
+
+    def _keep(self) -> None:
+        attempt = 0
+        while not self._stopping.is_set():
+            began_at_s = time.monotonic()
+            self._connect_once()
+            attempt = 0 if time.monotonic() - began_at_s > STABLE_S else attempt + 1
+            # secrets, not random: no seed to share between devices that boot from one image.
+            self._stopping.wait(retry_delay_s(attempt, secrets.randbelow(10**6) / 10**6))
+
+    def _connect_once(self) -> None:
+        """Connect, and return when the connection has ended; report both."""
+        self._lost.clear()
+        self._reason = ""
+        client = self._make_client()
+        try:
+            client.connect(self._address.host, self._address.port, keepalive=KEEPALIVE_S)
+        except (OSError, ValueError) as exc:
+            self._emit(Disconnected(f"cannot reach {self._address}: {exc}"))
+            return
+        with self._lock:
+            self._client = client
+        client.loop_start()
+        while not self._lost.wait(1.0):
+            thread = client._thread  # noqa: SLF001 - paho offers no other way to see it die
+            if thread is None or not thread.is_alive():
+                self._reason = self._reason or "the network thread ended"
+                break
+        was_up = self._is_up
+        if self._stopping.is_set() and was_up:
+            client.disconnect()
+        with self._lock:
+            self._is_up = False
+            self._client = None
+        client.loop_stop()
+        if was_up or not self._stopping.is_set():
+            self._emit(Disconnected(self._reason or "connection lost"))
+
+    def _make_client(self) -> Client:
+        client = Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=self._client_id,
+            clean_session=True,
+            transport="websockets" if self._address.is_websocket else "tcp",
+            reconnect_on_failure=False,
+        )
+        client.connect_timeout = CONNECT_TIMEOUT_S
+        client.max_inflight_messages_set(MAX_INFLIGHT)
+        client.max_queued_messages_set(MAX_QUEUED)
+        if self._address.is_websocket:
+            client.ws_set_options(path=self._address.path)
+        if self._address.is_encrypted:
+            client.tls_set(ca_certs=self._ca)
+        if self._address.username is not None:
+            client.username_pw_set(self._address.username, self._address.password)
+        if (will := self._will()) is not None:
+            client.will_set(will.topic, will.payload, qos=1, retain=True)
+        client.on_connect = self._on_connect
+        client.on_disconnect = self._on_disconnect
+        client.on_message = self._on_message
+        client.on_publish = self._on_publish
+        return client
+
+    def _guarded(self, hand_over: Callable[[], None]) -> None:
+        try:
+            hand_over()
+        except Exception:  # a raise here would kill paho's thread without a trace
+            log.exception("link sink failed; dropping the connection")
+            self._lost.set()
+
+    def _emit(self, event: LinkEvent) -> None:
+        self._guarded(lambda: self._sink(event))
+
+    def _on_connect(
+        self,
+        client: Client,
+        _data: Any,
+        _flags: ConnectFlags,
+        code: ReasonCode,
+        _p: Properties | None,
+    ) -> None:
+        if code.is_failure:
+            self._reason = f"refused by {self._address}: {code}"
+            self._lost.set()
+            return
+        self._is_up = True
+        self._emit(Connected())
+
+    def _on_disconnect(
+        self,
+        client: Client,
+        _data: Any,
+        _flags: DisconnectFlags,
+        code: ReasonCode,
+        _p: Properties | None,
+    ) -> None:
+        self._reason = self._reason or str(code)
+        self._lost.set()
+
+    def _on_message(self, client: Client, _data: Any, message: MQTTMessage) -> None:
+        def hand_over() -> None:
+            try:
+                topic = message.topic
+            except UnicodeDecodeError:
+                return
+            self._sink(Delivered(topic, bytes(message.payload), bool(message.retain)))
+
+        self._guarded(hand_over)
+
+    def _on_publish(
+        self, client: Client, _data: Any, mid: int, _code: ReasonCode, _p: Properties | None
+    ) -> None:
+        self._emit(Published(mid))

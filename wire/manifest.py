@@ -1,0 +1,136 @@
+"""What a bundle contains and requires. Its digest is the sha-256 of the bytes as shipped.
+
+Nobody serialises a manifest again: the bytes that the converter wrote are stored, sent, hashed and
+parsed, never rebuilt.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import ConfigDict, Field, ValidationError, model_validator
+
+from .codec import parse_json
+from .errors import BundleError, PeerError
+from .ids import Digest, ModelName, Version
+from .messages import Part
+
+MAX_MANIFEST_BYTES: Final = 1024 * 1024
+MAX_FILE_BYTES: Final = 4 * 1024**3
+MAX_FILES: Final = 16
+
+MANIFEST: Final = "manifest.json"
+MODEL: Final = "model.onnx"
+GOLDEN: Final = "golden.npz"
+BASELINE: Final = "baseline.json"
+PARITY: Final = "parity.json"
+REQUIRED_FILES: Final = frozenset({MODEL, GOLDEN, BASELINE, PARITY})
+
+Datatype = Literal[
+    "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64",
+    "FP16", "FP32", "FP64", "BYTES",
+]  # fmt: skip
+"""Tensor element types by their names in the Open Inference Protocol."""
+
+PrintableName = Annotated[str, Field(pattern=r"^[ -~]{1,128}$")]
+
+
+class _Strict(Part):
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+
+class ArtifactEntry(_Strict):
+    """One file of the bundle beside the manifest."""
+
+    path: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+    sha256: Digest
+    bytes: Annotated[int, Field(ge=0, le=MAX_FILE_BYTES)]
+    media_type: Annotated[str, Field(max_length=128)]
+
+
+class TensorSpec(_Strict):
+    """One input or output. `shape` has -1 for a free dimension; the first is the rows."""
+
+    name: PrintableName
+    datatype: Datatype
+    shape: Annotated[tuple[Annotated[int, Field(ge=-1, le=2**31)], ...], Field(max_length=8)]
+    feature_names: Annotated[tuple[PrintableName, ...], Field(max_length=65_536)] = ()
+    units: Annotated[tuple[str, ...], Field(max_length=65_536)] = ()
+
+
+class Budgets(_Strict):
+    """What the author promises, never measured: bytes must not depend on the building machine."""
+
+    p99_ms: Annotated[float, Field(gt=0)] | None = None
+    memory_mb: Annotated[int, Field(gt=0)] | None = None
+
+
+class Lineage(_Strict):
+    """Where the model came from; no clock time, so that equal inputs give equal bytes."""
+
+    data_sha256: Digest | None = None
+    code_commit: Annotated[str, Field(max_length=64)] | None = None
+    parameters: dict[str, str] = Field(default_factory=dict)
+    metrics: dict[str, float] = Field(default_factory=dict)
+
+
+class Manifest(_Strict):
+    """`manifest.json` of a bundle."""
+
+    v: Literal[1] = 1
+    name: ModelName
+    version: Version
+    files: Annotated[tuple[ArtifactEntry, ...], Field(max_length=MAX_FILES)]
+    inputs: Annotated[tuple[TensorSpec, ...], Field(min_length=1, max_length=64)]
+    outputs: Annotated[tuple[TensorSpec, ...], Field(min_length=1, max_length=64)]
+    opset: dict[str, Annotated[int, Field(ge=1, le=1000)]]
+    ir_version: Annotated[int, Field(ge=1, le=1000)]
+    ops: tuple[str, ...]
+    minimum_runtime: Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+){0,2}$")]
+    device_class: Annotated[str, Field(max_length=64)] = "any"
+    budgets: Budgets = Budgets()
+    nan_policy: Literal["reject", "pass"] = "reject"
+    lineage: Lineage = Lineage()
+
+    @model_validator(mode="after")
+    def _files_are_complete(self) -> Self:
+        paths = [entry.path for entry in self.files]
+        if len(set(paths)) != len(paths):
+            raise ValueError("a file is listed twice")
+        if MANIFEST in paths:
+            raise ValueError("the manifest lists itself")
+        if missing := REQUIRED_FILES - set(paths):
+            raise ValueError(f"missing {', '.join(sorted(missing))}")
+        for specs in (self.inputs, self.outputs):
+            if len({spec.name for spec in specs}) != len(specs):
+                raise ValueError("two tensors have the same name")
+        return self
+
+    def file(self, path: str) -> ArtifactEntry:
+        """Return the entry of a required file."""
+        return next(entry for entry in self.files if entry.path == path)
+
+
+def parse_manifest(payload: bytes) -> Manifest:
+    """Return the manifest that `payload` holds.
+
+    Raises:
+        BundleError: `manifest_invalid`.
+    """
+    try:
+        parse_json(payload, max_bytes=MAX_MANIFEST_BYTES)
+        return Manifest.model_validate_json(payload)
+    except PeerError as exc:
+        raise BundleError(f"manifest.json: {exc}", code="manifest_invalid") from exc
+    except ValidationError as exc:
+        first = exc.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "manifest"
+        raise BundleError(
+            f"manifest.json: {where}: {first['msg']}"[:300], code="manifest_invalid"
+        ) from exc
+
+
+def digest_of(payload: bytes) -> str:
+    """Return the sha-256 of `payload` as 64 hexadecimal digits."""
+    return hashlib.sha256(payload).hexdigest()

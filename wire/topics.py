@@ -1,0 +1,185 @@
+"""The topic grammar: build and parse, with quality of service and retention per channel.
+
+Laws, kept by tests: `parse(topic.text) == topic`; every topic has at most 7 slashes and 128 bytes,
+and levels of `[A-Za-z0-9_-]` only (the strictest of mosquitto, NATS, EMQX and AWS IoT Core).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import ClassVar, Final, Literal
+
+from .ids import DIGEST_PATTERN, NAME_PATTERN
+
+ROOT: Final = "fleet/v1"
+MAX_TOPIC_BYTES: Final = 128
+MAX_FILTERS_PER_SUBSCRIBE: Final = 8  # AWS IoT Core's limit
+MAX_SUBSCRIPTIONS: Final = 50  # AWS IoT Core's limit per connection
+
+Qos = Literal[0, 1]
+EventKind = Literal["update", "chunks_missing", "gap", "alarm"]
+TelemetryKind = Literal["inference", "vitals"]
+EVENT_KINDS: Final[tuple[EventKind, ...]] = ("update", "chunks_missing", "gap", "alarm")
+TELEMETRY_KINDS: Final[tuple[TelemetryKind, ...]] = ("inference", "vitals")
+
+
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """Whether a device is connected; written by the device and by its will."""
+
+    qos: ClassVar[Qos] = 1
+    retain: ClassVar[bool] = True
+    device: str
+
+    @property
+    def text(self) -> str:
+        return f"{ROOT}/device/{self.device}/presence"
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """What the controller wants of a device."""
+
+    qos: ClassVar[Qos] = 1
+    retain: ClassVar[bool] = True
+    device: str
+
+    @property
+    def text(self) -> str:
+        return f"{ROOT}/device/{self.device}/desired"
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """What the agent says is true; the whole of it, each time."""
+
+    qos: ClassVar[Qos] = 1
+    retain: ClassVar[bool] = True
+    device: str
+
+    @property
+    def text(self) -> str:
+        return f"{ROOT}/device/{self.device}/reported"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened on a device."""
+
+    qos: ClassVar[Qos] = 1
+    retain: ClassVar[bool] = False
+    device: str
+    kind: EventKind
+
+    @property
+    def text(self) -> str:
+        return f"{ROOT}/device/{self.device}/event/{self.kind}"
+
+
+@dataclass(frozen=True, slots=True)
+class Telemetry:
+    """What a device measured over a span of time."""
+
+    qos: ClassVar[Qos] = 1
+    retain: ClassVar[bool] = False
+    device: str
+    kind: TelemetryKind
+
+    @property
+    def text(self) -> str:
+        return f"{ROOT}/device/{self.device}/telemetry/{self.kind}"
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """Which records of a device are safely in the controller's store."""
+
+    qos: ClassVar[Qos] = 1
+    retain: ClassVar[bool] = False
+    device: str
+
+    @property
+    def text(self) -> str:
+        return f"{ROOT}/device/{self.device}/ack"
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """One piece of content; the digest in its name is its proof."""
+
+    qos: ClassVar[Qos] = 1
+    retain: ClassVar[bool] = True
+    digest: str
+
+    @property
+    def text(self) -> str:
+        return f"{ROOT}/chunk/{self.digest}"
+
+
+@dataclass(frozen=True, slots=True)
+class ControllerPresence:
+    """Whether the controller is connected; written by it and by its will."""
+
+    qos: ClassVar[Qos] = 1
+    retain: ClassVar[bool] = True
+
+    @property
+    def text(self) -> str:
+        return f"{ROOT}/controller/presence"
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """A topic outside the grammar; counted, never acted on."""
+
+    text: str
+
+
+Topic = (
+    Presence | Desired | Reported | Event | Telemetry | Ack | Chunk | ControllerPresence | Unknown
+)
+
+CONTROLLER_FILTERS: Final = (
+    f"{ROOT}/device/+/presence",
+    f"{ROOT}/device/+/reported",
+    f"{ROOT}/device/+/event/+",
+    f"{ROOT}/device/+/telemetry/+",
+)
+"""What the controller subscribes to."""
+
+
+def device_filters(device: str) -> tuple[str, ...]:
+    """Return what a device subscribes to at all times; chunks come and go beside these."""
+    return (Desired(device).text, Ack(device).text, ControllerPresence().text)
+
+
+def parse(text: str) -> Topic:
+    """Return the topic that `text` names; total, never raises."""
+    match text.split("/"):
+        case ["fleet", "v1", "device", device, *channel] if re.fullmatch(NAME_PATTERN, device):
+            return _parse_device(text, device, channel)
+        case ["fleet", "v1", "chunk", digest] if re.fullmatch(DIGEST_PATTERN, digest):
+            return Chunk(digest)
+        case ["fleet", "v1", "controller", "presence"]:
+            return ControllerPresence()
+        case _:
+            return Unknown(text)
+
+
+def _parse_device(text: str, device: str, channel: list[str]) -> Topic:
+    match channel:
+        case ["presence"]:
+            return Presence(device)
+        case ["desired"]:
+            return Desired(device)
+        case ["reported"]:
+            return Reported(device)
+        case ["ack"]:
+            return Ack(device)
+        case ["event", kind]:
+            return next((Event(device, k) for k in EVENT_KINDS if k == kind), Unknown(text))
+        case ["telemetry", kind]:
+            return next((Telemetry(device, k) for k in TELEMETRY_KINDS if k == kind), Unknown(text))
+        case _:
+            return Unknown(text)
