@@ -1,0 +1,185 @@
+"""What the supervisor's loop needs of the world, and the events the world answers with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A model as the runtime gets it: verified files on this device's disk.
+
+    Attributes:
+        name: The model's name in `/v2/models/<name>`.
+        version: For people, and for `model_version` in answers.
+        manifest: The digest that identifies the bundle.
+        files: Path within the bundle to the absolute path on disk, `manifest.json` included.
+        memory_mb: The declared memory budget, or None.
+    """
+
+    name: str
+    version: str
+    manifest: str
+    files: Mapping[str, Path]
+    memory_mb: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """What one model answered in one incarnation, counted since the incarnation began to serve.
+
+    `runtime`, `deadline` and `non_finite` are the model's fault, `client` never is. A request with
+    several faults counts once, in the first of runtime, deadline, non_finite.
+    """
+
+    request_count: int = 0
+    row_count: int = 0
+    runtime: int = 0
+    deadline: int = 0
+    client: int = 0
+    non_finite: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class WindowStats:
+    """Counters and latency quantiles of one model over one window of telemetry."""
+
+    model: str
+    version: str
+    manifest: str
+    start_unix_ms: int
+    duration_s: float
+    counters: Counters
+    p50_ms: float | None
+    p99_ms: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateReady:
+    """The candidate loaded its models and its golden rows passed; it does not accept yet."""
+
+    incarnation: int
+    runtime: str
+    max_opset: int
+    protections: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateFailed:
+    """The candidate ended before it was ready. `model` names the culprit where it is known."""
+
+    incarnation: int
+    model: str | None
+    code: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Promoted:
+    """The candidate accepts connections; the incarnation before it drains."""
+
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeDied:
+    """The serving incarnation ended by itself, or was killed for a stuck request."""
+
+    incarnation: int
+    code: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """The serving incarnation's proof of life, once a second."""
+
+    incarnation: int
+    models: Mapping[str, Counters]
+    oldest_request_s: float
+    rss_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class WindowClosed:
+    """Answer to `close_window`, and sent once by a draining incarnation before it ends."""
+
+    incarnation: int
+    windows: tuple[WindowStats, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GoldenChecked:
+    """Answer to `check_golden`."""
+
+    incarnation: int
+    model: str
+    is_passed: bool
+    detail: str
+
+
+RuntimeEvent = (
+    CandidateReady
+    | CandidateFailed
+    | Promoted
+    | RuntimeDied
+    | Heartbeat
+    | WindowClosed
+    | GoldenChecked
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeSettings:
+    """How runtimes are started and ended; all times in seconds."""
+
+    listen: tuple[str, int] | None = ("127.0.0.1", 8600)
+    socket: Path | None = None
+    swap: str = "overlap"
+    start_timeout_s: float = 60.0
+    drain_s: float = 10.0
+    request_deadline_s: float = 30.0
+    heartbeat_timeout_s: float = 15.0
+    inherited: Mapping[str, int] = field(default_factory=dict)
+
+
+class RuntimeHost(Protocol):
+    """Starts, promotes and ends incarnations. All methods return at once; results are events."""
+
+    def open(self) -> None:
+        """Bind the listening sockets (or take those that systemd passed).
+
+        Raises:
+            ConfigError: `port_taken` or `socket_path`.
+        """
+
+    def start_candidate(self, models: tuple[ServedModel, ...], *, auto_promote: bool) -> int:
+        """Start an incarnation with exactly `models`; return its number.
+
+        An earlier candidate is discarded without an event. Ends in `CandidateReady` or
+        `CandidateFailed`; with `auto_promote` the former is followed by `Promoted`.
+        """
+
+    def promote(self) -> None:
+        """Let the ready candidate accept, then drain the incarnation before it."""
+
+    def discard_candidate(self) -> None:
+        """End the candidate, if there is one; no event follows."""
+
+    def close_window(self) -> None:
+        """Ask the serving incarnation to close its telemetry window: `WindowClosed`."""
+
+    def check_golden(self, model: str) -> None:
+        """Ask the serving incarnation to run a model's golden rows again: `GoldenChecked`."""
+
+    def tick(self) -> None:
+        """Enforce the deadlines: start, heartbeat, oldest request, drain. Called each second."""
+
+    def stop(self) -> None:
+        """Drain and end everything; returns when the children are gone. Idempotent."""
+
+
+RuntimeSink = Callable[[RuntimeEvent], None]

@@ -1,0 +1,215 @@
+"""What the HTTP API takes and answers: the contract between the controller and its clients."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from wire.ids import DeviceId, Digest, ModelName, RolloutId, Version
+from wire.messages import Guards, Probation, Seconds
+
+TagKey = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$")]
+TagValue = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+Tags = dict[TagKey, TagValue]
+PhaseShare = Annotated[str, Field(pattern=r"^([1-9][0-9]{0,5}|([1-9][0-9]?|100)%)$")]
+"""A number of devices (`1`) or a share of the matched ones (`50%`), cumulative."""
+
+RolloutState = Literal["running", "paused", "halted", "inconclusive", "finished", "aborted"]
+MemberState = Literal[
+    "waiting",  # its phase has not opened
+    "pending",  # offline when its phase opened, or since; keeps its desired state, never blocks
+    "in_progress",  # desired state published, no outcome yet
+    "confirmed",
+    "rolled_back",
+    "rejected",
+    "failed",
+    "superseded",  # another rollout or a rollback took the device over
+    "withdrawn",  # halted or aborted before it was confirmed; set back to its previous release
+]
+
+
+class Schema(BaseModel):
+    """Base of requests and answers; an unknown key in a request is an error."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class ErrorBody(Schema):
+    """The body of every answer that is not a success."""
+
+    code: str
+    message: str
+    hint: str = ""
+
+
+class DeviceIn(Schema):
+    """A device to add."""
+
+    id: DeviceId
+    tags: Tags = Field(default_factory=dict)
+
+
+class DeviceModel(Schema):
+    """One model on one device: wanted and reported."""
+
+    name: ModelName
+    desired_version: Version | None = None
+    desired_manifest: Digest | None = None
+    active_version: Version | None = None
+    active_manifest: Digest | None = None
+    fallback_version: Version | None = None
+    state: str | None = None
+    outcome: str | None = None
+    code: str | None = None
+    detail: str = ""
+    served: int = 0
+
+
+class Device(Schema):
+    """A device as the controller knows it."""
+
+    id: DeviceId
+    tags: Tags
+    state: Literal["online", "offline", "never_seen"]
+    last_seen_unix_ms: int | None = None
+    agent: str = ""
+    desired_generation: int = 0
+    reported_generation: int = 0
+    models: list[DeviceModel] = Field(default_factory=list)
+    quarantined: list[dict[str, str]] = Field(default_factory=list)
+    inventory: dict[str, object] = Field(default_factory=dict)
+
+
+class StoredRecord(Schema):
+    """One record of a device: an event or a piece of telemetry, as it was received."""
+
+    boot: str
+    seq: int
+    channel: str
+    received_unix_ms: int
+    body: dict[str, object]
+
+
+class Release(Schema):
+    """A bundle that was pushed."""
+
+    model: ModelName
+    version: Version
+    manifest: Digest
+    index: Digest
+    bytes: int
+    chunk_count: int
+    created_unix_ms: int
+    device_count: int = 0
+    """Devices that report it active."""
+
+
+class PushResult(Schema):
+    """What `POST /v1/bundles` did. `new_chunk_count` of `chunk_count` had to be published."""
+
+    release: Release
+    is_new: bool
+    new_chunk_count: int
+    new_bytes: int
+
+
+class RolloutIn(Schema):
+    """A rollout to start. Devices must carry every tag of `match`; an empty one matches all."""
+
+    model: ModelName
+    version: Version
+    match: Tags = Field(default_factory=dict)
+    phases: Annotated[list[PhaseShare], Field(min_length=1, max_length=20)] = ["1", "50%", "100%"]
+    soak_s: Seconds = 60.0
+    tolerance: Annotated[int, Field(ge=0)] = 0
+    """Failed devices, over the whole rollout, that do not yet halt it."""
+    probation: Probation = Probation()
+    guards: Guards = Guards()
+
+
+class RolloutMember(Schema):
+    """One device of a rollout. `phase` counts from 0."""
+
+    device: DeviceId
+    phase: int
+    state: MemberState
+    previous_version: Version | None = None
+    code: str | None = None
+    detail: str = ""
+
+
+class RolloutPhase(Schema):
+    """One phase. `size` is cumulative."""
+
+    share: str
+    size: int
+    state: Literal["waiting", "open", "passed", "stopped"]
+    opened_unix_ms: int | None = None
+    closed_unix_ms: int | None = None
+
+
+class Rollout(Schema):
+    """A rollout and where it stands; `members` only when one rollout is asked for."""
+
+    id: RolloutId
+    model: ModelName
+    version: Version
+    manifest: Digest
+    match: Tags
+    state: RolloutState
+    reason: str = ""
+    soak_s: float
+    tolerance: int
+    phases: list[RolloutPhase]
+    counts: dict[MemberState, int]
+    created_unix_ms: int
+    ended_unix_ms: int | None = None
+    members: list[RolloutMember] | None = None
+
+
+class RollbackIn(Schema):
+    """A rollback by hand: each matched device returns to the release it confirmed before."""
+
+    model: ModelName
+    match: Tags = Field(default_factory=dict)
+
+
+class RollbackDevice(Schema):
+    """What a rollback does to one device; `to_version` is None where nothing to return to."""
+
+    device: DeviceId
+    from_version: Version | None
+    to_version: Version | None
+    reason: str = ""
+
+
+class RollbackResult(Schema):
+    """All devices that a rollback matched."""
+
+    model: ModelName
+    devices: list[RollbackDevice]
+
+
+class Health(Schema):
+    """`GET /v1/health`: 200 when store and broker are reachable, else 503."""
+
+    version: str
+    store: Literal["ok", "failing"]
+    broker: Literal["connected", "disconnected"]
+    broker_url: str
+    device_count: int
+    online_count: int
+
+
+class WatchEvent(Schema):
+    """One server-sent event of `GET /v1/watch`; its `data:` line is this object."""
+
+    id: int
+    at_unix_ms: int
+    kind: Literal["presence", "update", "alarm", "rollout", "rollback", "release", "device"]
+    subject: str
+    """The device, rollout or release it speaks of."""
+    text: str
+    """One line for a person."""
+    detail: dict[str, object] = Field(default_factory=dict)

@@ -1,0 +1,1 @@
+"""Decisions, as pure functions over data: no clock, disk, network, thread or randomness."""
