@@ -10,6 +10,7 @@ class UpdateState(StrEnum):
 
     IDLE = "idle"
     FETCHING = "fetching"
+    STAGED = "staged"
     SELF_TESTING = "self_testing"
     ON_PROBATION = "on_probation"
     ROLLING_BACK = "rolling_back"
@@ -38,8 +39,9 @@ class Code(StrEnum):
     """Why. One word per cause, the same in events, reports, logs and the store."""
 
     # progress
-    FETCHING = "fetching"
+    ASSIGNED = "assigned"
     FETCHED = "fetched"
+    TRYING = "trying"
     ACTIVATED = "activated"
     CONFIRMED = "confirmed"
     REMOVED = "removed"

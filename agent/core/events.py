@@ -1,0 +1,194 @@
+"""What the update machine hears (events, past tense) and asks for (effects, imperative)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from wire.lifecycle import Outcome, UpdateState
+
+from .states import Assignment, Ref
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The agent has started; everything outside `DeviceState` is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stopping:
+    """The agent ends in good order."""
+
+
+@dataclass(frozen=True, slots=True)
+class DesiredReceived:
+    """A desired state arrived."""
+
+    generation: int
+    assignments: tuple[Assignment, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BundleStaged:
+    """All files of the bundle are on disk and verified."""
+
+    manifest: str
+
+
+@dataclass(frozen=True, slots=True)
+class FetchFailed:
+    """Fetching ended for good. `outcome` is rejected or failed."""
+
+    manifest: str
+    outcome: Outcome
+    code: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class CandidatePassed:
+    """The candidate is ready to accept."""
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateRefused:
+    """The candidate did not get ready; `model` is the culprit where it is known."""
+
+    model: str | None
+    code: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeAccepts:
+    """The incarnation that was started last accepts connections."""
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeEnded:
+    """The serving incarnation ended by itself or was killed for a stuck request."""
+
+    code: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What the model on probation did since the last evidence.
+
+    `request_count` leaves out requests that were the client's fault.
+    """
+
+    elapsed_s: float
+    request_count: int
+    failure_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class GoldenRowsChecked:
+    """The golden rows of the model on probation ran again."""
+
+    is_passed: bool
+    detail: str
+
+
+Event = (
+    Started
+    | Stopping
+    | DesiredReceived
+    | BundleStaged
+    | FetchFailed
+    | CandidatePassed
+    | CandidateRefused
+    | RuntimeAccepts
+    | RuntimeEnded
+    | Evidence
+    | GoldenRowsChecked
+)
+
+
+# Each effect may be repeated after a crash.
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """Bring a bundle's content to this disk; a fetch under way for another one ends."""
+
+    assignment: Assignment
+
+
+@dataclass(frozen=True, slots=True)
+class CancelFetch:
+    """End the fetch; what is on disk may stay."""
+
+
+@dataclass(frozen=True, slots=True)
+class StartCandidate:
+    """Start an incarnation with this set, and wait for `Promote`."""
+
+    models: tuple[tuple[str, Ref], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Serve:
+    """Start an incarnation with this set that accepts as soon as it is ready.
+
+    `failure_count` spaces the tries: the caller waits longer the higher it is.
+    """
+
+    models: tuple[tuple[str, Ref], ...]
+    failure_count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Promote:
+    """Let the candidate accept and the incarnation before it drain."""
+
+
+@dataclass(frozen=True, slots=True)
+class DiscardCandidate:
+    """End the candidate."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckGolden:
+    """Run the golden rows of a served model again."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Announce:
+    """Record one transition for the controller and the log."""
+
+    model: str
+    manifest: str | None
+    before: UpdateState
+    after: UpdateState
+    code: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Collect:
+    """Delete content that no model, fallback or assignment needs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ignored:
+    """An event that has no meaning in this state; counted, so that surprises are seen."""
+
+    reason: str
+
+
+Effect = (
+    Fetch
+    | CancelFetch
+    | StartCandidate
+    | Serve
+    | Promote
+    | DiscardCandidate
+    | CheckGolden
+    | Announce
+    | Collect
+    | Ignored
+)

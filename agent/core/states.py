@@ -1,0 +1,217 @@
+"""What the update machine remembers: plain frozen data, on disk before anything acts on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from wire.lifecycle import Outcome, UpdateState
+from wire.messages import Guards, Probation
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """A release as this device can fetch it: `manifest` identifies it, `index` leads to it."""
+
+    version: str
+    manifest: str
+    index: str
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """One model that the controller wants served here, and how it shall be tried."""
+
+    name: str
+    ref: Ref
+    probation: Probation = field(default_factory=Probation)
+    guards: Guards = field(default_factory=Guards)
+    expires_unix_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRecord:
+    """Where one model stands.
+
+    Attributes:
+        name: The model.
+        active: What the runtime serves, or shall serve: the pointer. None serves nothing.
+        fallback: The newest confirmed release other than `active`, or None.
+        is_confirmed: Whether `active` has passed its probation on this device.
+        target: What the last assignment asked for; `outcome` and `code` speak of it.
+        outcome: How that ended, or None while it is under way.
+        code: Why it ended so.
+        detail: The cause in words.
+        generation: The generation at which `outcome` was reached; it is not tried again before
+            a newer one.
+        served: Requests answered during the last probation.
+    """
+
+    name: str
+    active: Ref | None = None
+    fallback: Ref | None = None
+    is_confirmed: bool = False
+    target: Ref | None = None
+    outcome: Outcome | None = None
+    code: str | None = None
+    detail: str = ""
+    generation: int = 0
+    served: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """No update under way."""
+
+    kind: Literal["idle"] = "idle"
+
+
+@dataclass(frozen=True, slots=True)
+class Fetching:
+    """The target's content is being brought to this disk."""
+
+    assignment: Assignment
+    kind: Literal["fetching"] = "fetching"
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """The target is on this disk and verified; it waits until a runtime serves."""
+
+    assignment: Assignment
+    kind: Literal["staged"] = "staged"
+
+
+@dataclass(frozen=True, slots=True)
+class SelfTesting:
+    """A candidate loads the target and runs its golden rows, beside the serving runtime."""
+
+    assignment: Assignment
+    kind: Literal["self_testing"] = "self_testing"
+
+
+@dataclass(frozen=True, slots=True)
+class OnProbation:
+    """The target serves on trial.
+
+    `served_s`, `request_count` and `failure_count` survive restarts; a deadline would not.
+    `start_count` counts the starts of the agent during this probation that did not end in good
+    order. `is_golden_due` is set while the golden rows run again for want of traffic.
+    """
+
+    assignment: Assignment
+    served_s: float = 0.0
+    request_count: int = 0
+    failure_count: int = 0
+    start_count: int = 0
+    is_golden_due: bool = False
+    kind: Literal["on_probation"] = "on_probation"
+
+
+@dataclass(frozen=True, slots=True)
+class RollingBack:
+    """The pointer is back on the fallback; a runtime with it is starting.
+
+    `is_commanded` is set when the controller asked for the return: nothing is quarantined then,
+    and the release returned to counts as confirmed, as it did before.
+    """
+
+    name: str
+    bad: Ref
+    code: str
+    detail: str
+    is_commanded: bool = False
+    kind: Literal["rolling_back"] = "rolling_back"
+
+
+@dataclass(frozen=True, slots=True)
+class Removing:
+    """A runtime without this model is starting."""
+
+    name: str
+    kind: Literal["removing"] = "removing"
+
+
+Update = Annotated[
+    Idle | Fetching | Staged | SelfTesting | OnProbation | RollingBack | Removing,
+    Field(discriminator="kind"),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantine:
+    """A manifest that this device refuses to try again."""
+
+    manifest: str
+    code: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceState:
+    """Everything that the update machine remembers across a power cut.
+
+    One update runs at a time, so that a runtime's misbehaviour has one suspect; the others wait
+    in `desired`. `desired` is None until the controller has ever said anything. `is_serving` is
+    False from a start until a runtime accepts. `step_count` counts the transitions of the present
+    update and caps loops.
+    """
+
+    generation: int = 0
+    desired: tuple[Assignment, ...] | None = None
+    models: tuple[ModelRecord, ...] = ()
+    update: Update = Idle()
+    quarantined: tuple[Quarantine, ...] = ()
+    is_serving: bool = False
+    serve_failure_count: int = 0
+    step_count: int = 0
+
+    def record(self, name: str) -> ModelRecord:
+        """Return the record of `name`, a blank one if there is none yet."""
+        return next((r for r in self.models if r.name == name), ModelRecord(name))
+
+    def with_record(self, record: ModelRecord) -> DeviceState:
+        """Return the state with this record in place of its model's former one."""
+        others = [r for r in self.models if r.name != record.name]
+        return replace(self, models=tuple(sorted([*others, record], key=lambda r: r.name)))
+
+    def without_record(self, name: str) -> DeviceState:
+        """Return the state without any record of this model."""
+        return replace(self, models=tuple(r for r in self.models if r.name != name))
+
+    def served_set(self) -> tuple[tuple[str, Ref], ...]:
+        """Return what the runtime shall serve: each model's active release."""
+        return tuple((r.name, r.active) for r in self.models if r.active is not None)
+
+    def quarantine_code(self, manifest: str) -> str | None:
+        """Return why a manifest is quarantined, or None if it is not."""
+        return next((q.code for q in self.quarantined if q.manifest == manifest), None)
+
+
+def update_state(update: Update) -> UpdateState:
+    """Return the name on the wire of where an update stands."""
+    match update:
+        case Idle():
+            return UpdateState.IDLE
+        case Fetching():
+            return UpdateState.FETCHING
+        case Staged():
+            return UpdateState.STAGED
+        case SelfTesting():
+            return UpdateState.SELF_TESTING
+        case OnProbation():
+            return UpdateState.ON_PROBATION
+        case RollingBack() | Removing():
+            return UpdateState.ROLLING_BACK
+
+
+def subject(update: Update) -> str | None:
+    """Return the model that an update is about, or None when idle."""
+    match update:
+        case Idle():
+            return None
+        case RollingBack(name=name) | Removing(name=name):
+            return name
+        case _:
+            return update.assignment.name

@@ -1,0 +1,346 @@
+"""The update machine of a device: `step(state, event) -> (state, effects)`, pure and total.
+
+The order around it is the loop's: step, put the new state on disk, run the effects, turn their
+results into events. So a crash at any point repeats effects and never skips one; effects may be
+repeated. An event without a meaning in a state changes nothing and yields `Ignored`.
+
+One update runs at a time. The pointer (`ModelRecord.active`) moves in the step that enters
+probation and in the step that begins a rollback, always before the runtime follows it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from wire.lifecycle import Code, Outcome
+
+from .endings import (
+    Result,
+    advance,
+    announce,
+    confirm,
+    move_back,
+    plan,
+    refuse,
+    roll_back,
+    serve,
+    set_with,
+)
+from .events import (
+    Announce,
+    BundleStaged,
+    CancelFetch,
+    CandidatePassed,
+    CandidateRefused,
+    CheckGolden,
+    DesiredReceived,
+    DiscardCandidate,
+    Event,
+    Evidence,
+    Fetch,
+    FetchFailed,
+    GoldenRowsChecked,
+    Ignored,
+    Promote,
+    RuntimeAccepts,
+    RuntimeEnded,
+    StartCandidate,
+    Started,
+    Stopping,
+)
+from .probation import Verdict, judge
+from .states import (
+    Assignment,
+    DeviceState,
+    Fetching,
+    Idle,
+    OnProbation,
+    Removing,
+    RollingBack,
+    SelfTesting,
+    Staged,
+    Update,
+    update_state,
+)
+
+MAX_PROBATION_STARTS: Final = 3
+"""Starts of the agent during one probation, bad ends only, before the model is blamed."""
+
+
+def step(state: DeviceState, event: Event) -> Result:
+    """Return the state after `event`, and what shall be done once that state is on disk."""
+    match event:
+        case Started():
+            return _started(state)
+        case Stopping():
+            return _stopping(state)
+        case DesiredReceived():
+            return _desired(state, event)
+        case BundleStaged(manifest=manifest):
+            return _staged(state, manifest)
+        case FetchFailed():
+            return _fetch_failed(state, event)
+        case CandidatePassed():
+            return _candidate_passed(state)
+        case CandidateRefused():
+            return _candidate_refused(state, event)
+        case RuntimeAccepts():
+            return _accepts(state)
+        case RuntimeEnded():
+            return _ended(state, event)
+        case Evidence():
+            return _evidence(state, event)
+        case GoldenRowsChecked():
+            return _golden_checked(state, event)
+
+
+def _started(state: DeviceState) -> Result:
+    state = replace(state, is_serving=False, serve_failure_count=0)
+    match state.update:
+        case OnProbation(assignment=target) as trial:
+            trial = replace(trial, start_count=trial.start_count + 1, is_golden_due=False)
+            if trial.start_count > MAX_PROBATION_STARTS:
+                detail = f"the agent ended {MAX_PROBATION_STARTS} times while this model served"
+                return roll_back(state, target, Code.CRASH_LOOP, detail)
+            return replace(state, update=trial), (serve(state),)
+        case Staged(assignment=target) | SelfTesting(assignment=target):
+            # The content is checked again on the way; it is on disk, so that costs no transfer.
+            state = replace(state, update=Fetching(target))
+            return state, (serve(state), Fetch(target))
+        case Fetching(assignment=target):
+            return state, (serve(state), Fetch(target))
+        case RollingBack() | Removing():
+            return state, (serve(state),)
+        case Idle():
+            return plan(state, (serve(state),))
+
+
+def _stopping(state: DeviceState) -> Result:
+    match state.update:
+        case OnProbation(start_count=count) as trial:
+            # An orderly stop is no evidence against the model: the try is given back.
+            trial = replace(trial, start_count=max(0, count - 1))
+            return replace(state, update=trial), ()
+        case _:
+            return state, ()
+
+
+def _desired(state: DeviceState, event: DesiredReceived) -> Result:
+    if event.generation <= state.generation:
+        return state, (Ignored("generation is not newer"),)
+    state = replace(state, generation=event.generation, desired=event.assignments)
+    wanted = {a.name: a for a in event.assignments}
+    match state.update:
+        case Idle() | RollingBack() | Removing():
+            return plan(state) if isinstance(state.update, Idle) else (state, ())
+        case Fetching(assignment=old) | Staged(assignment=old) | SelfTesting(assignment=old):
+            new = wanted.get(old.name)
+            if new is not None and new.ref.manifest == old.ref.manifest:
+                return replace(state, update=replace(state.update, assignment=new)), ()
+            stop = DiscardCandidate() if isinstance(state.update, SelfTesting) else CancelFetch()
+            note = announce(state, Idle(), old, Code.SUPERSEDED)
+            return plan(replace(state, update=Idle(), step_count=0), (stop, note))
+        case OnProbation(assignment=old) as trial:
+            new = wanted.get(old.name)
+            if new is not None and new.ref.manifest == old.ref.manifest:
+                return replace(state, update=replace(trial, assignment=new)), ()
+            record = state.record(old.name)
+            fallback = record.fallback
+            if new is not None and fallback is not None and new.ref.manifest == fallback.manifest:
+                return _return_to_fallback(state, old, new)
+            note = announce(state, Idle(), old, Code.SUPERSEDED)
+            return plan(replace(state, update=Idle(), step_count=0), (note,))
+
+
+def _return_to_fallback(state: DeviceState, old: Assignment, new: Assignment) -> Result:
+    """Go back from an unconfirmed release to the one before it, because the controller says so."""
+    record = replace(state.record(old.name), target=new.ref, outcome=None, code=None, detail="")
+    state, effects = move_back(
+        state.with_record(record), old, Code.SUPERSEDED, "withdrawn", is_commanded=True
+    )
+    return state, effects
+
+
+def _staged(state: DeviceState, manifest: str) -> Result:
+    match state.update:
+        case Fetching(assignment=target) if target.ref.manifest == manifest:
+            after: Update = SelfTesting(target) if state.is_serving else Staged(target)
+            note = announce(state, after, target, Code.FETCHED)
+            state, effects = advance(state, after, target)
+            if isinstance(state.update, SelfTesting):
+                return state, (note, StartCandidate(set_with(state, target)))
+            return state, (note, *effects)
+        case _:
+            return state, (Ignored("no fetch of this bundle is under way"),)
+
+
+def _fetch_failed(state: DeviceState, event: FetchFailed) -> Result:
+    match state.update:
+        case Fetching(assignment=target) if target.ref.manifest == event.manifest:
+            return refuse(state, target, event.outcome, event.code, event.detail)
+        case _:
+            return state, (Ignored("no fetch of this bundle is under way"),)
+
+
+def _candidate_passed(state: DeviceState) -> Result:
+    match state.update:
+        case SelfTesting(assignment=target):
+            record = state.record(target.name)
+            is_same = record.active is not None and record.active.manifest == target.ref.manifest
+            fallback = record.active if record.is_confirmed and not is_same else record.fallback
+            if fallback is not None and fallback.manifest == target.ref.manifest:
+                fallback = None
+            record = replace(
+                record, active=target.ref, fallback=fallback, is_confirmed=False, served=0
+            )
+            after = OnProbation(target)
+            note = announce(state, after, target, Code.ACTIVATED)
+            state = replace(state.with_record(record), is_serving=False)
+            state, _ = advance(state, after, target)
+            return state, (note, Promote())
+        case _:
+            return state, (Ignored("no candidate is under test"),)
+
+
+def _candidate_refused(state: DeviceState, event: CandidateRefused) -> Result:
+    match state.update:
+        case SelfTesting(assignment=target):
+            if event.model in (target.name, None):
+                return refuse(state, target, Outcome.REJECTED, event.code, event.detail)
+            detail = f"{event.model}: {event.detail}"
+            return refuse(state, target, Outcome.FAILED, event.code, detail)
+        case OnProbation(assignment=target) if event.model in (target.name, None):
+            return roll_back(state, target, event.code, event.detail)
+        case _:
+            return _could_not_serve(state, event)
+
+
+def _could_not_serve(state: DeviceState, event: CandidateRefused) -> Result:
+    """Answer a failed `Serve`: drop what is known to be at fault to its fallback, and try again."""
+    count = state.serve_failure_count + 1
+    state = replace(state, is_serving=False, serve_failure_count=count)
+    if event.model is None or state.record(event.model).active is None:
+        return state, (serve(state),)
+    record = state.record(event.model)
+    is_lost = event.code == Code.CONTENT_CORRUPT
+    record = replace(
+        record,
+        active=record.fallback,
+        fallback=None,
+        is_confirmed=record.fallback is not None,
+        # Lost content is fetched again; what does not load is not tried before a new generation.
+        outcome=None if is_lost else Outcome.FAILED,
+        code=event.code,
+        detail=event.detail,
+        generation=state.generation,
+    )
+    state = state.with_record(record)
+    name = update_state(state.update)
+    manifest = record.active.manifest if record.active else None
+    note = Announce(event.model, manifest, name, name, event.code, event.detail)
+    return state, (note, serve(state))
+
+
+def _accepts(state: DeviceState) -> Result:
+    state = replace(state, is_serving=True, serve_failure_count=0)
+    match state.update:
+        case Staged(assignment=target):
+            after = SelfTesting(target)
+            note = announce(state, after, target, Code.TRYING)
+            state, effects = advance(state, after, target)
+            if isinstance(state.update, SelfTesting):
+                return state, (note, StartCandidate(set_with(state, target)))
+            return state, effects
+        case RollingBack(name=name) as back:
+            outcome = Outcome.CONFIRMED if back.is_commanded else Outcome.ROLLED_BACK
+            record = replace(
+                state.record(name),
+                outcome=outcome,
+                code=back.code,
+                detail=back.detail,
+                generation=state.generation,
+            )
+            note = Announce(
+                name,
+                back.bad.manifest,
+                update_state(back),
+                update_state(Idle()),
+                back.code,
+                back.detail,
+            )
+            state = replace(state.with_record(record), update=Idle(), step_count=0)
+            return plan(state, (note,))
+        case Removing(name=name):
+            state = replace(state.without_record(name), update=Idle(), step_count=0)
+            return plan(state)
+        case Idle():
+            # A model that lost its content at the start is fetched again now.
+            return plan(state)
+        case _:
+            return state, ()
+
+
+def _ended(state: DeviceState, event: RuntimeEnded) -> Result:
+    state = replace(state, is_serving=False)
+    match state.update:
+        case OnProbation(assignment=target):
+            return roll_back(state, target, event.code, event.detail)
+        case SelfTesting(assignment=target):
+            # Serving comes first; the self-test waits for it and starts over.
+            state, effects = advance(state, Staged(target), target)
+            return state, (*effects, DiscardCandidate(), serve(state))
+        case RollingBack() | Removing():
+            return state, (Ignored("a runtime without this model is already starting"),)
+        case _:
+            count = state.serve_failure_count + 1
+            state = replace(state, serve_failure_count=count)
+            return state, (serve(state),)
+
+
+def _evidence(state: DeviceState, event: Evidence) -> Result:
+    match state.update:
+        case OnProbation(assignment=target) as trial if state.is_serving:
+            trial = replace(
+                trial,
+                served_s=trial.served_s + event.elapsed_s,
+                request_count=trial.request_count + event.request_count,
+                failure_count=trial.failure_count + event.failure_count,
+            )
+            served = trial.request_count - trial.failure_count
+            record = replace(state.record(target.name), served=served)
+            return _judge(replace(state.with_record(record), update=trial), trial)
+        case _:
+            return state, (Ignored("no model is on probation"),)
+
+
+def _judge(state: DeviceState, trial: OnProbation) -> Result:
+    target = trial.assignment
+    verdict = judge(
+        target.probation,
+        target.guards,
+        served_s=trial.served_s,
+        request_count=trial.request_count,
+        failure_count=trial.failure_count,
+    )
+    match verdict:
+        case Verdict.BREACH:
+            detail = f"{trial.failure_count} of {trial.request_count} requests failed"
+            return roll_back(state, target, Code.ERROR_RATIO, detail)
+        case Verdict.CONFIRM:
+            return confirm(state, target, Outcome.CONFIRMED)
+        case Verdict.CHECK_GOLDEN if not trial.is_golden_due:
+            state = replace(state, update=replace(trial, is_golden_due=True))
+            return state, (CheckGolden(target.name),)
+        case _:
+            return state, ()
+
+
+def _golden_checked(state: DeviceState, event: GoldenRowsChecked) -> Result:
+    match state.update:
+        case OnProbation(assignment=target, is_golden_due=True):
+            if event.is_passed:
+                return confirm(state, target, Outcome.CONFIRMED_WITHOUT_TRAFFIC)
+            return roll_back(state, target, Code.SELF_TEST_FAILED, event.detail)
+        case _:
+            return state, (Ignored("no golden rows are due"),)
