@@ -1,0 +1,265 @@
+"""The rollout engine: `step(rollout, evidence, now) -> (rollout, commands)`, pure and total.
+
+The order inside a step is fixed: first what the devices said, then breach, then advance, then
+dispatch. So no device gets a release after its breach could be decided. Commands name the
+generation that they will carry, and the rollout that is returned already counts them as given:
+both are stored in one transaction, so a killed controller repeats a step or has done it, whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from . import gate
+from .cohort import phase_of, phase_sizes, stable_order
+from .states import (
+    BAD,
+    LIVE,
+    OPEN_ENDED,
+    Assign,
+    Command,
+    DeviceEvidence,
+    Member,
+    Phase,
+    ReleaseKey,
+    Rollout,
+    RolloutState,
+    Withdraw,
+)
+
+Evidence = Mapping[str, DeviceEvidence]
+"""By device id, every member's. A member without evidence has been removed from the fleet."""
+Result = tuple[Rollout, tuple[Command, ...]]
+
+
+def plan(
+    *,
+    rollout: str,
+    model: str,
+    release: ReleaseKey,
+    devices: Mapping[str, bool],
+    shares: tuple[str, ...],
+    soak_s: float,
+    tolerance: int,
+    now_unix_ms: int,
+) -> Rollout:
+    """Return a new rollout; its first step opens the first phase.
+
+    Args:
+        rollout: Its id, which also decides the order of the devices.
+        model: The model's name.
+        release: What the devices shall get.
+        devices: The matched ones, and whether each runs the release already, confirmed; those
+            count as confirmed from the start and get no new desired state.
+        shares: Cumulative sizes; devices beyond the last one are not part of the rollout.
+        soak_s: Time that a phase must stay good after its last confirmation, seconds.
+        tolerance: Failed devices that do not yet halt it.
+        now_unix_ms: The time.
+    """
+    cuts = phase_sizes(shares, len(devices))
+    members = []
+    for position, device in enumerate(stable_order(rollout, devices)):
+        if (phase := phase_of(position, cuts)) is None:
+            break
+        member = Member(device, phase)
+        if devices[device]:
+            member = replace(member, state="confirmed", code="already_active")
+        members.append(member)
+    return Rollout(
+        id=rollout,
+        model=model,
+        release=release,
+        soak_s=soak_s,
+        tolerance=tolerance,
+        phases=tuple(Phase(cut.share, cut.size) for cut in cuts),
+        members=tuple(members),
+        created_unix_ms=now_unix_ms,
+    )
+
+
+def step(rollout: Rollout, evidence: Evidence, now_unix_ms: int) -> Result:
+    """Return the rollout after all that is known now, and what to do about it."""
+    if rollout.state == "finished":
+        # Devices that were away still arrive; their ends are noted, nothing is decided any more.
+        return _absorb(rollout, evidence, now_unix_ms), ()
+    if rollout.state not in LIVE:
+        return rollout, ()
+    rollout = _absorb(rollout, evidence, now_unix_ms)
+    if (why := gate.breach(rollout)) is not None:
+        return _stop(rollout, evidence, now_unix_ms, state="halted", why=why)
+    if _is_taken_over(rollout):
+        why = (
+            "every device left to judge was taken over by a newer rollout, a rollback or a removal"
+        )
+        return _stop(rollout, evidence, now_unix_ms, state="aborted", why=why)
+    if rollout.state == "paused":
+        return rollout, ()
+    return _advance(rollout, evidence, now_unix_ms)
+
+
+def pause(rollout: Rollout, why: str = "paused by a person") -> Rollout:
+    """Return the rollout paused: it opens no phase, and still halts on a breach."""
+    return replace(rollout, state="paused", reason=why)
+
+
+def resume(rollout: Rollout) -> Rollout:
+    """Return the rollout running again."""
+    return replace(rollout, state="running", reason="")
+
+
+def abort(rollout: Rollout, evidence: Evidence, now_unix_ms: int) -> Result:
+    """End the rollout by a person's word; the same as a halt in all other ways."""
+    return _stop(rollout, evidence, now_unix_ms, state="aborted", why="aborted by a person")
+
+
+def supersede(rollout: Rollout, devices: frozenset[str], why: str) -> Rollout:
+    """Return the rollout without `devices`: they are taken over and no longer judged.
+
+    A confirmed one counts no more either: a rollback by hand is a verdict on it.
+    """
+    members = tuple(
+        replace(m, state="superseded", code="superseded", detail=why)
+        if m.device in devices and m.state != "withdrawn"
+        else m
+        for m in rollout.members
+    )
+    return replace(rollout, members=members)
+
+
+def _absorb(rollout: Rollout, evidence: Evidence, now_unix_ms: int) -> Rollout:
+    members = tuple(
+        _observe(rollout.release.manifest, m, evidence.get(m.device), now_unix_ms)
+        for m in rollout.members
+    )
+    return rollout if members == rollout.members else replace(rollout, members=members)
+
+
+def _observe(manifest: str, member: Member, seen: DeviceEvidence | None, now: int) -> Member:
+    if member.state in BAD or member.state in ("superseded", "withdrawn"):
+        return member
+    if seen is None:
+        return replace(
+            member, state="superseded", code="device_removed", detail="the device was removed"
+        )
+    end = gate.outcome_of(manifest, member, seen)
+    if end == member.state:
+        return member
+    if end == "confirmed":
+        return replace(member, state=end, confirmed_unix_ms=now, code=seen.code, detail=seen.detail)
+    if end is not None:
+        return replace(member, state=end, code=seen.code, detail=seen.detail)
+    if member.state == "in_progress" and gate.is_silent(seen, now):
+        return replace(member, state="pending", code="silent")
+    return member
+
+
+def _is_taken_over(rollout: Rollout) -> bool:
+    """Whether members were taken over and no other one can still come to a verdict."""
+    if not any(m.state == "superseded" for m in rollout.members):
+        return False
+    if any(m.state in OPEN_ENDED for m in rollout.members):
+        return False
+    # What is left is ended. A phase with a confirmed device of its own may still pass by soaking.
+    unsettled = {n for n, p in enumerate(rollout.phases) if p.state != "passed"}
+    settled_by = {m.phase for m in rollout.members if m.state == "confirmed"}
+    return bool(unsettled - settled_by)
+
+
+def _advance(rollout: Rollout, evidence: Evidence, now: int) -> Result:
+    commands: list[Command] = []
+    for number in range(len(rollout.phases)):
+        if rollout.phases[number].state == "passed":
+            continue
+        if rollout.phases[number].state == "waiting":
+            rollout, given = _open(rollout, number, evidence, now)
+            commands += given
+        verdict = gate.judge_phase(rollout, number, now)
+        if isinstance(verdict, gate.Wait):
+            return replace(rollout, reason=verdict.reason), tuple(commands)
+        if verdict is gate.End.INCONCLUSIVE:
+            return _inconclusive(rollout, number, now), tuple(commands)
+        rollout = _close(rollout, number, now, is_passed=True)
+    counts = f"{_count(rollout, 'confirmed')} of {len(rollout.members)} devices confirmed"
+    if pending := _count(rollout, "pending"):
+        counts += f"; {pending} offline, to be updated when they return"
+    return replace(rollout, state="finished", reason=counts, ended_unix_ms=now), tuple(commands)
+
+
+def _open(
+    rollout: Rollout, number: int, evidence: Evidence, now: int
+) -> tuple[Rollout, list[Command]]:
+    commands: list[Command] = []
+    members = []
+    for member in rollout.members:
+        if member.phase != number or member.state != "waiting":
+            members.append(member)
+            continue
+        seen = evidence[member.device]
+        members.append(
+            replace(
+                member,
+                state="in_progress" if seen.is_online else "pending",
+                generation=seen.next_generation,
+                previous=seen.previous,
+            )
+        )
+        commands.append(Assign(member.device, seen.next_generation))
+    phase = replace(rollout.phases[number], state="open", opened_unix_ms=now)
+    return replace(
+        rollout, members=tuple(members), phases=_with_phase(rollout, number, phase)
+    ), commands
+
+
+def _close(rollout: Rollout, number: int, now: int, *, is_passed: bool) -> Rollout:
+    phase = replace(
+        rollout.phases[number],
+        state="passed" if is_passed else "stopped",
+        closed_unix_ms=now,
+    )
+    return replace(rollout, phases=_with_phase(rollout, number, phase))
+
+
+def _with_phase(rollout: Rollout, number: int, phase: Phase) -> tuple[Phase, ...]:
+    return (*rollout.phases[:number], phase, *rollout.phases[number + 1 :])
+
+
+def _inconclusive(rollout: Rollout, number: int, now: int) -> Rollout:
+    bad = gate.bad_members(rollout)
+    reason = (
+        f"phase {number + 1} of {len(rollout.phases)} is complete without a confirmed device"
+        f" ({len(bad)} failed, {_count(rollout, 'superseded')} taken over): nothing speaks for"
+        " the release; abort it, or start a new rollout"
+    )
+    rollout = _close(rollout, number, now, is_passed=False)
+    return replace(rollout, state="inconclusive", reason=reason, ended_unix_ms=now)
+
+
+def _stop(
+    rollout: Rollout, evidence: Evidence, now: int, *, state: RolloutState, why: str
+) -> Result:
+    """End the rollout and give every unconfirmed device that it reached its previous release."""
+    commands: list[Command] = []
+    members = []
+    for member in rollout.members:
+        seen = evidence.get(member.device)
+        is_reached = member.state in BAD or member.state in ("in_progress", "pending")
+        if not is_reached or seen is None:
+            members.append(member)
+            continue
+        commands.append(Withdraw(member.device, seen.next_generation, member.previous))
+        members.append(member if member.state in BAD else replace(member, state="withdrawn"))
+    phases = tuple(
+        replace(p, state="stopped", closed_unix_ms=now) if p.state == "open" else p
+        for p in rollout.phases
+    )
+    kept = _count(rollout, "confirmed")
+    reason = f"{why}; {len(commands)} set back to their previous release"
+    if kept:
+        reason += f", {kept} confirmed stay on {rollout.release.version}"
+    rollout = replace(rollout, members=tuple(members), phases=phases)
+    return replace(rollout, state=state, reason=reason, ended_unix_ms=now), tuple(commands)
+
+
+def _count(rollout: Rollout, state: str) -> int:
+    return sum(1 for m in rollout.members if m.state == state)

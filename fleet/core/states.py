@@ -1,0 +1,153 @@
+"""The rollout engine's data: all of it is stored, so that a restart continues where it stood.
+
+Instants are milliseconds of the Unix epoch by the controller's clock, because they outlive the
+process. A clock set back lengthens a soak, one set forward shortens it; neither changes a verdict.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal, NamedTuple
+
+from wire.lifecycle import Outcome, UpdateState
+
+RolloutState = Literal["running", "paused", "halted", "inconclusive", "finished", "aborted"]
+PhaseState = Literal["waiting", "open", "passed", "stopped"]
+MemberState = Literal[
+    "waiting",
+    "pending",
+    "in_progress",
+    "confirmed",
+    "rolled_back",
+    "rejected",
+    "failed",
+    "superseded",
+    "withdrawn",
+]
+
+LIVE: Final[frozenset[RolloutState]] = frozenset({"running", "paused"})
+BAD: Final[frozenset[MemberState]] = frozenset({"rolled_back", "rejected", "failed"})
+OPEN_ENDED: Final[frozenset[MemberState]] = frozenset({"waiting", "pending", "in_progress"})
+
+
+class ReleaseKey(NamedTuple):
+    """A release by both of its names: the version for people, the manifest's digest for machines."""
+
+    version: str
+    manifest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One device of a rollout.
+
+    Attributes:
+        device: Its id.
+        phase: The phase that it belongs to, from 0.
+        state: Where it stands; see `fleet.api.schemas.MemberState`.
+        generation: The generation that assigned the target; None before its phase opened, and
+            where the device ran the release already.
+        previous: What it returns to when the rollout halts; None where there is nothing.
+        confirmed_unix_ms: When its confirmation was seen.
+        code: Why it ended as it did.
+        detail: The cause in words.
+    """
+
+    device: str
+    phase: int
+    state: MemberState = "waiting"
+    generation: int | None = None
+    previous: ReleaseKey | None = None
+    confirmed_unix_ms: int | None = None
+    code: str | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """One phase; `size` is cumulative."""
+
+    share: str
+    size: int
+    state: PhaseState = "waiting"
+    opened_unix_ms: int | None = None
+    closed_unix_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One model's release on its way to a frozen list of devices.
+
+    Members are fixed when it starts: a device that gets matching tags later is not part of it.
+    """
+
+    id: str
+    model: str
+    release: ReleaseKey
+    soak_s: float
+    tolerance: int
+    phases: tuple[Phase, ...]
+    members: tuple[Member, ...]
+    created_unix_ms: int
+    state: RolloutState = "running"
+    reason: str = ""
+    ended_unix_ms: int | None = None
+
+    @property
+    def open_phase(self) -> int | None:
+        """The number of the phase that is open, from 0, or None."""
+        return next((n for n, p in enumerate(self.phases) if p.state == "open"), None)
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceEvidence:
+    """What is known of one device about one model, as of now.
+
+    Attributes:
+        is_online: By its presence.
+        offline_since_unix_ms: When it went offline, or when the controller could first have
+            known otherwise; None where it was never seen.
+        last_seen_unix_ms: When it last sent anything; likewise.
+        next_generation: The generation that a new desired state of this device will carry.
+        reported_generation: The generation that its report says it acted on.
+        active: Manifest digest of the release that it serves.
+        state: Where its update stands.
+        target: Manifest digest that `outcome` and `code` speak of.
+        outcome: How the last assignment ended.
+        code: Why.
+        detail: The cause in words.
+        previous: The release to return to: the newest confirmed one other than the rollout's.
+    """
+
+    is_online: bool
+    next_generation: int
+    reported_generation: int = 0
+    offline_since_unix_ms: int | None = None
+    last_seen_unix_ms: int | None = None
+    active: str | None = None
+    state: UpdateState | None = None
+    target: str | None = None
+    outcome: Outcome | None = None
+    code: str | None = None
+    detail: str = ""
+    previous: ReleaseKey | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Assign:
+    """Give the rollout's release to a device, in desired state `generation`."""
+
+    device: str
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Withdraw:
+    """Set a device back to `previous`, or remove the model, in desired state `generation`."""
+
+    device: str
+    generation: int
+    previous: ReleaseKey | None
+
+
+Command = Assign | Withdraw
