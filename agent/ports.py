@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from .core.states import DeviceState
+
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
@@ -183,3 +185,13 @@ class RuntimeHost(Protocol):
 
 
 RuntimeSink = Callable[[RuntimeEvent], None]
+
+
+class StateStore(Protocol):
+    """Keeps the update machine's state across power cuts."""
+
+    def load(self) -> DeviceState:
+        """Return the saved state, or a blank one; raises StorageError."""
+
+    def save(self, state: DeviceState) -> None:
+        """Put `state` on disk before returning; raises StorageError."""

@@ -1,0 +1,5 @@
+"""`python -m agent` is `fleet-agent`."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,272 @@
+"""Content on disk: immutable files named by their sha-256, and the chunks on their way to files.
+
+    content/<sha256>          one file of a bundle, or a manifest
+    bundles/<manifest>.json   the index by which a bundle came; written last: with it, it is whole
+    chunks/<sha256>           chunks of a bundle under way; a torn one fails its digest and is
+                              fetched again, so they are not synced
+
+Every other write is a temporary file in the same directory, synced, renamed, and the directory
+synced.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from wire.content import ChunkRef, Index, offsets, parse_index
+from wire.errors import BundleError, PeerError, StorageError
+from wire.manifest import MANIFEST, Manifest, parse_manifest
+
+READ_BYTES: Final = 1024 * 1024
+DISK_FLOOR_BYTES: Final = 16 * 1024 * 1024
+"""What an update must leave free, so that state and outbox can still be written."""
+_TEMPORARY: Final = ".tmp-"
+
+
+class ContentStore:
+    """The bundles on this device. Used by the fetcher's thread; reading is safe from any."""
+
+    def __init__(self, root: Path) -> None:
+        """Make the directories and sweep what a crash left half-written.
+
+        Raises:
+            StorageError: `state_unwritable`.
+        """
+        self.content = root / "content"
+        self._bundles = root / "bundles"
+        self._chunks = root / "chunks"
+        try:
+            for directory in (self.content, self._bundles, self._chunks):
+                directory.mkdir(parents=True, exist_ok=True)
+                for path in directory.glob(f"{_TEMPORARY}*"):
+                    path.unlink()
+        except OSError as exc:
+            raise storage_error(root, exc) from exc
+
+    def has_chunk(self, chunk: ChunkRef) -> bool:
+        """Return whether the whole chunk is on disk; a damaged one is deleted."""
+        path = self._chunks / chunk.digest
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            return False
+        if hashlib.sha256(data).hexdigest() == chunk.digest:
+            return True
+        path.unlink(missing_ok=True)
+        return False
+
+    def put_chunk(self, digest: str, plain: bytes) -> None:
+        """Keep a verified chunk.
+
+        Raises:
+            StorageError: `disk_full` or `storage_error`.
+        """
+        temporary = self._chunks / f"{_TEMPORARY}{digest}"
+        try:
+            temporary.write_bytes(plain)
+            temporary.rename(self._chunks / digest)
+        except OSError as exc:
+            raise storage_error(temporary, exc) from exc
+
+    def read_chunk(self, chunk: ChunkRef) -> bytes:
+        """Return a chunk that `has_chunk` has seen."""
+        return (self._chunks / chunk.digest).read_bytes()
+
+    def copy_known_chunks(self, wanted: Iterable[ChunkRef]) -> int:
+        """Copy chunks that are part of bundles already here into `chunks/`; return how many."""
+        missing = {c.digest for c in wanted if not (self._chunks / c.digest).exists()}
+        count = 0
+        for bundle in self._bundles.glob("*.json"):
+            if not missing:
+                break
+            for path, position, chunk in self._places(bundle):
+                if chunk.digest not in missing:
+                    continue
+                data = _read_range(path, position, chunk.bytes)
+                if hashlib.sha256(data).hexdigest() == chunk.digest:
+                    self.put_chunk(chunk.digest, data)
+                    missing.discard(chunk.digest)
+                    count += 1
+        return count
+
+    def assemble(self, sha256: str, chunks: Iterable[ChunkRef]) -> None:
+        """Make the file `sha256` of its chunks, all of which are on disk.
+
+        Raises:
+            PeerError: `digest_mismatch` when the index does not lead to this file.
+            StorageError: `disk_full` or `storage_error`.
+        """
+        target = self.content / sha256
+        temporary = self.content / f"{_TEMPORARY}{sha256}"
+        digest = hashlib.sha256()
+        try:
+            with temporary.open("wb") as file:
+                for chunk in chunks:
+                    data = self.read_chunk(chunk)
+                    digest.update(data)
+                    file.write(data)
+                if digest.hexdigest() != sha256:
+                    raise PeerError(
+                        f"the chunks of file {sha256[:12]} make something else",
+                        code="digest_mismatch",
+                    )
+                sync_file(file)
+            temporary.rename(target)
+            sync_directory(self.content)
+        except OSError as exc:
+            raise storage_error(temporary, exc) from exc
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def has_file(self, sha256: str) -> bool:
+        """Return whether a file is here; its bytes are checked at every start."""
+        return (self.content / sha256).exists()
+
+    def seal(self, manifest: str, index: bytes) -> None:
+        """Declare a bundle whole, and delete the chunks it came by.
+
+        Raises:
+            StorageError: `disk_full` or `storage_error`.
+        """
+        target = self._bundles / f"{manifest}.json"
+        temporary = self._bundles / f"{_TEMPORARY}{manifest}"
+        try:
+            with temporary.open("wb") as file:
+                file.write(index)
+                sync_file(file)
+            temporary.rename(target)
+            sync_directory(self._bundles)
+            self.drop_chunks()
+        except OSError as exc:
+            raise storage_error(temporary, exc) from exc
+
+    def drop_chunks(self) -> None:
+        """Delete all chunks; called when no bundle is under way."""
+        for path in self._chunks.iterdir():
+            path.unlink(missing_ok=True)
+
+    def is_whole(self, manifest: str) -> bool:
+        """Return whether a bundle was sealed here."""
+        return (self._bundles / f"{manifest}.json").exists()
+
+    def load(self, manifest: str) -> tuple[Manifest, Mapping[str, Path]]:
+        """Return a bundle's manifest and its files, every byte of them verified.
+
+        Raises:
+            StorageError: `content_corrupt`; what is damaged was deleted, so that it can be
+                fetched again.
+        """
+        try:
+            self._verify(manifest)
+            parsed = parse_manifest((self.content / manifest).read_bytes())
+        except (OSError, BundleError) as exc:
+            raise self._corrupt(manifest, str(exc)) from exc
+        files = {MANIFEST: self.content / manifest}
+        for entry in parsed.files:
+            try:
+                self._verify(entry.sha256)
+            except OSError as exc:
+                raise self._corrupt(manifest, f"{entry.path}: {exc}") from exc
+            files[entry.path] = self.content / entry.sha256
+        return parsed, files
+
+    def collect(self, keep: frozenset[str]) -> None:
+        """Delete every bundle but those of `keep`, and every file that only they had."""
+        needed: set[str] = set()
+        for bundle in list(self._bundles.glob("*.json")):
+            if bundle.stem not in keep:
+                bundle.unlink(missing_ok=True)
+                continue
+            needed.add(bundle.stem)
+            try:
+                parsed = parse_manifest((self.content / bundle.stem).read_bytes())
+            except (OSError, BundleError):
+                continue
+            needed.update(entry.sha256 for entry in parsed.files)
+        for path in list(self.content.iterdir()):
+            if path.name not in needed:
+                path.unlink(missing_ok=True)
+        self.drop_chunks()
+
+    def require_free(self, needed_bytes: int) -> None:
+        """Check that an update of this size fits beside what must stay writable.
+
+        Raises:
+            StorageError: `disk_full`.
+        """
+        free = shutil.disk_usage(self.content).free
+        if free < needed_bytes + DISK_FLOOR_BYTES:
+            raise StorageError(
+                f"{needed_bytes // 1024} kB are needed and {free // 1024} kB are free",
+                code="disk_full",
+                hint=f"free some space on the file system of {self.content}",
+            )
+
+    def _verify(self, sha256: str) -> None:
+        digest = hashlib.sha256()
+        with (self.content / sha256).open("rb") as file:
+            while block := file.read(READ_BYTES):
+                digest.update(block)
+        if digest.hexdigest() != sha256:
+            (self.content / sha256).unlink(missing_ok=True)
+            raise OSError(errno.EIO, "its bytes have changed on disk")
+
+    def _corrupt(self, manifest: str, why: str) -> StorageError:
+        (self._bundles / f"{manifest}.json").unlink(missing_ok=True)
+        return StorageError(f"bundle {manifest[:12]}: {why}", code="content_corrupt")
+
+    def _places(self, bundle: Path) -> Iterable[tuple[Path, int, ChunkRef]]:
+        """Return where each chunk of a sealed bundle lies: file, offset in bytes, chunk."""
+        try:
+            index: Index = parse_index(bundle.read_bytes())
+            parsed = parse_manifest((self.content / bundle.stem).read_bytes())
+        except (OSError, PeerError, BundleError):
+            return []
+        places = [(self.content / bundle.stem, MANIFEST)]
+        places += [(self.content / entry.sha256, entry.path) for entry in parsed.files]
+        return [
+            (path, position, chunk)
+            for path, name in places
+            for position, chunk in offsets(index.chunks_of(name))
+        ]
+
+
+def _read_range(path: Path, position: int, length: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            file.seek(position)
+            return file.read(length)
+    except OSError:
+        return b""
+
+
+def sync_file(file: BinaryIO) -> None:
+    """Flush a file through to the disk."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def storage_error(path: Path, exc: OSError) -> StorageError:
+    """Return the typed form of a failed disk operation."""
+    if exc.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return StorageError(
+            f"the disk of {path.parent} is full",
+            code="disk_full",
+            hint="free some space; the update is tried again with the next assignment",
+        )
+    return StorageError(f"{path}: {exc.strerror or exc}", code="storage_error")

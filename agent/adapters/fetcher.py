@@ -1,0 +1,279 @@
+"""Brings a bundle's content to this disk over MQTT: chunk by chunk, resumable at any instant.
+
+One thread works through one bundle at a time: the index, the manifest, then every file. Which
+chunks are on disk is the whole of its memory, so it goes on where a power cut left it. What it
+finishes or cannot finish it tells the loop as an event.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from agent.core import fetch_plan
+from agent.core.events import BundleStaged, FetchFailed
+from agent.core.states import Assignment
+from wire import topics
+from wire.content import ChunkRef, Index, decode_chunk, parse_index
+from wire.errors import BundleError, PeerError, StorageError
+from wire.ids import ReleaseRef
+from wire.lifecycle import Code, Outcome
+from wire.link import Link
+from wire.manifest import MANIFEST, MAX_MANIFEST_BYTES, Manifest, digest_of, parse_manifest
+from wire.messages import MAX_MISSING_CHUNKS
+
+from .content_files import ContentStore
+
+log = logging.getLogger(__name__)
+
+IDLE_POLL_S: Final = 1.0
+MAX_INBOX: Final = 256
+"""Chunks waiting to be written, 16 MB at most; more are dropped and asked for again."""
+
+Tell = Callable[[BundleStaged | FetchFailed], None]
+AskAgain = Callable[[Sequence[str]], None]
+CheckManifest = Callable[[Manifest], None]
+"""Raises BundleError `incompatible` when this device cannot run the bundle."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    digest: str
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _LinkChanged:
+    is_up: bool
+
+
+class _Superseded(Exception):  # noqa: N818 - not an error: another job or the end of the thread
+    pass
+
+
+class Fetcher:
+    """Owns the content store's writing side and the chunk subscriptions of the link."""
+
+    def __init__(
+        self,
+        store: ContentStore,
+        link: Link,
+        *,
+        tell: Tell,
+        ask_again: AskAgain,
+        check: CheckManifest,
+    ) -> None:
+        self._store = store
+        self._link = link
+        self._tell = tell
+        self._ask_again = ask_again
+        self._check = check
+        self._inbox: queue.Queue[_Chunk | _LinkChanged | None] = queue.Queue(MAX_INBOX)
+        self._lock = threading.Lock()
+        self._job: Assignment | None = None
+        self._is_up = False
+        self._is_stopping = False
+        self._thread = threading.Thread(target=self._main, name="fetcher", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread; what is on disk stays and is used by the next start."""
+        self._is_stopping = True
+        self._wake()
+        self._thread.join(timeout=10)
+
+    def is_alive(self) -> bool:
+        """Return False if the thread has died, which ends the agent."""
+        return self._thread.is_alive() or self._is_stopping
+
+    def fetch(self, assignment: Assignment) -> None:
+        """Begin a bundle; one under way for another manifest ends."""
+        with self._lock:
+            self._job = assignment
+        self._wake()
+
+    def cancel(self) -> None:
+        """End the bundle under way, if any; no event follows."""
+        with self._lock:
+            self._job = None
+        self._wake()
+
+    def on_chunk(self, digest: str, payload: bytes) -> None:
+        """Take a delivered chunk; never blocks."""
+        try:
+            self._inbox.put_nowait(_Chunk(digest, payload))
+        except queue.Full:
+            log.debug("chunk inbox is full; dropped one")
+
+    def on_link(self, *, is_up: bool) -> None:
+        """Take a change of the link; a lost one ends all chunk subscriptions."""
+        self._is_up = is_up
+        self._wake(_LinkChanged(is_up))
+
+    def _wake(self, item: _LinkChanged | None = None) -> None:
+        # When it is full, the thread is busy with what fills it and looks at the job anyway.
+        with contextlib.suppress(queue.Full):
+            self._inbox.put_nowait(item)
+
+    def _main(self) -> None:
+        done: Assignment | None = None
+        while not self._is_stopping:
+            with self._lock:
+                job = self._job
+            if job is None or job is done:
+                with contextlib.suppress(queue.Empty):
+                    self._inbox.get(timeout=IDLE_POLL_S)
+                continue
+            try:
+                self._tell(self._work(job))
+            except _Superseded:
+                continue
+            done = job
+
+    def _work(self, job: Assignment) -> BundleStaged | FetchFailed:
+        """Bring one bundle here; return how it ended.
+
+        Raises:
+            _Superseded: Another job came, or the agent ends.
+        """
+        manifest = job.ref.manifest
+        try:
+            if not self._store.is_whole(manifest) or not self._is_sound(job):
+                self._fetch(job)
+        except (BundleError, PeerError) as exc:
+            return FetchFailed(manifest, Outcome.REJECTED, exc.code, str(exc))
+        except StorageError as exc:
+            return FetchFailed(manifest, Outcome.FAILED, exc.code, str(exc))
+        except OSError as exc:
+            return FetchFailed(manifest, Outcome.FAILED, Code.STORAGE_ERROR, str(exc))
+        return BundleStaged(manifest)
+
+    def _is_sound(self, job: Assignment) -> bool:
+        try:
+            parsed, _ = self._store.load(job.ref.manifest)
+        except StorageError as exc:
+            log.warning("fetching again: %s", exc)
+            return False
+        self._accept(job, parsed)
+        return True
+
+    def _fetch(self, job: Assignment) -> None:
+        index, raw_index = self._read_index(job)
+        payload = self._read_small(job, index.chunks_of(MANIFEST), MAX_MANIFEST_BYTES)
+        if digest_of(payload) != job.ref.manifest:
+            raise PeerError("the index leads to another manifest", code=Code.DIGEST_MISMATCH)
+        parsed = parse_manifest(payload)
+        self._accept(job, parsed)
+        entries = [entry for entry in parsed.files if not self._store.has_file(entry.sha256)]
+        # Chunks and the files made of them are on disk together for a moment.
+        self._store.require_free(2 * sum(entry.bytes for entry in entries))
+        self._store.assemble(job.ref.manifest, index.chunks_of(MANIFEST))
+        for entry in entries:
+            chunks = index.chunks_of(entry.path)
+            if sum(chunk.bytes for chunk in chunks) != entry.bytes:
+                raise PeerError(
+                    f"the index of {entry.path} does not add up to its size",
+                    code=Code.DIGEST_MISMATCH,
+                )
+            self._obtain(job, chunks)
+            self._store.assemble(entry.sha256, chunks)
+        self._store.seal(job.ref.manifest, raw_index)
+
+    def _accept(self, job: Assignment, parsed: Manifest) -> None:
+        """Check that the bundle is what was assigned, and can run here.
+
+        Raises:
+            PeerError: `wrong_model`.
+            BundleError: `incompatible`.
+        """
+        if (parsed.name, parsed.version) != (job.name, job.ref.version):
+            raise PeerError(
+                f"assigned as {ReleaseRef(job.name, job.ref.version)}, "
+                f"but the bundle is {ReleaseRef(parsed.name, parsed.version)}",
+                code=Code.WRONG_MODEL,
+            )
+        self._check(parsed)
+
+    def _read_index(self, job: Assignment) -> tuple[Index, bytes]:
+        payload = self._read_small(job, [ChunkRef(job.ref.index, 0)], None)
+        index = parse_index(payload)
+        if index.index is not None:
+            payload = self._read_small(job, [ChunkRef(*pair) for pair in index.index], None)
+            index = parse_index(payload)
+        if index.files is None:
+            raise PeerError("the content index has too many levels", code=Code.INDEX_INVALID)
+        return index, payload
+
+    def _read_small(
+        self, job: Assignment, chunks: Sequence[ChunkRef], max_bytes: int | None
+    ) -> bytes:
+        if max_bytes is not None and sum(chunk.bytes for chunk in chunks) > max_bytes:
+            raise BundleError("manifest.json is over its cap", code=Code.MANIFEST_INVALID)
+        self._obtain(job, chunks)
+        return b"".join(self._store.read_chunk(chunk) for chunk in chunks)
+
+    def _obtain(self, job: Assignment, chunks: Sequence[ChunkRef]) -> None:
+        """Return when all of these chunks are on disk."""
+        self._store.copy_known_chunks(chunks)
+        missing = [chunk.digest for chunk in chunks if not self._store.has_chunk(chunk)]
+        plan = fetch_plan.begin(missing, time.monotonic())
+        try:
+            while not plan.is_done:
+                self._check_wanted(job)
+                if self._is_up:
+                    plan, fresh = fetch_plan.ask(plan)
+                    self._subscribe(fresh)
+                plan = self._take(plan)
+                plan, late = fetch_plan.overdue(plan, time.monotonic())
+                if late:
+                    self._unsubscribe(late)
+                    self._ask_again(sorted(late)[:MAX_MISSING_CHUNKS])
+        except _Superseded:
+            self._unsubscribe(plan.asked)
+            raise
+
+    def _take(self, plan: fetch_plan.FetchPlan) -> fetch_plan.FetchPlan:
+        """Wait for one item of the inbox, and return the plan after it."""
+        try:
+            item = self._inbox.get(timeout=IDLE_POLL_S)
+        except queue.Empty:
+            return plan
+        match item:
+            case _Chunk(digest=digest, payload=payload) if digest in plan.needed:
+                try:
+                    plain = decode_chunk(digest, payload)
+                except PeerError as exc:
+                    # The right bytes may still come, from this broker or another.
+                    log.warning("refused a chunk: %s", exc)
+                    return plan
+                self._store.put_chunk(digest, plain)
+                self._unsubscribe([digest])
+                return fetch_plan.received(plan, digest, time.monotonic())
+            case _LinkChanged():
+                return fetch_plan.link_lost(plan, time.monotonic())
+            case _:
+                return plan
+
+    def _check_wanted(self, job: Assignment) -> None:
+        with self._lock:
+            current = self._job
+        is_same = current is not None and current.ref.manifest == job.ref.manifest
+        if self._is_stopping or not is_same:
+            raise _Superseded
+
+    def _subscribe(self, digests: Sequence[str]) -> None:
+        if digests:
+            self._link.subscribe([topics.Chunk(digest).text for digest in digests], qos=0)
+
+    def _unsubscribe(self, digests: Collection[str]) -> None:
+        if digests:
+            self._link.unsubscribe([topics.Chunk(digest).text for digest in digests])

@@ -1,0 +1,88 @@
+"""The command `fleet-agent`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from wire.errors import ModelfleetError
+
+DEFAULT_CONFIG = Path("/etc/modelfleet/agent.toml")
+
+
+def main() -> None:
+    """Run the command line and exit: 0 done, 1 error, 2 usage."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command line; return the exit code."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.DEBUG if options.verbose else logging.INFO,
+        format="%(asctime)s %(levelname)s %(message)s",
+    )
+    try:
+        return _COMMANDS[options.command](options)
+    except ModelfleetError as exc:
+        sys.stderr.write(f"fleet-agent: {exc}\n")
+        if exc.hint:
+            sys.stderr.write(f"  {exc.hint}\n")
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    from .service import VERSION
+
+    parser = argparse.ArgumentParser(
+        prog="fleet-agent", description="Serves models on this device and keeps them up to date."
+    )
+    parser.add_argument("--version", action="version", version=f"fleet-agent {VERSION}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, text in (
+        ("run", "run the agent in the foreground"),
+        ("check-config", "check the configuration and print what is in force"),
+        ("status", "show what the agent serves and how its last update ended"),
+    ):
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument(
+            "--config", type=Path, default=DEFAULT_CONFIG, help=f"default: {DEFAULT_CONFIG}"
+        )
+        command.add_argument("--verbose", action="store_true", help="log details")
+        if name == "status":
+            command.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    from .config import load_config
+    from .service import run_agent
+
+    error = run_agent(load_config(options.config))
+    if error is not None:
+        sys.stderr.write(f"fleet-agent: {error}\n")
+        return 1
+    return 0
+
+
+def _check_config(options: argparse.Namespace) -> int:
+    from .config import load_config
+
+    config = load_config(options.config)
+    sys.stdout.write(config.model_dump_json(indent=2) + "\n")
+    return 0
+
+
+def _status(options: argparse.Namespace) -> int:
+    from .config import load_config
+    from .status import read_status
+
+    status = read_status(load_config(options.config))
+    sys.stdout.write(status.to_json() if options.json else status.to_text())
+    return 0 if status.is_serving else 1
+
+
+_COMMANDS = {"run": _run, "check-config": _check_config, "status": _status}

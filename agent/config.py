@@ -1,0 +1,123 @@
+"""The agent's configuration file: TOML, every unknown key an error that names file and key."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from wire.errors import ConfigError
+from wire.ids import DeviceId
+from wire.link_paho import parse_broker_url
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DeviceSection(_Section):
+    """`[device]`: who this is."""
+
+    id: DeviceId
+
+
+class BrokerSection(_Section):
+    """`[broker]`: where the MQTT broker is."""
+
+    url: str
+    ca: Path | None = None
+
+    @field_validator("url")
+    @classmethod
+    def _is_broker_url(cls, url: str) -> str:
+        try:
+            parse_broker_url(url)
+        except ConfigError as exc:
+            raise ValueError(f"{exc}; {exc.hint}") from exc
+        return url
+
+
+class ServeSection(_Section):
+    """`[serve]`: where applications on this device ask for inference, and how models are swapped.
+
+    `swap` is "overlap" (two runtimes for a moment) or "replace" (one at a time, for devices with
+    little memory). An empty `listen` leaves the unix socket alone.
+    """
+
+    listen: Annotated[str, Field(pattern=r"^([A-Za-z0-9.:\[\]-]+:[0-9]{1,5})?$")] = "127.0.0.1:8600"
+    socket: Path | None = None
+    swap: Literal["overlap", "replace"] = "overlap"
+    start_timeout_s: Annotated[float, Field(ge=1, le=3600)] = 60.0
+    drain_s: Annotated[float, Field(ge=0, le=600)] = 10.0
+    request_deadline_s: Annotated[float, Field(ge=0.1, le=3600)] = 30.0
+
+    @property
+    def address(self) -> tuple[str, int] | None:
+        """The TCP address to listen on, or None."""
+        if not self.listen:
+            return None
+        host, _, port = self.listen.rpartition(":")
+        return host.strip("[]"), int(port)
+
+
+class StateSection(_Section):
+    """`[state]`: where everything that must survive is kept."""
+
+    dir: Path = Path("/var/lib/modelfleet")
+
+
+class TelemetrySection(_Section):
+    """`[telemetry]`: how often windows and vitals are reported."""
+
+    interval_s: Annotated[float, Field(ge=1, le=86_400)] = 60.0
+
+
+class AgentConfig(_Section):
+    """The whole file."""
+
+    device: DeviceSection
+    broker: BrokerSection
+    serve: ServeSection = ServeSection()
+    state: StateSection = StateSection()
+    telemetry: TelemetrySection = TelemetrySection()
+
+
+def load_config(path: Path) -> AgentConfig:
+    """Return the configuration in `path`; relative paths in it start from its directory.
+
+    Raises:
+        ConfigError: `config_unreadable` or `config_invalid`.
+    """
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise ConfigError(
+            f"cannot read {path}: {exc.strerror}",
+            code="config_unreadable",
+            hint="`fleet device add NAME --output FILE` writes one",
+        ) from exc
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"{path}: {exc}", code="config_invalid") from exc
+    try:
+        config = AgentConfig.model_validate(raw)
+    except ValidationError as exc:
+        faults = [
+            f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}"
+            for fault in exc.errors(include_url=False)
+        ]
+        raise ConfigError(f"{path}: {'; '.join(faults)}", code="config_invalid") from exc
+    return _anchored(config, path.resolve().parent)
+
+
+def _anchored(config: AgentConfig, base: Path) -> AgentConfig:
+    socket = config.serve.socket
+    return config.model_copy(
+        update={
+            "serve": config.serve.model_copy(
+                update={"socket": base / socket if socket is not None else None}
+            ),
+            "state": StateSection(dir=base / config.state.dir),
+        }
+    )

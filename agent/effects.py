@@ -1,0 +1,135 @@
+"""Runs the effects that the update machine asks for."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable
+
+from wire import topics
+from wire.lifecycle import UpdateState
+from wire.messages import UpdateEvent
+
+from .adapters.content_files import ContentStore
+from .adapters.fetcher import Fetcher
+from .core.events import (
+    Announce,
+    CancelFetch,
+    CandidateRefused,
+    CheckGolden,
+    Collect,
+    DiscardCandidate,
+    Effect,
+    Event,
+    Fetch,
+    Ignored,
+    Promote,
+    Serve,
+    StartCandidate,
+)
+from .core.states import DeviceState, subject, update_state
+from .runtimes import Runtimes
+from .uplink import Uplink
+
+log = logging.getLogger(__name__)
+
+
+class Effects:
+    """One method per effect; used by the loop's thread only."""
+
+    def __init__(
+        self,
+        *,
+        device: str,
+        content: ContentStore,
+        fetcher: Fetcher,
+        runtimes: Runtimes,
+        uplink: Uplink,
+    ) -> None:
+        self._device = device
+        self._content = content
+        self._fetcher = fetcher
+        self._runtimes = runtimes
+        self._uplink = uplink
+        self.ignored_count = 0
+
+    def run(self, effects: Iterable[Effect], state: DeviceState) -> list[Event]:
+        """Run effects in order; return the events that are known at once."""
+        follow_ups = [self._run(effect, state) for effect in effects]
+        return [event for event in follow_ups if event is not None]
+
+    def summary(self, state: DeviceState) -> str:
+        """Return one line for `systemctl status`."""
+        serving = ", ".join(f"{name} {ref.version}" for name, ref in state.served_set())
+        name = subject(state.update)
+        doing = "" if name is None else f"; {name}: {update_state(state.update)}"
+        return f"serving {serving or 'no model'}{doing}"
+
+    def _run(self, effect: Effect, state: DeviceState) -> CandidateRefused | None:
+        match effect:
+            case Fetch(assignment=assignment):
+                self._fetcher.fetch(assignment)
+            case CancelFetch():
+                self._fetcher.cancel()
+            case Serve():
+                return self._runtimes.serve(effect)
+            case StartCandidate():
+                return self._runtimes.start_candidate(effect)
+            case Promote():
+                self._runtimes.promote()
+            case DiscardCandidate():
+                self._runtimes.discard_candidate()
+            case CheckGolden(name=name):
+                self._runtimes.check_golden(name)
+            case Announce():
+                self._announce(effect, state)
+            case Collect():
+                self._collect(state)
+            case Ignored(reason=reason):
+                self.ignored_count += 1
+                log.debug("ignored an event: %s", reason)
+        return None
+
+    def _announce(self, note: Announce, state: DeviceState) -> None:
+        is_bad = note.after is UpdateState.ROLLING_BACK and note.code != "removed"
+        log.log(
+            logging.WARNING if is_bad else logging.INFO,
+            "%s %s: %s -> %s (%s)%s",
+            note.model,
+            (note.manifest or "-")[:12],
+            note.before,
+            note.after,
+            note.code,
+            f": {note.detail}" if note.detail else "",
+        )
+        now_unix_ms = time.time_ns() // 1_000_000
+        self._uplink.record(
+            topics.Event(self._device, "update"),
+            lambda boot, seq: UpdateEvent(
+                boot=boot,
+                seq=seq,
+                at_unix_ms=now_unix_ms,
+                generation=state.generation,
+                model=note.model,
+                manifest=note.manifest,
+                from_=note.before,
+                to=note.after,
+                code=note.code,
+                detail=note.detail[:300],
+            ),
+        )
+
+    def _collect(self, state: DeviceState) -> None:
+        wanted = {a.ref.manifest for a in state.desired or ()}
+        kept = {
+            ref.manifest
+            for record in state.models
+            for ref in (record.active, record.fallback)
+            if ref is not None
+        }
+        keep = frozenset(wanted | kept)
+        self._runtimes.forget(keep)
+        try:
+            self._content.collect(keep)
+        except OSError as exc:
+            log.warning("could not delete unneeded content: %s", exc)

@@ -1,0 +1,259 @@
+"""The loop: the only writer of the agent's state.
+
+    event -> core.step -> new state on disk -> effects -> events …
+
+Everything outside hands its news over through one queue. A failed write of the state keeps the
+old one and says so; only what keeps the device serving goes on without the disk.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from wire import codec, topics
+from wire.errors import PeerError, StorageError
+from wire.link import Connected, Delivered, Disconnected, LinkEvent
+from wire.messages import ControllerPresence, Desired
+
+from .adapters.fetcher import Fetcher
+from .adapters.sdnotify import Notifier
+from .core import report
+from .core.events import (
+    BundleStaged,
+    CandidateRefused,
+    DesiredReceived,
+    Event,
+    FetchFailed,
+    RuntimeAccepts,
+    RuntimeEnded,
+    Started,
+    Stopping,
+)
+from .core.states import DeviceState, OnProbation
+from .core.update import step
+from .effects import Effects
+from .ports import RuntimeEvent, StateStore
+from .runtimes import Runtimes
+from .telemetry import TelemetryReporter
+from .uplink import Uplink
+
+log = logging.getLogger(__name__)
+
+TICK_S: Final = 0.5
+MAX_INBOX: Final = 2048
+"""Deliveries waiting; the broker's are dropped above, since all of them can be had again."""
+SAVE_EVIDENCE_S: Final = 5.0
+"""Evidence of a probation is put on disk this often: one sync per second would wear flash."""
+
+KEEPS_SERVING: Final = (Started, Stopping, RuntimeEnded, RuntimeAccepts, CandidateRefused)
+
+
+@dataclass(frozen=True, slots=True)
+class StopRequested:
+    """Somebody wants the agent to end: a signal, or a part that died (then with an error)."""
+
+    error: str | None = None
+
+
+Item = Event | RuntimeEvent | LinkEvent | StopRequested
+
+
+class Inbox:
+    """The queue into the loop; safe from any thread and from signal handlers."""
+
+    def __init__(self) -> None:
+        # SimpleQueue.put is reentrant, so a signal handler may use it.
+        self._queue: queue.SimpleQueue[Item] = queue.SimpleQueue()
+        self.dropped_count = 0
+
+    def put(self, item: Item) -> None:
+        """Add an item; a delivery is dropped when too many wait."""
+        if isinstance(item, Delivered) and self._queue.qsize() >= MAX_INBOX:
+            self.dropped_count += 1
+            return
+        self._queue.put(item)
+
+    def get(self, timeout_s: float) -> Item | None:
+        """Return the next item, or None after the timeout."""
+        try:
+            return self._queue.get(timeout=max(0.0, timeout_s))
+        except queue.Empty:
+            return None
+
+
+class Loop:
+    """Owns the state; everything here runs in one thread."""
+
+    def __init__(
+        self,
+        *,
+        device: str,
+        inbox: Inbox,
+        store: StateStore,
+        effects: Effects,
+        runtimes: Runtimes,
+        fetcher: Fetcher,
+        uplink: Uplink,
+        telemetry: TelemetryReporter,
+        notifier: Notifier,
+        is_link_alive: Callable[[], bool],
+    ) -> None:
+        self._device = device
+        self._inbox = inbox
+        self._store = store
+        self._effects = effects
+        self._runtimes = runtimes
+        self._fetcher = fetcher
+        self._uplink = uplink
+        self._telemetry = telemetry
+        self._notifier = notifier
+        self._is_link_alive = is_link_alive
+        self._state = DeviceState()
+        self._saved_at_s = 0.0
+        self._is_ready = False
+        self._inventory_seen = runtimes.inventory
+
+    def run(self) -> str | None:
+        """Run until a stop is requested; return the error that asked for it, if any."""
+        self._state = self._store.load()
+        self._publish_report()
+        self._apply(Started())
+        next_tick_s = time.monotonic() + TICK_S
+        while True:
+            item = self._inbox.get(next_tick_s - time.monotonic())
+            match item:
+                case StopRequested(error=error):
+                    self._stop()
+                    return error
+                case None:
+                    pass
+                case _:
+                    self._handle(item)
+            now_s = time.monotonic()
+            if now_s >= next_tick_s:
+                next_tick_s = now_s + TICK_S
+                self._tick(now_s)
+
+    def _handle(self, item: Item) -> None:
+        match item:
+            case Connected():
+                log.info("connected to the broker")
+                self._fetcher.on_link(is_up=True)
+                self._uplink.connected()
+            case Disconnected(reason=reason):
+                log.warning("broker: %s", reason)
+                self._fetcher.on_link(is_up=False)
+                self._uplink.disconnected()
+            case Delivered():
+                self._delivered(item)
+            case BundleStaged() | FetchFailed():
+                self._apply(item)
+            case _:
+                for event in self._runtimes.translate(item, self._state):
+                    self._apply(event)
+                self._telemetry.observe(item)
+                if self._runtimes.inventory != self._inventory_seen:
+                    self._publish_report()
+
+    def _delivered(self, delivery: Delivered) -> None:
+        try:
+            match topics.parse(delivery.topic):
+                case topics.Desired(device=self._device):
+                    self._take_desired(delivery.payload)
+                case topics.Ack(device=self._device):
+                    self._uplink.acknowledged(delivery.payload)
+                case topics.ControllerPresence() if delivery.payload:
+                    presence = codec.decode(ControllerPresence, delivery.payload)
+                    if presence.state == "online" and not delivery.retained:
+                        self._uplink.controller_seen()
+                case _:
+                    log.debug("ignored a message on %s", delivery.topic)
+        except PeerError as exc:
+            log.warning("refused a message on %s: %s", delivery.topic, exc)
+            if not delivery.retained:
+                self._uplink.alarm(exc.code, f"{delivery.topic}: {exc}")
+
+    def _take_desired(self, payload: bytes) -> None:
+        if not payload:
+            return  # a cleared retained message is no command
+        desired = codec.decode(Desired, payload)
+        names = [model.name for model in desired.models]
+        if desired.device != self._device or len(set(names)) != len(names):
+            raise PeerError(
+                f"desired state names device {desired.device!r} or a model twice",
+                code="desired_invalid",
+            )
+        if desired.expires_unix_ms is not None and desired.expires_unix_ms < _now_unix_ms():
+            raise PeerError("desired state has expired", code="expired")
+        self._apply(DesiredReceived(desired.generation, report.assignments(desired)))
+
+    def _apply(self, event: Event) -> None:
+        before = self._state
+        after, effects = step(before, event)
+        if after != before and not self._save(event, before, after):
+            return
+        self._state = after
+        is_news = report.is_news(before, after)
+        for follow_up in self._effects.run(effects, after):
+            self._inbox.put(follow_up)
+        if is_news:
+            self._publish_report()
+        if after.is_serving and not self._is_ready:
+            self._is_ready = True
+            self._notifier.ready()
+
+    def _save(self, event: Event, before: DeviceState, after: DeviceState) -> bool:
+        """Put the new state on disk; return whether to go on with it."""
+        is_sample = isinstance(before.update, OnProbation) and isinstance(after.update, OnProbation)
+        if is_sample and time.monotonic() - self._saved_at_s < SAVE_EVIDENCE_S:
+            return True
+        try:
+            self._store.save(after)
+        except StorageError as exc:
+            log.error("%s; %s", exc, exc.hint)  # noqa: TRY400 - the cause is in the message
+            self._uplink.alarm(exc.code, str(exc))
+            return isinstance(event, KEEPS_SERVING)
+        self._saved_at_s = time.monotonic()
+        return True
+
+    def _publish_report(self) -> None:
+        state, inventory = self._state, self._runtimes.inventory
+        self._inventory_seen = inventory
+        self._uplink.report(lambda boot, seq: report.reported(state, inventory, boot=boot, seq=seq))
+
+    def _tick(self, now_s: float) -> None:
+        self._runtimes.tick(now_s)
+        self._uplink.tick(now_s)
+        self._telemetry.tick(now_s)
+        dead = [
+            name
+            for name, is_alive in (
+                ("the broker link", self._is_link_alive()),
+                ("the fetcher", self._fetcher.is_alive()),
+            )
+            if not is_alive
+        ]
+        if dead:
+            self._inbox.put(StopRequested(f"{dead[0]} has ended unexpectedly"))
+            return
+        self._notifier.status(self._effects.summary(self._state))
+        self._notifier.watchdog()
+
+    def _stop(self) -> None:
+        self._notifier.stopping()
+        log.info("stopping")
+        self._apply(Stopping())
+        self._runtimes.stop()
+        while (item := self._inbox.get(0)) is not None:
+            if not isinstance(item, (Delivered, StopRequested)):
+                self._telemetry.observe(item)
+        self._uplink.leave()
+
+
+def _now_unix_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,197 @@
+"""Which incarnation is which: starts them on demand, and turns their news into machine events."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable
+from typing import Final
+
+from wire.errors import StorageError
+from wire.messages import Inventory
+
+from .adapters import host as machine
+from .adapters.content_files import ContentStore
+from .core.backoff import respawn_delay_s
+from .core.events import (
+    CandidatePassed,
+    CandidateRefused,
+    Event,
+    Evidence,
+    GoldenRowsChecked,
+    RuntimeAccepts,
+    RuntimeEnded,
+    Serve,
+    StartCandidate,
+)
+from .core.states import DeviceState, OnProbation, Ref
+from .ports import (
+    CandidateFailed,
+    CandidateReady,
+    Counters,
+    GoldenChecked,
+    Heartbeat,
+    Promoted,
+    RuntimeDied,
+    RuntimeHost,
+    ServedModel,
+)
+
+log = logging.getLogger(__name__)
+
+NOTHING: Final = Counters()
+
+
+class Runtimes:
+    """Drives a `RuntimeHost`; used by the loop's thread only."""
+
+    def __init__(self, host: RuntimeHost, content: ContentStore) -> None:
+        self._host = host
+        self._content = content
+        self._loaded: dict[str, ServedModel] = {}
+        self._candidate: int | None = None
+        self._is_auto = False
+        self._serving: int | None = None
+        self._due: tuple[float, Serve] | None = None
+        self._seen = NOTHING
+        self._seen_at_s = 0.0
+        self.restart_count = 0
+        self.inventory = Inventory(
+            arch=machine.architecture(),
+            cores=machine.core_count(),
+            memory_bytes=machine.memory_bytes(),
+        )
+
+    def serve(self, effect: Serve) -> CandidateRefused | None:
+        """Start an incarnation that accepts when it is ready; later, after failures."""
+        delay_s = respawn_delay_s(effect.failure_count)
+        if delay_s > 0:
+            self._due = (time.monotonic() + delay_s, effect)
+            return None
+        return self._start(effect.models, auto_promote=True)
+
+    def start_candidate(self, effect: StartCandidate) -> CandidateRefused | None:
+        """Start an incarnation that waits for `promote`."""
+        return self._start(effect.models, auto_promote=False)
+
+    def promote(self) -> None:
+        """Let the candidate accept."""
+        self._host.promote()
+
+    def discard_candidate(self) -> None:
+        """End the candidate."""
+        self._candidate = None
+        self._host.discard_candidate()
+
+    def check_golden(self, name: str) -> None:
+        """Run a served model's golden rows again."""
+        self._host.check_golden(name)
+
+    def close_window(self) -> None:
+        """Ask for the telemetry window of what serves."""
+        if self._serving is not None:
+            self._host.close_window()
+
+    def forget(self, keep: frozenset[str]) -> None:
+        """Drop what is remembered of bundles that are no longer here."""
+        self._loaded = {key: model for key, model in self._loaded.items() if key in keep}
+
+    def tick(self, now_s: float) -> None:
+        """Start what is due, and let the host enforce its deadlines."""
+        self._host.tick()
+        if self._due is not None and now_s >= self._due[0]:
+            effect = self._due[1]
+            self._start(effect.models, auto_promote=True)
+
+    def stop(self) -> None:
+        """Drain and end all incarnations."""
+        self._due = None
+        self._host.stop()
+
+    def translate(self, item: object, state: DeviceState) -> Iterable[Event]:
+        """Return what an event of the host means to the update machine; stale ones mean nothing."""
+        match item:
+            case CandidateReady(incarnation=number) if number == self._candidate:
+                self._learn(item)
+                return () if self._is_auto else (CandidatePassed(),)
+            case CandidateFailed(incarnation=number) if number == self._candidate:
+                self._candidate = None
+                return (CandidateRefused(item.model, item.code, item.detail),)
+            case Promoted(incarnation=number):
+                self._serving, self._candidate = number, None
+                self._seen, self._seen_at_s = NOTHING, time.monotonic()
+                return (RuntimeAccepts(),)
+            case RuntimeDied(incarnation=number) if number == self._serving:
+                self._serving = None
+                self.restart_count += 1
+                return (RuntimeEnded(item.code, item.detail),)
+            case RuntimeDied(incarnation=number) if number == self._candidate:
+                self._candidate = None
+                return (CandidateRefused(None, item.code, item.detail),)
+            case Heartbeat(incarnation=number) if number == self._serving:
+                return self._sample(item, state)
+            case GoldenChecked(incarnation=number) if number == self._serving:
+                return (GoldenRowsChecked(item.is_passed, item.detail),)
+            case _:
+                return ()
+
+    def _start(
+        self, models: tuple[tuple[str, Ref], ...], *, auto_promote: bool
+    ) -> CandidateRefused | None:
+        self._due = None
+        served: list[ServedModel] = []
+        for name, ref in models:
+            try:
+                served.append(self._load(name, ref))
+            except StorageError as exc:
+                return CandidateRefused(name, exc.code, str(exc))
+        self._is_auto = auto_promote
+        self._candidate = self._host.start_candidate(tuple(served), auto_promote=auto_promote)
+        return None
+
+    def _load(self, name: str, ref: Ref) -> ServedModel:
+        """Return a model with every byte verified once per start of the agent."""
+        if (known := self._loaded.get(ref.manifest)) is not None:
+            return known
+        manifest, files = self._content.load(ref.manifest)
+        model = ServedModel(
+            name=name,
+            version=manifest.version,
+            manifest=ref.manifest,
+            files=files,
+            memory_mb=manifest.budgets.memory_mb,
+        )
+        self._loaded[ref.manifest] = model
+        return model
+
+    def _sample(self, beat: Heartbeat, state: DeviceState) -> Iterable[Event]:
+        now_s = time.monotonic()
+        elapsed_s, self._seen_at_s = now_s - self._seen_at_s, now_s
+        if not isinstance(state.update, OnProbation):
+            return ()
+        counters = beat.models.get(state.update.assignment.name, NOTHING)
+        before, self._seen = self._seen, counters
+        return (
+            Evidence(
+                elapsed_s=elapsed_s,
+                request_count=_judged(counters) - _judged(before),
+                failure_count=_failed(counters) - _failed(before),
+            ),
+        )
+
+    def _learn(self, ready: CandidateReady) -> None:
+        self.inventory = self.inventory.model_copy(
+            update={
+                "runtime": ready.runtime,
+                "max_opset": ready.max_opset,
+                "protections": ready.protections,
+            }
+        )
+
+
+def _judged(counters: Counters) -> int:
+    return counters.request_count - counters.client
+
+
+def _failed(counters: Counters) -> int:
+    return counters.runtime + counters.deadline + counters.non_finite

@@ -1,0 +1,207 @@
+"""Builds the agent from its configuration, runs it, ends it. No decisions here."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import secrets
+import signal
+from importlib.metadata import version
+from pathlib import Path
+from typing import BinaryIO
+
+from wire.errors import BundleError, ConfigError, StorageError
+from wire.lifecycle import Code
+from wire.link import Connected, Delivered, Disconnected, LinkEvent, Published
+from wire.link_paho import PahoLink
+from wire.manifest import Manifest
+from wire.topics import Chunk, parse
+
+from .adapters.child import ProcessRuntimeHost
+from .adapters.content_files import ContentStore
+from .adapters.fetcher import Fetcher
+from .adapters.host import Host, architecture
+from .adapters.outbox import Outbox
+from .adapters.sdnotify import Notifier, inherited_sockets
+from .adapters.state_sqlite import SqliteStateStore, move_aside
+from .config import AgentConfig
+from .effects import Effects
+from .loop import Inbox, Loop, StopRequested
+from .ports import RuntimeSettings
+from .runtimes import Runtimes
+from .telemetry import TelemetryReporter
+from .uplink import Uplink
+
+log = logging.getLogger(__name__)
+
+VERSION = version("modelfleet")
+
+
+def run_agent(config: AgentConfig) -> str | None:
+    """Run the agent until it is told to end; return the error that ended it, if any.
+
+    Raises:
+        ConfigError: The address is taken, or another agent uses the state directory.
+        StorageError: The state directory cannot be written.
+    """
+    inbox = Inbox()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: inbox.put(StopRequested()))
+    root = config.state.dir
+    with _lock(root):
+        host = ProcessRuntimeHost(_runtime_settings(config), inbox.put)
+        host.open()
+        try:
+            return _run(config, root, inbox, host)
+        finally:
+            host.stop()
+
+
+def _run(config: AgentConfig, root: Path, inbox: Inbox, host: ProcessRuntimeHost) -> str | None:
+    device, boot = config.device.id, secrets.token_hex(8)
+    content = ContentStore(root)
+    store, lost = _open_state(root / "state.db")
+    outbox, lost_records = _open_outbox(root / "outbox.db", boot)
+    link = PahoLink(
+        config.broker.url, device, ca=str(config.broker.ca) if config.broker.ca else None
+    )
+    uplink = Uplink(link, outbox, device=device, boot=boot, agent=f"modelfleet {VERSION}")
+    fetcher = Fetcher(content, link, tell=inbox.put, ask_again=uplink.ask_chunks, check=_check_fits)
+    runtimes = Runtimes(host, content)
+    telemetry = TelemetryReporter(
+        device=device,
+        interval_s=config.telemetry.interval_s,
+        host=Host(root),
+        runtimes=runtimes,
+        uplink=uplink,
+    )
+    loop = Loop(
+        device=device,
+        inbox=inbox,
+        store=store,
+        effects=Effects(
+            device=device, content=content, fetcher=fetcher, runtimes=runtimes, uplink=uplink
+        ),
+        runtimes=runtimes,
+        fetcher=fetcher,
+        uplink=uplink,
+        telemetry=telemetry,
+        notifier=Notifier(os.environ),
+        is_link_alive=link.is_alive,
+    )
+
+    def on_link(event: LinkEvent) -> None:
+        match event:
+            case Delivered(topic=topic, payload=payload):
+                if isinstance(chunk := parse(topic), Chunk):
+                    fetcher.on_chunk(chunk.digest, payload)
+                else:
+                    inbox.put(event)
+            case Connected() | Disconnected():
+                inbox.put(event)
+            case Published():
+                pass  # records wait for the controller's acknowledgement, not for the broker's
+
+    for path in (lost, lost_records):
+        if path is not None:
+            uplink.alarm(Code.STATE_LOST, f"unreadable, moved to {path.name}")
+    log.info("device %s, agent %s, state in %s", device, VERSION, root)
+    fetcher.start()
+    link.start(on_link, uplink.will)
+    try:
+        return loop.run()
+    finally:
+        fetcher.stop()
+        link.stop()
+        outbox.close()
+        store.close()
+
+
+def _runtime_settings(config: AgentConfig) -> RuntimeSettings:
+    serve = config.serve
+    return RuntimeSettings(
+        listen=serve.address,
+        socket=serve.socket,
+        swap=serve.swap,
+        start_timeout_s=serve.start_timeout_s,
+        drain_s=serve.drain_s,
+        request_deadline_s=serve.request_deadline_s,
+        inherited=inherited_sockets(os.environ),
+    )
+
+
+def _check_fits(manifest: Manifest) -> None:
+    """Check that a bundle is made for this device.
+
+    Raises:
+        BundleError: `incompatible`.
+    """
+    if manifest.device_class not in ("any", architecture()):
+        raise BundleError(
+            f"made for {manifest.device_class}, this device is {architecture()}",
+            code=Code.INCOMPATIBLE,
+        )
+    installed = version("onnxruntime")
+    if _numbers(installed) < _numbers(manifest.minimum_runtime):
+        raise BundleError(
+            f"needs onnxruntime {manifest.minimum_runtime} or later, this device has {installed}",
+            code=Code.INCOMPATIBLE,
+        )
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) if part.isdigit() else 0 for part in text.split(".")[:3])
+
+
+def _open_state(path: Path) -> tuple[SqliteStateStore, Path | None]:
+    """Open the state; move an unreadable one aside and begin a new one."""
+    try:
+        store = SqliteStateStore(path)
+        store.load()
+    except StorageError as exc:
+        if exc.code != "state_unreadable" or not path.exists():
+            raise
+        log.error("%s; starting with an empty state", exc)  # noqa: TRY400 - cause in the message
+        aside = move_aside(path)
+        return SqliteStateStore(path), aside
+    return store, None
+
+
+def _open_outbox(path: Path, boot: str) -> tuple[Outbox, Path | None]:
+    try:
+        return Outbox(path, boot), None
+    except StorageError as exc:
+        if not path.exists():
+            raise
+        log.error("%s; starting with an empty outbox", exc)  # noqa: TRY400 - cause in the message
+        aside = move_aside(path)
+        return Outbox(path, boot), aside
+
+
+def _lock(root: Path) -> BinaryIO:
+    """Return the held lock of the state directory; it ends with the process.
+
+    Raises:
+        ConfigError: `state_in_use`.
+        StorageError: `state_unwritable`.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        file = (root / "lock").open("wb")
+    except OSError as exc:
+        raise StorageError(
+            f"cannot write {root}: {exc.strerror}",
+            code="state_unwritable",
+            hint="set [state] dir to a directory that this user may write",
+        ) from exc
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as exc:
+        file.close()
+        raise ConfigError(
+            f"another agent already uses {root}",
+            code="state_in_use",
+            hint="each agent on a host needs its own [state] dir and [serve] listen",
+        ) from exc
+    return file

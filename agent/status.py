@@ -1,0 +1,137 @@
+"""What `fleet-agent status` shows: the state on disk, and whether the runtime answers."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wire.errors import StorageError
+from wire.messages import Inventory
+
+from .config import AgentConfig
+from .core import report
+from .core.states import DeviceState
+
+TIMEOUT_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """One look at an agent from outside."""
+
+    device: str
+    broker: str
+    is_serving: bool
+    answer: str
+    waiting_records: int
+    state: DeviceState
+
+    def to_json(self) -> str:
+        """Return the status as JSON."""
+        reported = report.reported(self.state, Inventory(), boot="0" * 16, seq=0)
+        body: dict[str, Any] = {
+            "device": self.device,
+            "broker": self.broker,
+            "serving": self.is_serving,
+            "runtime": self.answer,
+            "waiting_records": self.waiting_records,
+            "generation": reported.generation,
+            "models": [m.model_dump(mode="json") for m in reported.models],
+            "quarantined": [q.model_dump(mode="json") for q in reported.quarantined],
+        }
+        return json.dumps(body, indent=2) + "\n"
+
+    def to_text(self) -> str:
+        """Return the status for a person."""
+        reported = report.reported(self.state, Inventory(), boot="0" * 16, seq=0)
+        lines = [
+            f"device      {self.device}",
+            f"broker      {self.broker}",
+            f"runtime     {self.answer}",
+            f"generation  {reported.generation}",
+            f"records     {self.waiting_records} waiting for the controller",
+        ]
+        for model in reported.models:
+            active = model.active.version if model.active else "nothing"
+            fallback = f", fallback {model.fallback.version}" if model.fallback else ""
+            lines.append(f"model       {model.name}: {active} active{fallback}, {model.state}")
+            if model.target is not None and model.outcome is not None:
+                detail = f": {model.detail}" if model.detail else ""
+                lines.append(
+                    f"            last update to {model.target.version}: "
+                    f"{model.outcome} ({model.code}){detail}"
+                )
+        lines += [f"quarantined {q.manifest[:12]} ({q.code})" for q in reported.quarantined]
+        return "\n".join(lines) + "\n"
+
+
+def read_status(config: AgentConfig) -> Status:
+    """Return the status of the agent with this configuration, running or not.
+
+    Raises:
+        StorageError: `state_missing` or `state_unreadable`.
+    """
+    from .adapters.state_sqlite import SqliteStateStore
+
+    path = config.state.dir / "state.db"
+    if not path.exists():
+        raise StorageError(
+            f"no agent has run with its state in {config.state.dir}",
+            code="state_missing",
+            hint="start it with `fleet-agent run --config FILE`",
+        )
+    store = SqliteStateStore(path)
+    try:
+        state = store.load()
+    finally:
+        store.close()
+    is_serving, answer = _probe(config)
+    return Status(
+        device=config.device.id,
+        broker=config.broker.url,
+        is_serving=is_serving,
+        answer=answer,
+        waiting_records=_count_records(config.state.dir / "outbox.db"),
+        state=state,
+    )
+
+
+def _probe(config: AgentConfig) -> tuple[bool, str]:
+    address = config.serve.address
+    where = config.serve.listen or str(config.serve.socket)
+    try:
+        if address is not None:
+            client = http.client.HTTPConnection(*address, timeout=TIMEOUT_S)
+        else:
+            client = _UnixConnection(config.serve.socket)
+        client.request("GET", "/v2/health/ready")
+        status = client.getresponse().status
+        client.close()
+    except OSError as exc:
+        return False, f"does not answer on {where}: {exc.strerror or exc}"
+    return True, f"answers on {where}, " + ("ready" if status == 200 else "no model yet")
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path | None) -> None:
+        super().__init__("localhost", timeout=TIMEOUT_S)
+        self._path = str(path)
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(TIMEOUT_S)
+        self.sock.connect(self._path)
+
+
+def _count_records(path: Path) -> int:
+    try:
+        with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as db:
+            (count,) = db.execute("SELECT count(*) FROM record").fetchone()
+    except sqlite3.Error:
+        return 0
+    return int(count)

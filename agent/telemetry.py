@@ -1,0 +1,93 @@
+"""Closes the telemetry windows on time and reports vitals."""
+
+from __future__ import annotations
+
+import time
+
+from wire import topics
+from wire.messages import ErrorCount, InferenceTelemetry, LatencyMs, VitalsTelemetry
+
+from .adapters.host import Host
+from .ports import Heartbeat, WindowClosed, WindowStats
+from .runtimes import Runtimes
+from .uplink import Uplink
+
+
+class TelemetryReporter:
+    """Turns windows and vitals into records; used by the loop's thread only."""
+
+    def __init__(
+        self, *, device: str, interval_s: float, host: Host, runtimes: Runtimes, uplink: Uplink
+    ) -> None:
+        self._device = device
+        self._interval_s = interval_s
+        self._host = host
+        self._runtimes = runtimes
+        self._uplink = uplink
+        self._due_at_s = time.monotonic() + interval_s
+        self._runtime_rss_bytes = 0
+
+    def tick(self, now_s: float) -> None:
+        """Close the window and report vitals when the interval has passed."""
+        if now_s < self._due_at_s:
+            return
+        # From the due time, not from now, so that the intervals do not drift; never in a burst.
+        self._due_at_s = max(self._due_at_s + self._interval_s, now_s)
+        self._runtimes.close_window()
+        self._report_vitals()
+
+    def observe(self, item: object) -> None:
+        """Take what the runtimes tell."""
+        match item:
+            case Heartbeat(rss_bytes=rss_bytes):
+                self._runtime_rss_bytes = rss_bytes
+            case WindowClosed(windows=windows):
+                for window in windows:
+                    self._report_window(window)
+            case _:
+                pass
+
+    def _report_window(self, window: WindowStats) -> None:
+        counters = window.counters
+        self._uplink.record(
+            topics.Telemetry(self._device, "inference"),
+            lambda boot, seq: InferenceTelemetry(
+                boot=boot,
+                seq=seq,
+                start_unix_ms=window.start_unix_ms,
+                duration_s=window.duration_s,
+                model=window.model,
+                version=window.version,
+                manifest=window.manifest,
+                request_count=counters.request_count,
+                row_count=counters.row_count,
+                error_count=ErrorCount(
+                    runtime=counters.runtime,
+                    deadline=counters.deadline,
+                    client=counters.client,
+                    non_finite=counters.non_finite,
+                ),
+                latency_ms=LatencyMs(p50=window.p50_ms, p99=window.p99_ms),
+            ),
+        )
+
+    def _report_vitals(self) -> None:
+        vitals = self._host.vitals()
+        now_unix_ms = time.time_ns() // 1_000_000
+        self._uplink.record(
+            topics.Telemetry(self._device, "vitals"),
+            lambda boot, seq: VitalsTelemetry(
+                boot=boot,
+                seq=seq,
+                at_unix_ms=now_unix_ms,
+                uptime_s=vitals.uptime_s,
+                cpu_ratio=vitals.cpu_ratio,
+                memory_available_bytes=vitals.memory_available_bytes,
+                disk_free_bytes=vitals.disk_free_bytes,
+                supervisor_rss_bytes=vitals.supervisor_rss_bytes,
+                runtime_rss_bytes=self._runtime_rss_bytes,
+                temperature_c=vitals.temperature_c,
+                runtime_restarts=self._runtimes.restart_count,
+                records_dropped=self._uplink.dropped_count,
+            ),
+        )
