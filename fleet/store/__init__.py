@@ -1,0 +1,1 @@
+"""The controller's record of everything; the only package that knows SQL."""

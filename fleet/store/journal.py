@@ -1,0 +1,159 @@
+"""What was received (records), what shall be sent (publications), what happened (events)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from sqlalchemy import Connection, delete, func, insert, select, tuple_
+
+from .schema import EVENTS, PUBLICATIONS, RECORDS
+
+MAX_EVENTS = 20_000
+"""Events that a watcher can go back over; older ones are dropped."""
+RECORD_DAYS = 30
+"""How long records are kept. 1,000 devices at two records a minute write about 40 GB in it."""
+_KEY_BATCH = 250
+
+
+class RecordKey(NamedTuple):
+    """What makes a record unique."""
+
+    device: str
+    boot: str
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class RecordRow:
+    """One record; `body` is JSON."""
+
+    key: RecordKey
+    channel: str
+    received_unix_ms: int
+    body: str
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """A retained message that the broker does not have yet."""
+
+    id: int
+    topic: str
+    payload: str
+
+
+@dataclass(frozen=True, slots=True)
+class EventRow:
+    """Something that happened, in one line for a person; `id` is 0 until it is stored."""
+
+    kind: str
+    subject: str
+    text: str
+    detail: dict[str, object] = field(default_factory=dict)
+    at_unix_ms: int = 0
+    id: int = 0
+
+
+class Journal:
+    """The tables `records`, `publications` and `events`, within one transaction."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def add_records(self, rows: Iterable[RecordRow]) -> list[RecordRow]:
+        """Store records, each once; return those that were not there before."""
+        by_key = {row.key: row for row in reversed(list(rows))}
+        keys = list(by_key)
+        columns = tuple_(RECORDS.c.device, RECORDS.c.boot, RECORDS.c.seq)
+        for start in range(0, len(keys), _KEY_BATCH):
+            part = [tuple(key) for key in keys[start : start + _KEY_BATCH]]
+            query = select(RECORDS.c.device, RECORDS.c.boot, RECORDS.c.seq).where(columns.in_(part))
+            for row in self._connection.execute(query):
+                by_key.pop(RecordKey(row.device, row.boot, row.seq), None)
+        fresh = list(reversed(by_key.values()))
+        if fresh:
+            self._connection.execute(
+                insert(RECORDS),
+                [
+                    {
+                        **row.key._asdict(),
+                        "channel": row.channel,
+                        "received_unix_ms": row.received_unix_ms,
+                        "body": row.body,
+                    }
+                    for row in fresh
+                ],
+            )
+        return fresh
+
+    def records(self, device: str, *, channel: str | None, limit: int) -> list[RecordRow]:
+        """Return a device's newest records, newest first; `channel` may end in `/` for all below."""
+        query = (
+            select(RECORDS)
+            .where(RECORDS.c.device == device)
+            .order_by(RECORDS.c.received_unix_ms.desc(), RECORDS.c.boot, RECORDS.c.seq.desc())
+            .limit(limit)
+        )
+        if channel is not None and "/" in channel.rstrip("/"):
+            query = query.where(RECORDS.c.channel == channel)
+        elif channel is not None:
+            query = query.where(RECORDS.c.channel.startswith(f"{channel.rstrip('/')}/"))
+        return [
+            RecordRow(RecordKey(r.device, r.boot, r.seq), r.channel, r.received_unix_ms, r.body)
+            for r in self._connection.execute(query)
+        ]
+
+    def prune_records(self, before_unix_ms: int) -> int:
+        """Drop records received before an instant; return how many."""
+        return self._connection.execute(
+            delete(RECORDS).where(RECORDS.c.received_unix_ms < before_unix_ms)
+        ).rowcount
+
+    def publish(self, topic: str, payload: str) -> None:
+        """Have a retained message sent; it replaces an unsent one on the same topic."""
+        self._connection.execute(delete(PUBLICATIONS).where(PUBLICATIONS.c.topic == topic))
+        self._connection.execute(insert(PUBLICATIONS).values(topic=topic, payload=payload))
+
+    def unsent(self, after: int = 0) -> list[Publication]:
+        """Return the publications with an id above `after`, oldest first."""
+        query = select(PUBLICATIONS).where(PUBLICATIONS.c.id > after).order_by(PUBLICATIONS.c.id)
+        return [Publication(r.id, r.topic, r.payload) for r in self._connection.execute(query)]
+
+    def set_sent(self, ids: Sequence[int]) -> None:
+        """Note that the broker has these publications. A newer one of a topic is not touched."""
+        for start in range(0, len(ids), _KEY_BATCH):
+            part = ids[start : start + _KEY_BATCH]
+            self._connection.execute(delete(PUBLICATIONS).where(PUBLICATIONS.c.id.in_(part)))
+
+    def note(self, events: Iterable[EventRow], now_unix_ms: int) -> None:
+        """Store events for watchers; the oldest beyond `MAX_EVENTS` are dropped."""
+        rows = [
+            {
+                "at_unix_ms": now_unix_ms,
+                "kind": event.kind,
+                "subject": event.subject,
+                "text": event.text,
+                "detail": json.dumps(event.detail),
+            }
+            for event in events
+        ]
+        if not rows:
+            return
+        self._connection.execute(insert(EVENTS), rows)
+        newest = self.newest_event()
+        self._connection.execute(delete(EVENTS).where(EVENTS.c.id <= newest - MAX_EVENTS))
+
+    def newest_event(self) -> int:
+        """Return the id of the newest event, 0 without any."""
+        return self._connection.execute(select(func.max(EVENTS.c.id))).scalar_one() or 0
+
+    def events(self, after: int, limit: int) -> list[EventRow]:
+        """Return events with an id above `after`, oldest first."""
+        query = select(EVENTS).where(EVENTS.c.id > after).order_by(EVENTS.c.id).limit(limit)
+        return [
+            EventRow(r.kind, r.subject, r.text, json.loads(r.detail), r.at_unix_ms, r.id)
+            for r in self._connection.execute(query)
+        ]

@@ -1,0 +1,190 @@
+"""Rollouts, their phases and members: the engine's state, row by row."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, delete, func, insert, select, update
+
+from fleet.core.states import Member, Phase, ReleaseKey, Rollout
+from wire import messages as m
+
+from .schema import MEMBERS, PHASES, ROLLOUTS
+
+MAX_LISTED = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a person asked of a rollout, beside what the engine needs to know."""
+
+    match: dict[str, str]
+    body: m.DesiredModel
+
+
+class Rollouts:
+    """The tables `rollouts`, `rollout_phases` and `rollout_members`, within one transaction."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def next_id(self) -> str:
+        """Return the id of the next rollout: `r-1`, `r-2` and so on."""
+        newest = self._connection.execute(select(func.max(ROLLOUTS.c.number))).scalar_one()
+        return f"r-{(newest or 0) + 1}"
+
+    def add(self, rollout: Rollout, order: Order) -> None:
+        """Store a new rollout."""
+        self._connection.execute(
+            insert(ROLLOUTS).values(
+                number=int(rollout.id.removeprefix("r-")),
+                id=rollout.id,
+                model=rollout.model,
+                version=rollout.release.version,
+                manifest=rollout.release.manifest,
+                match=json.dumps(order.match),
+                body=order.body.model_dump_json(),
+                soak_s=rollout.soak_s,
+                tolerance=rollout.tolerance,
+                created_unix_ms=rollout.created_unix_ms,
+                **_head(rollout),
+            )
+        )
+        phases = [_phase_values(rollout.id, n, p) for n, p in enumerate(rollout.phases)]
+        self._connection.execute(insert(PHASES), phases)
+        members = [_member_values(rollout.id, n, x) for n, x in enumerate(rollout.members)]
+        self._connection.execute(insert(MEMBERS), members)
+
+    def save(self, old: Rollout, new: Rollout) -> None:
+        """Store what a step changed; `old` is what is stored now."""
+        if _head(old) != _head(new):
+            self._connection.execute(
+                update(ROLLOUTS).where(ROLLOUTS.c.id == new.id).values(**_head(new))
+            )
+        for position, (before, phase) in enumerate(zip(old.phases, new.phases, strict=True)):
+            if before != phase:
+                where = (PHASES.c.rollout == new.id, PHASES.c.position == position)
+                self._connection.execute(delete(PHASES).where(*where))
+                self._connection.execute(
+                    insert(PHASES).values(**_phase_values(new.id, position, phase))
+                )
+        for position, (was, member) in enumerate(zip(old.members, new.members, strict=True)):
+            if was != member:
+                self._connection.execute(
+                    update(MEMBERS)
+                    .where(MEMBERS.c.rollout == new.id, MEMBERS.c.device == member.device)
+                    .values(**_member_values(new.id, position, member))
+                )
+
+    def get(self, rollout: str) -> Rollout | None:
+        """Return a rollout with its phases and members."""
+        query = select(ROLLOUTS).where(ROLLOUTS.c.id == rollout)
+        row = self._connection.execute(query).one_or_none()
+        return self._whole(row) if row is not None else None
+
+    def order(self, rollout: str) -> Order:
+        """Return what was asked of a rollout that exists."""
+        query = select(ROLLOUTS.c.match, ROLLOUTS.c.body).where(ROLLOUTS.c.id == rollout)
+        row = self._connection.execute(query).one()
+        return Order(json.loads(row.match), m.DesiredModel.model_validate_json(row.body))
+
+    def newest(self, limit: int = MAX_LISTED) -> list[Rollout]:
+        """Return the newest rollouts, newest first."""
+        query = select(ROLLOUTS).order_by(ROLLOUTS.c.number.desc()).limit(limit)
+        return [self._whole(row) for row in self._connection.execute(query).all()]
+
+    def live_ids(self, model: str | None = None) -> list[str]:
+        """Return the ids of running and paused rollouts, oldest first."""
+        query = (
+            select(ROLLOUTS.c.id)
+            .where(ROLLOUTS.c.state.in_(("running", "paused")))
+            .order_by(ROLLOUTS.c.number)
+        )
+        if model is not None:
+            query = query.where(ROLLOUTS.c.model == model)
+        return list(self._connection.execute(query).scalars())
+
+    def awaited_ids(self) -> list[str]:
+        """Return the ids of finished rollouts that devices may still arrive for, oldest first."""
+        query = (
+            select(ROLLOUTS.c.id)
+            .join(MEMBERS, MEMBERS.c.rollout == ROLLOUTS.c.id)
+            .where(ROLLOUTS.c.state == "finished", MEMBERS.c.state == "pending")
+            .group_by(ROLLOUTS.c.id, ROLLOUTS.c.number)
+            .order_by(ROLLOUTS.c.number)
+        )
+        return list(self._connection.execute(query).scalars())
+
+    def _whole(self, row: Any) -> Rollout:
+        phases = select(PHASES).where(PHASES.c.rollout == row.id).order_by(PHASES.c.position)
+        members = select(MEMBERS).where(MEMBERS.c.rollout == row.id).order_by(MEMBERS.c.position)
+        return Rollout(
+            id=row.id,
+            model=row.model,
+            release=ReleaseKey(row.version, row.manifest),
+            soak_s=row.soak_s,
+            tolerance=row.tolerance,
+            phases=tuple(
+                Phase(p.share, p.size, p.state, p.opened_unix_ms, p.closed_unix_ms)
+                for p in self._connection.execute(phases)
+            ),
+            members=tuple(_member(x) for x in self._connection.execute(members)),
+            created_unix_ms=row.created_unix_ms,
+            state=row.state,
+            reason=row.reason,
+            ended_unix_ms=row.ended_unix_ms,
+        )
+
+
+def _head(rollout: Rollout) -> dict[str, Any]:
+    return {
+        "state": rollout.state,
+        "reason": rollout.reason,
+        "ended_unix_ms": rollout.ended_unix_ms,
+    }
+
+
+def _phase_values(rollout: str, position: int, phase: Phase) -> dict[str, Any]:
+    return {
+        "rollout": rollout,
+        "position": position,
+        "share": phase.share,
+        "size": phase.size,
+        "state": phase.state,
+        "opened_unix_ms": phase.opened_unix_ms,
+        "closed_unix_ms": phase.closed_unix_ms,
+    }
+
+
+def _member_values(rollout: str, position: int, member: Member) -> dict[str, Any]:
+    return {
+        "rollout": rollout,
+        "device": member.device,
+        "position": position,
+        "phase": member.phase,
+        "state": member.state,
+        "generation": member.generation,
+        "previous_version": member.previous.version if member.previous else None,
+        "previous_manifest": member.previous.manifest if member.previous else None,
+        "confirmed_unix_ms": member.confirmed_unix_ms,
+        "code": member.code,
+        "detail": member.detail,
+    }
+
+
+def _member(row: Any) -> Member:
+    previous = None
+    if row.previous_manifest is not None:
+        previous = ReleaseKey(row.previous_version, row.previous_manifest)
+    return Member(
+        device=row.device,
+        phase=row.phase,
+        state=row.state,
+        generation=row.generation,
+        previous=previous,
+        confirmed_unix_ms=row.confirmed_unix_ms,
+        code=row.code,
+        detail=row.detail,
+    )

@@ -1,0 +1,157 @@
+"""The store: one writer at a time, readers beside it, every failure a `StorageError`."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy import Connection, Engine, create_engine, event, insert, inspect, select
+from sqlalchemy.exc import SQLAlchemyError
+
+from wire.errors import StorageError
+
+from .content import ChunkFolder
+from .devices import Devices
+from .journal import Journal
+from .releases import Releases
+from .rollouts import Rollouts
+from .schema import META, METADATA, SCHEMA_VERSION
+from .states import States
+
+BUSY_TIMEOUT_MS: Final = 5_000
+"""Another process with the file open (a backup, a person) is waited for this long."""
+
+
+class Tx:
+    """One transaction, or one consistent read: the tables by subject."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.devices = Devices(connection)
+        self.states = States(connection)
+        self.releases = Releases(connection)
+        self.rollouts = Rollouts(connection)
+        self.journal = Journal(connection)
+
+
+class Store:
+    """The controller's database (SQLite, WAL, `synchronous=FULL`) and its folder of chunks."""
+
+    def __init__(self, path: Path, data_dir: Path) -> None:
+        """Open the store, and make it when it is not there.
+
+        Raises:
+            StorageError: `store_unreadable`, `store_newer` or `store_failed`.
+        """
+        self._path = path
+        self._lock = threading.RLock()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.chunks = ChunkFolder(data_dir / "chunks")
+            self._writer = _engine(path, begin="BEGIN IMMEDIATE", pool_size=1)
+            self._reader = _engine(path, begin="BEGIN", pool_size=8)
+            self._prepare()
+        except SQLAlchemyError as exc:
+            raise StorageError(
+                f"{path} cannot be used as the store: {_cause(exc)}",
+                code="store_unreadable",
+                hint="check its owner and rights; if the file is damaged, restore a backup",
+            ) from exc
+        except OSError as exc:
+            raise StorageError(
+                f"{exc.filename or path}: {exc.strerror}",
+                code="store_unreadable",
+                hint="the store's folder must exist and be writable",
+            ) from exc
+
+    @contextmanager
+    def write(self) -> Iterator[Tx]:
+        """Run one transaction; it is on disk when the block ends, or undone when it raises.
+
+        Transactions run one after the other, whatever thread they come from.
+
+        Raises:
+            StorageError: `store_failed`; nothing of the transaction remains.
+        """
+        with self._lock, _translated(), self._writer.begin() as connection:
+            yield Tx(connection)
+
+    @contextmanager
+    def read(self) -> Iterator[Tx]:
+        """Give one consistent view; it never waits for a writer.
+
+        Raises:
+            StorageError: `store_failed`.
+        """
+        with _translated(), self._reader.begin() as connection:
+            yield Tx(connection)
+
+    def close(self) -> None:
+        """Close all connections. Idempotent."""
+        with self._lock:
+            self._writer.dispose()
+            self._reader.dispose()
+
+    def _prepare(self) -> None:
+        with self._writer.begin() as connection:
+            is_new = not inspect(connection).has_table(META.name)
+            if is_new:
+                METADATA.create_all(connection)
+                connection.execute(
+                    insert(META).values(key="schema_version", value=str(SCHEMA_VERSION))
+                )
+                return
+            found = connection.execute(
+                select(META.c.value).where(META.c.key == "schema_version")
+            ).scalar_one_or_none()
+        if found is None or not found.isdigit() or int(found) != SCHEMA_VERSION:
+            raise StorageError(
+                f"{self._path} has schema version {found}, this program knows {SCHEMA_VERSION}",
+                code="store_newer",
+                hint="install the modelfleet release that wrote it, or give another --store",
+            )
+
+
+def _engine(path: Path, *, begin: str, pool_size: int) -> Engine:
+    engine = create_engine(
+        f"sqlite:///{path}",
+        pool_size=pool_size,
+        max_overflow=0 if pool_size == 1 else 32,
+        connect_args={"check_same_thread": False, "timeout": BUSY_TIMEOUT_MS / 1000},
+    )
+
+    def on_connect(dbapi: Any, _record: Any) -> None:
+        # The driver's own transactions begin too late and cannot be IMMEDIATE.
+        dbapi.isolation_level = None
+        for pragma in (
+            f"busy_timeout={BUSY_TIMEOUT_MS}",
+            "journal_mode=WAL",
+            "synchronous=FULL",
+            "foreign_keys=ON",
+        ):
+            dbapi.execute(f"PRAGMA {pragma}")
+
+    def on_begin(connection: Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+    event.listen(engine, "connect", on_connect)
+    event.listen(engine, "begin", on_begin)
+    return engine
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except SQLAlchemyError as exc:
+        raise StorageError(
+            f"the store failed: {_cause(exc)}",
+            code="store_failed",
+            hint="look for a full disk or a damaged file; nothing was half written",
+        ) from exc
+
+
+def _cause(exc: SQLAlchemyError) -> str:
+    return str(getattr(exc, "orig", None) or exc)[:200]
