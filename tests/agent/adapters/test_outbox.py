@@ -1,0 +1,53 @@
+from agent.adapters.outbox import Gap, Outbox
+from wire.messages import StoredRange
+
+BOOT, OLD = "b" * 16, "a" * 16
+
+
+def fill(outbox, count, size=10):
+    return [outbox.append("t", lambda seq: b"%0*d" % (size, seq)) for _ in range(count)]
+
+
+def test_records_survive_and_keep_their_order_over_boots(tmp_path):
+    path = tmp_path / "outbox.db"
+    first = Outbox(path, OLD)
+    fill(first, 3)
+    first.close()
+    second = Outbox(path, BOOT)
+    fill(second, 2)
+    keys = [(w.boot, w.seq) for _, w in second.waiting(10)]
+    assert keys == [(OLD, 1), (OLD, 2), (OLD, 3), (BOOT, 1), (BOOT, 2)]
+    assert [w.seq for _, w in second.waiting(2, after=2)] == [3, 1]
+
+
+def test_exactly_the_acknowledged_ones_go(tmp_path):
+    outbox = Outbox(tmp_path / "outbox.db", BOOT)
+    fill(outbox, 10)
+    ranges = [StoredRange(boot=BOOT, first=2, last=4), StoredRange(boot=BOOT, first=9, last=9)]
+    assert outbox.delete(ranges) == 4
+    assert outbox.delete(ranges) == 0
+    assert [w.seq for _, w in outbox.waiting(20)] == [1, 5, 6, 7, 8, 10]
+    assert outbox.delete([StoredRange(boot=OLD, first=0, last=100)]) == 0
+
+
+def test_the_cap_drops_the_oldest_and_names_the_gap(tmp_path):
+    outbox = Outbox(tmp_path / "outbox.db", BOOT, max_bytes=1000)
+    results = fill(outbox, 300, size=9)
+    gaps = [gap for _, found in results for gap in found]
+    kept = [w.seq for _, w in outbox.waiting(1000)]
+    assert gaps[0].first == 1
+    assert kept == list(range(kept[0], 301))
+    dropped = sorted(n for gap in gaps for n in range(gap.first, gap.last + 1))
+    assert dropped == list(range(1, kept[0])), "every loss is in a gap, none twice"
+    assert sum(gap.count for gap in gaps) == len(dropped)
+    assert len(kept) * 10 <= 1000
+
+
+def test_a_gap_over_two_boots_is_told_apart(tmp_path):
+    path = tmp_path / "outbox.db"
+    first = Outbox(path, OLD, max_bytes=1000)
+    fill(first, 5)
+    first.close()
+    second = Outbox(path, BOOT, max_bytes=1000)
+    gaps = [gap for _, found in fill(second, 1, size=990) for gap in found]
+    assert gaps == [Gap(OLD, 1, 5, 5)]
