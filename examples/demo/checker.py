@@ -1,0 +1,62 @@
+"""The judge of the demo: named claims over the evidence, each with the sentence that it proves. Pure.
+
+A claim raises `Disproved` with what contradicts it. Each reads its own part of the evidence, so that
+one false fact fails exactly one claim; `tests/examples/test_demo_checker.py` falsifies them in turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import claims_fleet
+import claims_wire
+from evidence import Evidence
+from verdict import Disproved
+
+CLAIMS: dict[str, Callable[[Evidence], str]] = {
+    "observer_saw_everything": claims_wire.observer_saw_everything,
+    "bundle_is_what_devices_report": claims_wire.bundle_is_what_devices_report,
+    "content_travelled_in_chunks": claims_wire.content_travelled_in_chunks,
+    "each_chunk_published_once": claims_wire.each_chunk_published_once,
+    "right_labels": claims_fleet.right_labels,
+    "versions_in_order": claims_fleet.versions_in_order,
+    "no_other_request_failed": claims_fleet.no_other_request_failed,
+    "phases_in_order": claims_wire.phases_in_order,
+    "canary_rolled_back_by_itself": claims_wire.canary_rolled_back_by_itself,
+    "rollout_halted": claims_fleet.rollout_halted,
+    "others_never_ran_the_bad_model": claims_wire.others_never_ran_the_bad_model,
+    "supervisors_unchanged": claims_fleet.supervisors_unchanged,
+    "runtime_replaced_at_each_swap": claims_fleet.runtime_replaced_at_each_swap,
+    "telemetry_counts_the_requests": claims_wire.telemetry_counts_the_requests,
+    "store_has_each_record_once": claims_fleet.store_has_each_record_once,
+    "rollback_returned_every_device": claims_fleet.rollback_returned_every_device,
+    "broker_agrees_with_api": claims_fleet.broker_agrees_with_api,
+    "all_ended_in_good_order": claims_fleet.all_ended_in_good_order,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What came of one claim: `sentence` says what was proved, or what contradicts it."""
+
+    name: str
+    is_proved: bool
+    sentence: str
+
+
+def judge(evidence: Evidence) -> list[Finding]:
+    """Return one finding per claim, in the order of `CLAIMS`.
+
+    Evidence that lacks what a claim reads disproves that claim.
+    """
+    findings = []
+    for name, claim in CLAIMS.items():
+        try:
+            findings.append(Finding(name, is_proved=True, sentence=claim(evidence)))
+        except Disproved as exc:
+            findings.append(Finding(name, is_proved=False, sentence=str(exc)))
+        except (LookupError, TypeError, ValueError, AttributeError, StopIteration) as exc:
+            text = f"the evidence is incomplete: {type(exc).__name__} {exc}"
+            findings.append(Finding(name, is_proved=False, sentence=text))
+    return findings
