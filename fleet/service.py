@@ -1,10 +1,35 @@
-"""The controller's composition root: store, link, ingest loop and HTTP API in one process."""
+"""The controller as a process: store, link, loop and HTTP API put together."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import logging
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
+from typing import Final
+
+import uvicorn
+
+from fleet.api.app import build_app
+from fleet.store.store import Store
+from wire.errors import ConfigError
+from wire.link_paho import PahoLink
+
+from .controller import Controller
+
+__all__ = ["Controller", "ControllerSettings", "run_controller"]
+
+log = logging.getLogger(__name__)
+
+GRACE_S: Final = 3
+"""How long requests under way may go on after the end was asked for; watchers are cut off."""
+JOIN_S: Final = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +53,112 @@ class ControllerSettings:
     on_ready: Callable[[], None] | None = None
 
 
+class _Server(uvicorn.Server):
+    """A server that tells when it accepts, and leaves signals to `run_controller`."""
+
+    on_ready: Callable[[], None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        if self.started and self.on_ready is not None:
+            self.on_ready()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        # uvicorn's own raises the signal again when it is done, before the store is closed.
+        yield
+
+
 def run_controller(settings: ControllerSettings) -> None:
-    """Run the controller in the foreground until SIGINT or SIGTERM."""
-    raise NotImplementedError
+    """Run the controller in the foreground until SIGINT or SIGTERM; a second one hurries.
+
+    The broker need not be there yet: the API answers without it, and the link keeps trying.
+
+    Raises:
+        ConfigError: `port_taken` or `broker_url`.
+        StorageError: The store cannot be used.
+        RuntimeError: The loop ended by itself; the process must be started again.
+    """
+    listener = _bind(settings.listen)
+    link = PahoLink(settings.broker_url, settings.controller_id)
+    store = Store(settings.store_path, settings.data_dir)
+    controller = Controller(store, link, unix_ms, broker_url=settings.broker_url)
+    server = _Server(
+        uvicorn.Config(
+            build_app(controller, upload_dir=settings.data_dir / "uploads"),
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            ws="none",
+            timeout_graceful_shutdown=GRACE_S,
+        )
+    )
+    server.on_ready = settings.on_ready
+
+    def work() -> None:
+        try:
+            controller.run()
+        except Exception:
+            log.exception("the controller's loop failed")
+        finally:
+            server.should_exit = True
+
+    loop = threading.Thread(target=work, name="controller-loop")
+    with _signals(controller, server):
+        controller.start()
+        loop.start()
+        try:
+            server.run(sockets=[listener])
+        finally:
+            was_asked = controller.is_stopping
+            controller.stop()
+            loop.join(timeout=JOIN_S)
+            store.close()
+            listener.close()
+    if not was_asked:
+        raise RuntimeError("the controller's loop ended by itself; see the log above")
+
+
+def unix_ms() -> int:
+    """Return the time in milliseconds of the Unix epoch, by this machine's clock."""
+    return time.time_ns() // 1_000_000
+
+
+def _bind(listen: tuple[str, int]) -> socket.socket:
+    host, port = listen
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(256)
+    except OSError as exc:
+        raise ConfigError(
+            f"the API cannot listen on {host}:{port}: {exc.strerror}",
+            code="port_taken",
+            hint="is another controller running? `fleet down` ends it; or choose another port",
+        ) from exc
+    return listener
+
+
+@contextlib.contextmanager
+def _signals(controller: Controller, server: uvicorn.Server) -> Iterator[None]:
+    """End in good order on SIGINT and SIGTERM; outside the main thread leave signals alone."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        if server.should_exit:
+            server.force_exit = True
+        server.should_exit = True
+        controller.ask_to_stop()
+
+    former = {
+        number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)

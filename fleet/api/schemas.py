@@ -50,6 +50,12 @@ class DeviceIn(Schema):
     tags: Tags = Field(default_factory=dict)
 
 
+class DevicePatch(Schema):
+    """What to change of a device; `tags` replaces all of them."""
+
+    tags: Tags
+
+
 class DeviceModel(Schema):
     """One model on one device: wanted and reported."""
 
@@ -103,6 +109,14 @@ class Release(Schema):
     created_unix_ms: int
     device_count: int = 0
     """Devices that report it active."""
+
+
+class Model(Schema):
+    """A line of releases; `newest_version` is the one pushed last."""
+
+    name: ModelName
+    release_count: int
+    newest_version: Version
 
 
 class PushResult(Schema):

@@ -98,7 +98,7 @@ def step(rollout: Rollout, evidence: Evidence, now_unix_ms: int) -> Result:
     return _advance(rollout, evidence, now_unix_ms)
 
 
-def pause(rollout: Rollout, why: str = "paused by a person") -> Rollout:
+def pause(rollout: Rollout, why: str = "by a person") -> Rollout:
     """Return the rollout paused: it opens no phase, and still halts on a breach."""
     return replace(rollout, state="paused", reason=why)
 
@@ -110,7 +110,7 @@ def resume(rollout: Rollout) -> Rollout:
 
 def abort(rollout: Rollout, evidence: Evidence, now_unix_ms: int) -> Result:
     """End the rollout by a person's word; the same as a halt in all other ways."""
-    return _stop(rollout, evidence, now_unix_ms, state="aborted", why="aborted by a person")
+    return _stop(rollout, evidence, now_unix_ms, state="aborted", why="by a person")
 
 
 def supersede(rollout: Rollout, devices: frozenset[str], why: str) -> Rollout:
@@ -180,6 +180,9 @@ def _advance(rollout: Rollout, evidence: Evidence, now: int) -> Result:
         if verdict is gate.End.INCONCLUSIVE:
             return _inconclusive(rollout, number, now), tuple(commands)
         rollout = _close(rollout, number, now, is_passed=True)
+    if all(m.generation is None for m in rollout.members):
+        why = "every matched device ran this release already"
+        return replace(rollout, state="finished", reason=why, ended_unix_ms=now), ()
     counts = f"{_count(rollout, 'confirmed')} of {len(rollout.members)} devices confirmed"
     if pending := _count(rollout, "pending"):
         counts += f"; {pending} offline, to be updated when they return"

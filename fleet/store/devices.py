@@ -145,6 +145,13 @@ class Devices:
                 update(DEVICES).where(DEVICES.c.id.in_(part)).values(last_seen_unix_ms=now_unix_ms)
             )
 
+    def last_seen(self, selection: Selection) -> dict[str, int | None]:
+        """Return when each selected device was heard last; the keys are all that exist."""
+        query = select(DEVICES.c.id, DEVICES.c.last_seen_unix_ms).where(
+            DEVICES.c.id.in_(selection.ids())
+        )
+        return {row.id: row.last_seen_unix_ms for row in self._connection.execute(query)}
+
     def presence(self, selection: Selection) -> dict[str, PresenceRow]:
         """Return the presence of the selected devices that were ever seen."""
         query = select(PRESENCE).where(PRESENCE.c.device.in_(selection.ids()))

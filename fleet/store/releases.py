@@ -37,6 +37,13 @@ class Releases:
         row = self._connection.execute(query).one_or_none()
         return ReleaseRow(*row) if row is not None else None
 
+    def by_manifest(self, manifest: str) -> ReleaseRow | None:
+        """Return the release that a manifest's digest identifies."""
+        row = self._connection.execute(
+            select(RELEASES).where(RELEASES.c.manifest == manifest)
+        ).one_or_none()
+        return ReleaseRow(*row) if row is not None else None
+
     def by_model(self, model: str | None = None) -> list[ReleaseRow]:
         """Return the releases, of one model or of all, newest first."""
         query = select(RELEASES).order_by(

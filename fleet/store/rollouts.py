@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, and_, delete, func, insert, or_, select, update
 
 from fleet.core.states import Member, Phase, ReleaseKey, Rollout
 from wire import messages as m
 
+from .devices import BATCH
 from .schema import MEMBERS, PHASES, ROLLOUTS
 
-MAX_LISTED = 1000
+MAX_LISTED = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +93,20 @@ class Rollouts:
         return Order(json.loads(row.match), m.DesiredModel.model_validate_json(row.body))
 
     def newest(self, limit: int = MAX_LISTED) -> list[Rollout]:
-        """Return the newest rollouts, newest first."""
+        """Return the newest rollouts, newest first, with their phases and without members."""
         query = select(ROLLOUTS).order_by(ROLLOUTS.c.number.desc()).limit(limit)
-        return [self._whole(row) for row in self._connection.execute(query).all()]
+        rows = self._connection.execute(query).all()
+        return [self._whole(row, has_members=False) for row in rows]
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Return the number of members in each state, by rollout."""
+        query = select(MEMBERS.c.rollout, MEMBERS.c.state, func.count()).group_by(
+            MEMBERS.c.rollout, MEMBERS.c.state
+        )
+        result: dict[str, dict[str, int]] = {}
+        for rollout, state, count in self._connection.execute(query):
+            result.setdefault(rollout, {})[state] = count
+        return result
 
     def live_ids(self, model: str | None = None) -> list[str]:
         """Return the ids of running and paused rollouts, oldest first."""
@@ -106,18 +119,31 @@ class Rollouts:
             query = query.where(ROLLOUTS.c.model == model)
         return list(self._connection.execute(query).scalars())
 
-    def awaited_ids(self) -> list[str]:
-        """Return the ids of finished rollouts that devices may still arrive for, oldest first."""
-        query = (
-            select(ROLLOUTS.c.id)
-            .join(MEMBERS, MEMBERS.c.rollout == ROLLOUTS.c.id)
-            .where(ROLLOUTS.c.state == "finished", MEMBERS.c.state == "pending")
-            .group_by(ROLLOUTS.c.id, ROLLOUTS.c.number)
-            .order_by(ROLLOUTS.c.number)
-        )
-        return list(self._connection.execute(query).scalars())
+    def concerned_ids(self, devices: Iterable[str]) -> list[str]:
+        """Return the ids of the rollouts that news of these devices may change, oldest first.
 
-    def _whole(self, row: Any) -> Rollout:
+        These are the live ones, and the finished ones that still wait for a device.
+        """
+        found: dict[int, str] = {}
+        wanted = sorted(set(devices))
+        for start in range(0, len(wanted), BATCH):
+            query = (
+                select(ROLLOUTS.c.number, ROLLOUTS.c.id)
+                .join(MEMBERS, MEMBERS.c.rollout == ROLLOUTS.c.id)
+                .where(
+                    MEMBERS.c.device.in_(wanted[start : start + BATCH]),
+                    or_(
+                        ROLLOUTS.c.state.in_(("running", "paused")),
+                        and_(ROLLOUTS.c.state == "finished", MEMBERS.c.state == "pending"),
+                    ),
+                )
+                .distinct()
+            )
+            for row in self._connection.execute(query):
+                found[row.number] = row.id
+        return [found[number] for number in sorted(found)]
+
+    def _whole(self, row: Any, *, has_members: bool = True) -> Rollout:
         phases = select(PHASES).where(PHASES.c.rollout == row.id).order_by(PHASES.c.position)
         members = select(MEMBERS).where(MEMBERS.c.rollout == row.id).order_by(MEMBERS.c.position)
         return Rollout(
@@ -130,7 +156,9 @@ class Rollouts:
                 Phase(p.share, p.size, p.state, p.opened_unix_ms, p.closed_unix_ms)
                 for p in self._connection.execute(phases)
             ),
-            members=tuple(_member(x) for x in self._connection.execute(members)),
+            members=tuple(_member(x) for x in self._connection.execute(members))
+            if has_members
+            else (),
             created_unix_ms=row.created_unix_ms,
             state=row.state,
             reason=row.reason,

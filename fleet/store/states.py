@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, update
 
 from fleet.core.states import ReleaseKey
 from wire import messages as m
 
 from .devices import Selection
-from .schema import CONFIRMED, DESIRED, DESIRED_MODELS, REPORTED, REPORTED_MODELS
+from .schema import CONFIRMED, DESIRED, DESIRED_MODELS, PRESENCE, REPORTED, REPORTED_MODELS
 
 KEEP_CONFIRMED = 8
 """Releases that a device can be rolled back over, per model; devices keep fewer on disk."""
@@ -66,6 +66,20 @@ class States:
         """Return the generation of each selected device that was ever given anything."""
         query = select(DESIRED).where(DESIRED.c.device.in_(selection.ids()))
         return {row.device: row.generation for row in self._connection.execute(query)}
+
+    def lagging(self) -> list[str]:
+        """Return the devices that are online and act on an older generation than the newest."""
+        query = (
+            select(DESIRED.c.device)
+            .join(PRESENCE, PRESENCE.c.device == DESIRED.c.device)
+            .outerjoin(REPORTED, REPORTED.c.device == DESIRED.c.device)
+            .where(
+                PRESENCE.c.state == "online",
+                func.coalesce(REPORTED.c.generation, 0) < DESIRED.c.generation,
+            )
+            .order_by(DESIRED.c.device)
+        )
+        return list(self._connection.execute(query).scalars())
 
     def desired(self, selection: Selection) -> list[DesiredModelRow]:
         """Return the models that the selected devices shall serve."""

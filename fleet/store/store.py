@@ -46,6 +46,7 @@ class Store:
             StorageError: `store_unreadable`, `store_newer` or `store_failed`.
         """
         self._path = path
+        self.data_dir = data_dir
         self._lock = threading.RLock()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

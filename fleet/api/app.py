@@ -1,0 +1,251 @@
+"""The HTTP API. Routes parse, call the controller or read the store, and answer; nothing more.
+
+Plain functions run in a thread each, so that a slow disk holds no other request up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Header, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import JSONResponse, StreamingResponse
+from pydantic import Field, TypeAdapter, ValidationError
+
+from fleet import registry, rollouts
+from fleet.controller import Controller
+from fleet.store.devices import Selection
+from fleet.store.store import Tx
+from fleet.version import VERSION
+from wire.errors import PeerError, StorageError
+
+from . import errors, views
+from . import schemas as s
+from .gatekeeper import Gatekeeper
+from .upload import spooled
+from .watch import Watchers
+
+MAX_DEVICES_AT_ONCE = 100_000
+
+Match = Annotated[list[str] | None, Query(description="KEY=VALUE; repeated, all must be carried")]
+Devices = Annotated[list[s.DeviceIn], Field(min_length=1, max_length=MAX_DEVICES_AT_ONCE)]
+_TAGS: TypeAdapter[s.Tags] = TypeAdapter(s.Tags)
+ERRORS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": s.ErrorBody},
+    "5XX": {"model": s.ErrorBody},
+}
+
+
+def build_app(controller: Controller, *, upload_dir: Path | None = None) -> FastAPI:
+    """Return the API of a controller.
+
+    Args:
+        controller: Serves the commands; its store is read.
+        upload_dir: Where bundles are kept while they arrive; by default beside the chunks.
+    """
+    app = FastAPI(
+        title="modelfleet controller",
+        version=VERSION,
+        responses=ERRORS,
+        redirect_slashes=False,
+    )
+    errors.install(app)
+    app.add_middleware(Gatekeeper)
+    _add_devices(app, controller)
+    _add_releases(app, controller, upload_dir or controller.store.data_dir / "uploads")
+    _add_rollouts(app, controller)
+    _add_health(app, controller)
+    return app
+
+
+def _add_devices(app: FastAPI, controller: Controller) -> None:
+    @app.get("/v1/devices")
+    def list_devices(match: Match = None) -> list[s.Device]:
+        """List devices, those with every tag given."""
+        with controller.store.read() as tx:
+            return views.devices(tx, Selection(match=_parse_match(match)))
+
+    @app.post("/v1/devices", status_code=201)
+    def add_devices(body: s.DeviceIn | Devices) -> s.Device | list[s.Device]:
+        """Add one device, or a list of them: all or none."""
+        added = body if isinstance(body, list) else [body]
+        controller.add_devices(added)
+        with controller.store.read() as tx:
+            found = [_device(tx, device.id) for device in added[:1]]
+            if isinstance(body, list) and len(body) > 1:
+                ids = {device.id for device in added}
+                found = [d for d in views.devices(tx, Selection()) if d.id in ids]
+        return found if isinstance(body, list) else found[0]
+
+    @app.get("/v1/devices/{device}")
+    def show_device(device: str) -> s.Device:
+        """Show one device."""
+        with controller.store.read() as tx:
+            return _device(tx, device)
+
+    @app.patch("/v1/devices/{device}")
+    def change_device(device: str, body: s.DevicePatch) -> s.Device:
+        """Replace a device's tags."""
+        controller.set_tags(device, body.tags)
+        with controller.store.read() as tx:
+            return _device(tx, device)
+
+    @app.delete("/v1/devices/{device}", status_code=204)
+    def remove_device(device: str) -> Response:
+        """Remove a device and its records."""
+        controller.remove_device(device)
+        return Response(status_code=204)
+
+    @app.get("/v1/devices/{device}/records")
+    def list_records(
+        device: str,
+        channel: str | None = None,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    ) -> list[s.StoredRecord]:
+        """List a device's newest records; `channel` is `telemetry`, `event/update` and so on."""
+        with controller.store.read() as tx:
+            registry.require_device(tx, device)
+            return [
+                views.record(r) for r in tx.journal.records(device, channel=channel, limit=limit)
+            ]
+
+
+def _add_releases(app: FastAPI, controller: Controller, upload_dir: Path) -> None:
+    @app.post("/v1/bundles", status_code=201)
+    async def push_bundle(request: Request, response: Response) -> s.PushResult:
+        """Make a bundle a release; the body is the `.bundle` file itself."""
+        async with spooled(request, upload_dir) as path:
+            pushed = await run_in_threadpool(controller.push_bundle, path)
+        response.status_code = 201 if pushed.is_new else 200
+        return s.PushResult(
+            release=views.release(pushed.release),
+            is_new=pushed.is_new,
+            new_chunk_count=pushed.new_chunk_count,
+            new_bytes=pushed.new_bytes,
+        )
+
+    @app.get("/v1/models")
+    def list_models() -> list[s.Model]:
+        """List the models that have releases."""
+        with controller.store.read() as tx:
+            return views.models(tx)
+
+    @app.get("/v1/models/{model}/releases")
+    def list_releases(model: str) -> list[s.Release]:
+        """List the releases of a model, newest first."""
+        with controller.store.read() as tx:
+            rows = tx.releases.by_model(model)
+            counts = tx.releases.device_counts()
+        if not rows:
+            raise PeerError(
+                f"there is no model {model[:80]!r}",
+                code="unknown_model",
+                hint="`fleet push` adds its first release",
+            )
+        return [views.release(row, counts.get(row.manifest, 0)) for row in rows]
+
+
+def _add_rollouts(app: FastAPI, controller: Controller) -> None:
+    def shown(rollout: str) -> s.Rollout:
+        with controller.store.read() as tx:
+            return views.rollout(tx, rollouts.get(tx, rollout))
+
+    @app.post("/v1/rollouts", status_code=201)
+    def start_rollout(body: s.RolloutIn) -> s.Rollout:
+        """Start a rollout of a release to the devices that match now."""
+        return shown(controller.start_rollout(body).id)
+
+    @app.get("/v1/rollouts")
+    def list_rollouts() -> list[s.Rollout]:
+        """List the newest rollouts, newest first, without their members."""
+        with controller.store.read() as tx:
+            return views.rollouts(tx)
+
+    @app.get("/v1/rollouts/{rollout}")
+    def show_rollout(rollout: str) -> s.Rollout:
+        """Show a rollout with its members."""
+        return shown(rollout)
+
+    @app.post("/v1/rollouts/{rollout}/pause")
+    def pause_rollout(rollout: str) -> s.Rollout:
+        """Open no further phase; a breach still halts it."""
+        return shown(controller.pause_rollout(rollout).id)
+
+    @app.post("/v1/rollouts/{rollout}/resume")
+    def resume_rollout(rollout: str) -> s.Rollout:
+        """Go on after a pause."""
+        return shown(controller.resume_rollout(rollout).id)
+
+    @app.post("/v1/rollouts/{rollout}/abort")
+    def abort_rollout(rollout: str) -> s.Rollout:
+        """End it; unconfirmed devices return to their previous release."""
+        return shown(controller.abort_rollout(rollout).id)
+
+    @app.post("/v1/rollbacks")
+    def roll_back(body: s.RollbackIn) -> s.RollbackResult:
+        """Return each matched device to the release that it confirmed before."""
+        return controller.rollback(body)
+
+
+def _add_health(app: FastAPI, controller: Controller) -> None:
+    watchers = Watchers(controller)
+
+    @app.get("/v1/health", response_model=s.Health, responses={503: {"model": s.Health}})
+    def health() -> JSONResponse:
+        """Say whether the store and the broker can be reached."""
+        devices, online, is_ok = 0, 0, True
+        try:
+            with controller.store.read() as tx:
+                devices, online = tx.devices.counts()
+        except StorageError:
+            is_ok = False
+        body = s.Health(
+            version=VERSION,
+            store="ok" if is_ok else "failing",
+            broker="connected" if controller.is_connected else "disconnected",
+            broker_url=controller.broker_url,
+            device_count=devices,
+            online_count=online,
+        )
+        status = 200 if is_ok and controller.is_connected else 503
+        return JSONResponse(body.model_dump(), status_code=status)
+
+    @app.get("/v1/watch", response_class=StreamingResponse)
+    async def watch(
+        since: Annotated[int | None, Query(ge=0)] = None,
+        last_event_id: Annotated[str | None, Header()] = None,
+    ) -> StreamingResponse:
+        """Stream events as they happen, those after `since` or `Last-Event-ID` first."""
+        if since is None and last_event_id is not None and last_event_id.isdecimal():
+            since = min(int(last_event_id[:16]), 2**53)
+        stream = await watchers.stream(since)
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
+
+
+def _device(tx: Tx, device: str) -> s.Device:
+    registry.require_device(tx, device)
+    return views.devices(tx, Selection(device=device))[0]
+
+
+def _parse_match(given: list[str] | None) -> Mapping[str, str]:
+    pairs: dict[str, str] = {}
+    for text in given or ():
+        key, separator, value = text.partition("=")
+        if not separator or pairs.get(key, value) != value:
+            raise PeerError(
+                f"match {text[:100]!r} cannot be used",
+                code="invalid_match",
+                hint="write it as KEY=VALUE, each key once",
+            )
+        pairs[key] = value
+    try:
+        return _TAGS.validate_python(pairs)
+    except ValidationError as exc:
+        raise PeerError(
+            "match has a key or value that no device can carry",
+            code="invalid_match",
+            hint="write it as KEY=VALUE, for example site=lab",
+        ) from exc

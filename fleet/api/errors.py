@@ -1,0 +1,101 @@
+"""Every failure as `{"code", "message", "hint"}` with the status that says whose turn it is."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from wire.errors import BundleError, ConfigError, ModelfleetError, PeerError, StorageError
+
+from .schemas import ErrorBody
+
+log = logging.getLogger(__name__)
+
+NOT_FOUND: Final = frozenset(
+    {"unknown_device", "unknown_release", "unknown_rollout", "unknown_model"}
+)
+CONFLICT: Final = frozenset(
+    {
+        "device_exists",
+        "version_exists",
+        "rollout_ended",
+        "rollout_running",
+        "no_device_matches",
+        "too_many_models",
+    }
+)
+TOO_LARGE: Final = frozenset({"bundle_too_large", "body_too_large"})
+BUSY: Final = frozenset({"too_many_watchers"})
+
+
+def install(app: FastAPI) -> None:
+    """Make `app` answer every failure in this shape."""
+    app.add_exception_handler(ModelfleetError, _on_ours)
+    app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(Exception, _on_bug)
+
+
+def status_of(error: ModelfleetError) -> int:
+    """Return the HTTP status of an error."""
+    if error.code in NOT_FOUND:
+        return 404
+    if error.code in CONFLICT:
+        return 409
+    if error.code in TOO_LARGE:
+        return 413
+    if error.code in BUSY:
+        return 503
+    match error:
+        case PeerError() | BundleError() | ConfigError():
+            return 422
+        case StorageError():
+            return 503
+        case _:
+            return 502
+
+
+def answer(status: int, code: str, message: str, hint: str = "") -> JSONResponse:
+    """Return an error's response."""
+    body = ErrorBody(code=code, message=message, hint=hint)
+    return JSONResponse(body.model_dump(), status_code=status)
+
+
+async def _on_ours(_request: Request, exc: Exception) -> JSONResponse:
+    assert isinstance(exc, ModelfleetError)  # noqa: S101 - registered for this type only
+    if isinstance(exc, StorageError):
+        log.error("%s (%s)", exc, exc.hint)
+    return answer(status_of(exc), exc.code, str(exc), exc.hint)
+
+
+async def _on_http(request: Request, exc: Exception) -> JSONResponse:
+    assert isinstance(exc, HTTPException)  # noqa: S101 - registered for this type only
+    path = request.url.path[:200]
+    if exc.status_code == 404:
+        return answer(404, "not_found", f"there is nothing at {path}", "see /docs for all paths")
+    if exc.status_code == 405:
+        hint = f"allowed: {(exc.headers or {}).get('Allow', 'see /docs')}"
+        return answer(405, "method_not_allowed", f"{request.method} is not for {path}", hint)
+    if exc.status_code == 413:
+        return answer(413, "body_too_large", str(exc.detail), "send it in several requests")
+    if exc.status_code == 400:
+        return answer(400, "body_not_json", "the body is not JSON", "see /docs for shapes")
+    return answer(exc.status_code, "http_error", str(exc.detail))
+
+
+async def _on_invalid(_request: Request, exc: Exception) -> JSONResponse:
+    assert isinstance(exc, RequestValidationError)  # noqa: S101 - registered for this type only
+    first = exc.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    # Never the input itself: it may be large, or not representable.
+    return answer(422, "invalid_request", f"{where}: {first['msg']}"[:300], "see /docs for shapes")
+
+
+async def _on_bug(request: Request, exc: Exception) -> JSONResponse:
+    log.error("%s %s failed", request.method, request.url.path, exc_info=exc)
+    return answer(500, "internal_error", "the controller failed to answer", "see its log")

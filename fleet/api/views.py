@@ -1,0 +1,189 @@
+"""From the store's rows to the API's answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import get_args
+
+from fleet.core.states import Rollout
+from fleet.store.devices import DeviceRow, Selection
+from fleet.store.journal import EventRow, RecordRow
+from fleet.store.releases import ReleaseRow
+from fleet.store.states import ReportedModelRow
+from fleet.store.store import Tx
+from wire import messages as m
+
+from . import schemas
+
+
+def devices(tx: Tx, selection: Selection) -> list[schemas.Device]:
+    """Return the selected devices with what they shall serve and say they do."""
+    generations = tx.states.generations(selection)
+    reports = tx.states.reports(selection)
+    wanted: dict[str, dict[str, m.DesiredModel]] = {}
+    for row in tx.states.desired(selection):
+        wanted.setdefault(row.device, {})[row.model.name] = row.model
+    said: dict[str, dict[str, ReportedModelRow]] = {}
+    for line in tx.states.reported(selection):
+        said.setdefault(line.device, {})[line.model] = line
+    result = []
+    for device in tx.devices.rows(selection):
+        report = reports.get(device.id)
+        models = _models(wanted.get(device.id, {}), said.get(device.id, {}))
+        result.append(
+            schemas.Device(
+                **_head(device),
+                desired_generation=generations.get(device.id, 0),
+                reported_generation=report.generation if report else 0,
+                models=models,
+                quarantined=[q.model_dump() for q in report.quarantined] if report else [],
+                inventory=report.inventory.model_dump(mode="json") if report else {},
+            )
+        )
+    return result
+
+
+def _head(device: DeviceRow) -> dict[str, object]:
+    presence = device.presence
+    return {
+        "id": device.id,
+        "tags": device.tags,
+        "state": presence.state if presence else "never_seen",
+        "last_seen_unix_ms": device.last_seen_unix_ms,
+        "agent": presence.agent if presence else "",
+    }
+
+
+def _models(
+    wanted: Mapping[str, m.DesiredModel], said: Mapping[str, ReportedModelRow]
+) -> list[schemas.DeviceModel]:
+    models = []
+    for name in sorted(wanted.keys() | said.keys()):
+        want = wanted.get(name)
+        say = said.get(name)
+        models.append(
+            schemas.DeviceModel(
+                name=name,
+                desired_version=want.version if want else None,
+                desired_manifest=want.manifest if want else None,
+                active_version=say.active_version if say else None,
+                active_manifest=say.active_manifest if say else None,
+                fallback_version=say.fallback_version if say else None,
+                state=say.state if say else None,
+                outcome=say.outcome if say else None,
+                code=say.code if say else None,
+                detail=say.detail if say else "",
+                served=say.served if say else 0,
+            )
+        )
+    return models
+
+
+def record(row: RecordRow) -> schemas.StoredRecord:
+    """Return a record."""
+    return schemas.StoredRecord(
+        boot=row.key.boot,
+        seq=row.key.seq,
+        channel=row.channel,
+        received_unix_ms=row.received_unix_ms,
+        body=json.loads(row.body),
+    )
+
+
+def release(row: ReleaseRow, device_count: int = 0) -> schemas.Release:
+    """Return a release."""
+    return schemas.Release(
+        model=row.model,
+        version=row.version,
+        manifest=row.manifest,
+        index=row.index_digest,
+        bytes=row.bytes,
+        chunk_count=row.chunk_count,
+        created_unix_ms=row.created_unix_ms,
+        device_count=device_count,
+    )
+
+
+def models(tx: Tx) -> list[schemas.Model]:
+    """Return all models, sorted by name."""
+    by_name: dict[str, list[ReleaseRow]] = {}
+    for row in tx.releases.by_model():
+        by_name.setdefault(row.model, []).append(row)
+    return [
+        schemas.Model(name=name, release_count=len(rows), newest_version=rows[0].version)
+        for name, rows in sorted(by_name.items())
+    ]
+
+
+def rollouts(tx: Tx) -> list[schemas.Rollout]:
+    """Return the newest rollouts, newest first, without their members."""
+    counts = tx.rollouts.counts()
+    return [_rollout(tx, row, counts.get(row.id, {}), None) for row in tx.rollouts.newest()]
+
+
+def rollout(tx: Tx, row: Rollout) -> schemas.Rollout:
+    """Return one rollout with its members in the order of its phases."""
+    counts: dict[str, int] = {}
+    for member in row.members:
+        counts[member.state] = counts.get(member.state, 0) + 1
+    members = [
+        schemas.RolloutMember(
+            device=member.device,
+            phase=member.phase,
+            state=member.state,
+            previous_version=member.previous.version if member.previous else None,
+            code=member.code,
+            detail=member.detail,
+        )
+        for member in row.members
+    ]
+    return _rollout(tx, row, counts, members)
+
+
+def _rollout(
+    tx: Tx,
+    row: Rollout,
+    counts: Mapping[str, int],
+    members: list[schemas.RolloutMember] | None,
+) -> schemas.Rollout:
+    states: tuple[schemas.MemberState, ...] = get_args(schemas.MemberState)
+    return schemas.Rollout(
+        id=row.id,
+        model=row.model,
+        version=row.release.version,
+        manifest=row.release.manifest,
+        match=tx.rollouts.order(row.id).match,
+        state=row.state,
+        reason=row.reason,
+        soak_s=row.soak_s,
+        tolerance=row.tolerance,
+        phases=[
+            schemas.RolloutPhase(
+                share=phase.share,
+                size=phase.size,
+                state=phase.state,
+                opened_unix_ms=phase.opened_unix_ms,
+                closed_unix_ms=phase.closed_unix_ms,
+            )
+            for phase in row.phases
+        ],
+        counts={state: counts[state] for state in states if counts.get(state)},
+        created_unix_ms=row.created_unix_ms,
+        ended_unix_ms=row.ended_unix_ms,
+        members=members,
+    )
+
+
+def event(row: EventRow) -> schemas.WatchEvent:
+    """Return an event."""
+    return schemas.WatchEvent.model_validate(
+        {
+            "id": row.id,
+            "at_unix_ms": row.at_unix_ms,
+            "kind": row.kind,
+            "subject": row.subject,
+            "text": row.text,
+            "detail": row.detail,
+        }
+    )

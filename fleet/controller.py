@@ -1,0 +1,299 @@
+"""The controller: one loop thread that owns the link, and commands that any thread may give.
+
+The loop takes what the link delivered, stores it in one transaction together with the decisions
+that follow from it, then acknowledges and publishes. Commands (from the API's threads) are
+transactions of their own; the loop sends what they stored. So the store is the only state that
+matters: a controller that is killed anywhere starts again from it.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Final, TypeVar
+
+from fleet.api.schemas import DeviceIn, RollbackIn, RollbackResult, RolloutIn
+from fleet.core.states import Rollout
+from fleet.store.devices import Selection
+from fleet.store.journal import RECORD_DAYS
+from fleet.store.store import Store, Tx
+from wire import codec, topics
+from wire import messages as m
+from wire.errors import StorageError
+from wire.link import Connected, Delivered, Disconnected, Link, LinkEvent, Published, Will
+
+from . import registry, rollouts
+from .inbox import Inbox
+from .ingest import Ingest, Outcome, ack_messages
+from .publisher import Publisher
+from .version import VERSION
+
+log = logging.getLogger(__name__)
+
+ResultT = TypeVar("ResultT")
+Clock = Callable[[], int]
+"""Milliseconds of the Unix epoch."""
+
+TICK_MS: Final = 1_000
+"""How often timers (soak, silence) are looked at; all else happens on events."""
+MAX_BATCH: Final = 512
+"""Deliveries in one transaction: one sync of the disk for all of them."""
+RECONCILE_EVERY_MS: Final = 30_000
+"""How often online devices that act on an older generation are sent the newest again."""
+PRUNE_EVERY_MS: Final = 3_600_000
+DAY_MS: Final = 24 * 3_600_000
+
+
+class Controller:
+    """See the module. `run` is the loop's thread; `run_once` is the same, one round at a time."""
+
+    def __init__(self, store: Store, link: Link, clock: Clock, *, broker_url: str = "") -> None:
+        self.store = store
+        self.broker_url = broker_url
+        self.ingest = Ingest()
+        self.inbox = Inbox()
+        self._link = link
+        self._clock = clock
+        self._publisher = Publisher(store, link)
+        self._boot = secrets.token_hex(8)
+        self._birth = 0
+        self._connected_unix_ms: int | None = None
+        self._next_tick_unix_ms = 0
+        self._next_prune_unix_ms = 0
+        self._next_reconcile_unix_ms = 0
+        self._must_greet = False
+        self._must_listen = False
+        self._has_new_chunks = True
+        self._has_failed = False
+        self._is_asked_to_stop = False
+        self._stopping = threading.Event()
+
+    # -- life
+
+    def start(self) -> None:
+        """Connect to the broker. Call once, then `run`, or `run_once` again and again."""
+        self._link.start(self.inbox.put, self._will)
+
+    def run(self) -> None:
+        """Work until `stop` is called, or until the link has ended for good."""
+        while not self._stopping.is_set() and self._link.is_alive():
+            self.run_once(TICK_MS / 1000)
+
+    def run_once(self, timeout_s: float = 0.0) -> bool:
+        """Do what is to be done now, waiting at most `timeout_s` seconds for something to do.
+
+        A failing store costs this round: nothing is acknowledged, and the broker is asked for the
+        retained state again once the store works.
+
+        Returns:
+            Whether there was anything to do.
+        """
+        events = self.inbox.take(MAX_BATCH, timeout_s)
+        self._handle(events)
+        try:
+            self._tick()
+            self._send()
+        except StorageError as exc:
+            self._on_store_failed(exc)
+            self._stopping.wait(timeout_s)
+        else:
+            self._has_failed = False
+        return bool(events) or not self._publisher.is_idle
+
+    def stop(self) -> None:
+        """Say goodbye to the broker and end; `run` returns. Idempotent, from any thread."""
+        if self._stopping.is_set():
+            return
+        self._stopping.set()
+        self.inbox.wake()
+        topic = topics.ControllerPresence()
+        self._link.publish(topic.text, self._presence("offline"), qos=topic.qos, retain=True)
+        self._link.stop()
+
+    def ask_to_stop(self) -> None:
+        """Let those who watch know that the end is near; only sets a flag, for signal handlers."""
+        self._is_asked_to_stop = True
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the end was asked for."""
+        return self._is_asked_to_stop or self._stopping.is_set()
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the broker can be reached."""
+        return self._connected_unix_ms is not None
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the link can still recover by itself."""
+        return self._link.is_alive()
+
+    # -- commands, from any thread
+
+    def push_bundle(self, path: Path) -> registry.Pushed:
+        """See `registry.push`."""
+        pushed = registry.push(self.store, path, self._clock())
+        self._has_new_chunks = True
+        self.inbox.wake()
+        return pushed
+
+    def add_devices(self, devices: Iterable[DeviceIn]) -> None:
+        """See `registry.add_devices`. Devices that are already connected are heard at once."""
+        self._command(lambda tx: registry.add_devices(tx, list(devices), self._clock()))
+        self._must_listen = True
+
+    def set_tags(self, device: str, tags: Mapping[str, str]) -> None:
+        """See `registry.set_tags`."""
+        self._command(lambda tx: registry.set_tags(tx, device, tags, self._clock()))
+
+    def remove_device(self, device: str) -> None:
+        """See `registry.remove_device`."""
+        self._command(lambda tx: registry.remove_device(tx, device, self._clock()))
+
+    def start_rollout(self, request: RolloutIn) -> Rollout:
+        """See `rollouts.start`."""
+        return self._command(lambda tx: rollouts.start(tx, request, self._sight()))
+
+    def pause_rollout(self, rollout: str) -> Rollout:
+        """See `rollouts.pause`."""
+        return self._command(lambda tx: rollouts.pause(tx, rollout, self._sight()))
+
+    def resume_rollout(self, rollout: str) -> Rollout:
+        """See `rollouts.resume`."""
+        return self._command(lambda tx: rollouts.resume(tx, rollout, self._sight()))
+
+    def abort_rollout(self, rollout: str) -> Rollout:
+        """See `rollouts.abort`."""
+        return self._command(lambda tx: rollouts.abort(tx, rollout, self._sight()))
+
+    def rollback(self, request: RollbackIn) -> RollbackResult:
+        """See `rollouts.rollback`."""
+        return self._command(lambda tx: rollouts.rollback(tx, request, self._sight()))
+
+    def _command(self, do: Callable[[Tx], ResultT]) -> ResultT:
+        with self.store.write() as tx:
+            result = do(tx)
+        self.inbox.wake()
+        return result
+
+    # -- the loop's parts
+
+    def _handle(self, events: list[LinkEvent]) -> None:
+        """Work through events in order; deliveries in a row make one transaction."""
+        deliveries: list[Delivered] = []
+        for event in events:
+            if isinstance(event, Delivered):
+                deliveries.append(event)
+                continue
+            self._store_deliveries(deliveries)
+            deliveries = []
+            match event:
+                case Connected():
+                    log.info("connected to the broker %s", self.broker_url)
+                    self._connected_unix_ms = self._clock()
+                    self._must_greet = True
+                case Disconnected(reason=reason):
+                    if self.is_connected:
+                        log.warning("lost the broker: %s", reason)
+                    self._connected_unix_ms = None
+                    self._publisher.on_disconnected()
+                case Published(token=token):
+                    self._publisher.on_published(token)
+        self._store_deliveries(deliveries)
+
+    def _store_deliveries(self, deliveries: list[Delivered]) -> None:
+        if not deliveries:
+            return
+        try:
+            self._store_batch(deliveries)
+        except StorageError as exc:
+            # The records come again, since they are not acknowledged; the rest is retained.
+            self._on_store_failed(exc)
+        except Exception:
+            # Our bug, met by one message: the others must not suffer. That one is dropped.
+            log.exception("a batch of %d messages could not be stored", len(deliveries))
+            if len(deliveries) > 1:
+                for delivery in deliveries:
+                    self._store_deliveries([delivery])
+
+    def _store_batch(self, deliveries: list[Delivered]) -> None:
+        now = self._clock()
+        sight = self._sight()
+        with self.store.write() as tx:
+            outcome: Outcome = self.ingest.apply(tx, deliveries, now)
+            for rollout in tx.rollouts.concerned_ids(outcome.changed):
+                rollouts.advance(tx, rollouts.get(tx, rollout), sight)
+        self._publisher.acknowledge(ack_messages(outcome.stored))
+        self._publisher.repeat(outcome.lagging, now)
+        self._publisher.repeat_chunks(outcome.missing, now)
+
+    def _on_store_failed(self, exc: StorageError) -> None:
+        if not self._has_failed:
+            log.error("%s (%s)", exc, exc.hint)
+        self._has_failed = self._must_listen = True
+
+    def _greet(self) -> None:
+        """Say what a broker must know that may have forgotten everything."""
+        topic = topics.ControllerPresence()
+        self._link.publish(topic.text, self._presence("online"), qos=topic.qos, retain=True)
+        with self.store.read() as tx:
+            devices = tx.states.generations(Selection())
+        self._publisher.on_connected(sorted(devices))
+        self._must_greet = False
+        self._must_listen = True
+        self._next_tick_unix_ms = 0
+
+    def _tick(self) -> None:
+        now = self._clock()
+        if self.is_connected and self._must_greet:
+            self._greet()
+        if self.is_connected and (self._must_listen or self.inbox.has_overflowed()):
+            self._must_listen = False
+            self._link.subscribe(topics.CONTROLLER_FILTERS, qos=1)
+        # A clock that was set back must not stop the ticks.
+        if 0 < self._next_tick_unix_ms - now <= TICK_MS:
+            return
+        self._next_tick_unix_ms = now + TICK_MS
+        if self.is_connected:
+            self._step_all()
+        if self.is_connected and not 0 < self._next_reconcile_unix_ms - now <= RECONCILE_EVERY_MS:
+            self._next_reconcile_unix_ms = now + RECONCILE_EVERY_MS
+            with self.store.read() as tx:
+                lagging = tx.states.lagging()
+            self._publisher.repeat(lagging, now)
+        if not 0 < self._next_prune_unix_ms - now <= PRUNE_EVERY_MS:
+            self._next_prune_unix_ms = now + PRUNE_EVERY_MS
+            with self.store.write() as tx:
+                tx.journal.prune_records(now - RECORD_DAYS * DAY_MS)
+
+    def _step_all(self) -> None:
+        with self.store.read() as tx:
+            live = tx.rollouts.live_ids()
+        for rollout in live:
+            with self.store.write() as tx:
+                rollouts.advance(tx, rollouts.get(tx, rollout), self._sight())
+
+    def _send(self) -> None:
+        self._publisher.load()
+        if self._has_new_chunks:
+            self._has_new_chunks = False
+            self._publisher.load_chunks()
+        self._publisher.pump(self._clock())
+        self._publisher.settle()
+
+    def _sight(self) -> rollouts.Sight:
+        return rollouts.Sight(self._clock(), self._connected_unix_ms)
+
+    def _will(self) -> Will:
+        self._birth += 1
+        return Will(topics.ControllerPresence().text, self._presence("offline"))
+
+    def _presence(self, state: str) -> bytes:
+        message = m.ControllerPresence.model_validate(
+            {"state": state, "boot": self._boot, "birth": self._birth, "version": VERSION}
+        )
+        return codec.encode(message)

@@ -1,0 +1,135 @@
+"""Devices and releases: what a person adds, changes and removes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from fleet.api.schemas import DeviceIn
+from fleet.store.journal import EventRow
+from fleet.store.releases import ReleaseRow
+from fleet.store.store import Store, Tx
+from wire import topics
+from wire.errors import PeerError
+from wire.manifest import MANIFEST
+
+
+@dataclass(frozen=True, slots=True)
+class Pushed:
+    """What a push did; the counts speak of chunks that no release before it had."""
+
+    release: ReleaseRow
+    is_new: bool
+    new_chunk_count: int = 0
+    new_bytes: int = 0
+
+
+def push(store: Store, path: Path, now_unix_ms: int) -> Pushed:
+    """Make the bundle at `path` a release, and its chunks ready to be published.
+
+    Pushing the same bundle again changes nothing, and heals chunks that were lost on disk.
+
+    Raises:
+        BundleError: The archive is truncated, foreign or tampered with.
+        PeerError: `version_exists`: this version is there with another content.
+        StorageError: The store failed; nothing was added.
+    """
+    # Both bring numpy; the controller starts without it.
+    from fleet.bundle import read_bundle
+    from fleet.chunker import cut_bundle
+
+    opened = read_bundle(path)
+    name, version = opened.manifest.name, opened.manifest.version
+    with store.read() as tx:
+        _refuse_other_content(tx, name, version, opened.manifest_digest)
+    cut = cut_bundle(opened.files)
+    lengths = store.chunks.add(cut.chunks)
+    release = ReleaseRow(
+        model=name,
+        version=version,
+        manifest=opened.manifest_digest,
+        index_digest=cut.index_digest,
+        bytes=sum(len(data) for data in opened.files.values()),
+        chunk_count=len(cut.chunks),
+        manifest_body=opened.files[MANIFEST].decode(),
+        created_unix_ms=now_unix_ms,
+    )
+    with store.write() as tx:
+        old = _refuse_other_content(tx, name, version, opened.manifest_digest)
+        if old is not None:
+            return Pushed(old, is_new=False)
+        sizes = {digest: (len(cut.chunks[digest]), lengths[digest]) for digest in cut.chunks}
+        fresh = tx.releases.add(release, sizes)
+        new_bytes = sum(lengths[digest] for digest in fresh)
+        text = f"{name}:{version} pushed, {len(fresh)} of {len(sizes)} chunks are new"
+        tx.journal.note([EventRow("release", f"{name}:{version}", text)], now_unix_ms)
+    return Pushed(release, is_new=True, new_chunk_count=len(fresh), new_bytes=new_bytes)
+
+
+def _refuse_other_content(tx: Tx, name: str, version: str, manifest: str) -> ReleaseRow | None:
+    old = tx.releases.get(name, version)
+    if old is not None and old.manifest != manifest:
+        raise PeerError(
+            f"{name}:{version} is there with other content ({old.manifest[:12]}, this bundle is"
+            f" {manifest[:12]})",
+            code="version_exists",
+            hint="a release never changes: convert again with a new --version",
+        )
+    return old
+
+
+def add_devices(tx: Tx, devices: Iterable[DeviceIn], now_unix_ms: int) -> None:
+    """Admit devices, all of them or none.
+
+    Raises:
+        PeerError: `device_exists` or `device_twice`.
+    """
+    added = [(device.id, device.tags) for device in devices]
+    tx.devices.add(added, now_unix_ms)
+    if len(added) == 1:
+        tx.journal.note([EventRow("device", added[0][0], f"{added[0][0]} added")], now_unix_ms)
+    else:
+        text = f"{len(added)} devices added"
+        tx.journal.note([EventRow("device", added[0][0], text)], now_unix_ms)
+
+
+def set_tags(tx: Tx, device: str, tags: Mapping[str, str], now_unix_ms: int) -> None:
+    """Replace the tags of a device; rollouts that run keep the devices they started with.
+
+    Raises:
+        PeerError: `unknown_device`.
+    """
+    require_device(tx, device)
+    tx.devices.set_tags(device, tags)
+    shown = ", ".join(f"{key}={value}" for key, value in sorted(tags.items())) or "none"
+    tx.journal.note([EventRow("device", device, f"{device} tags: {shown}")], now_unix_ms)
+
+
+def remove_device(tx: Tx, device: str, now_unix_ms: int) -> None:
+    """Remove a device with its records, and clear what the broker retains of it.
+
+    An agent that still runs keeps serving; it ignores the empty desired state.
+
+    Raises:
+        PeerError: `unknown_device`.
+    """
+    require_device(tx, device)
+    tx.devices.remove(device)
+    for topic in (topics.Desired(device), topics.Reported(device), topics.Presence(device)):
+        tx.journal.publish(topic.text, "")
+    tx.journal.note([EventRow("device", device, f"{device} removed")], now_unix_ms)
+
+
+def require_device(tx: Tx, device: str) -> None:
+    """Check that a device is in the fleet.
+
+    Raises:
+        PeerError: `unknown_device`.
+    """
+    if not tx.devices.known([device]):
+        raise PeerError(
+            f"there is no device {device[:80]!r}",
+            code="unknown_device",
+            hint=f"`fleet device add {device[:64]}` admits it",
+        )

@@ -1,0 +1,349 @@
+"""Rollouts against the store: evidence from its tables, the engine's step, its commands carried out.
+
+Every function runs inside the caller's transaction, so that a decision, its desired states and
+their publications are stored together or not at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from fleet.api.schemas import RollbackDevice, RollbackIn, RollbackResult, RolloutIn
+from fleet.core import gate
+from fleet.core import rollout as engine
+from fleet.core.reconcile import next_generation, previous_of, rollback_of
+from fleet.core.states import LIVE, Assign, Command, DeviceEvidence, ReleaseKey, Rollout
+from fleet.store.devices import Selection
+from fleet.store.journal import EventRow
+from fleet.store.rollouts import Order
+from fleet.store.store import Tx
+from wire import messages as m
+from wire.errors import PeerError
+from wire.lifecycle import Outcome, UpdateState
+
+from . import desired
+from .narrate import narrate
+
+WAITING_FOR_BROKER = "waiting for the connection to the broker"
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """When it is, and since when the controller has seen the devices.
+
+    While the link was down nothing could be heard, so silence counts from `since_unix_ms` on; None
+    means that the link is down now, and then nothing is judged and no phase opens.
+    """
+
+    now_unix_ms: int
+    since_unix_ms: int | None
+
+
+def start(tx: Tx, request: RolloutIn, sight: Sight) -> Rollout:
+    """Start a rollout; it takes its devices over from older ones of the same model.
+
+    Raises:
+        PeerError: `unknown_release`, `no_device_matches`, `rollout_running` or `too_many_models`.
+    """
+    release = tx.releases.get(request.model, request.version)
+    if release is None:
+        raise PeerError(
+            f"there is no release {request.model}:{request.version}",
+            code="unknown_release",
+            hint="push its bundle first; `fleet releases` lists what is there",
+        )
+    selection = Selection(match=request.match)
+    devices = _matched(tx, selection)
+    key = ReleaseKey(release.version, release.manifest)
+    _refuse_twice(tx, request, key)
+    _refuse_too_many(tx, selection, request.model)
+    rollout = engine.plan(
+        rollout=tx.rollouts.next_id(),
+        model=request.model,
+        release=key,
+        devices=_already(tx, selection, devices, request.model, key),
+        shares=tuple(request.phases),
+        soak_s=request.soak_s,
+        tolerance=request.tolerance,
+        now_unix_ms=sight.now_unix_ms,
+    )
+    body = m.DesiredModel(
+        name=request.model,
+        version=release.version,
+        manifest=release.manifest,
+        index=release.index_digest,
+        rollout=rollout.id,
+        probation=request.probation,
+        guards=request.guards,
+    )
+    taken = frozenset(member.device for member in rollout.members)
+    _supersede(tx, request.model, taken, f"taken over by {rollout.id}", sight)
+    tx.rollouts.add(rollout, Order(dict(request.match), body))
+    text = f"started: {request.model}:{request.version} to {len(rollout.members)} devices"
+    tx.journal.note([EventRow("rollout", rollout.id, text)], sight.now_unix_ms)
+    return advance(tx, rollout, sight)
+
+
+def advance(tx: Tx, rollout: Rollout, sight: Sight) -> Rollout:
+    """Step a stored rollout with all that is known now, and carry its commands out."""
+    if sight.since_unix_ms is None:
+        return rollout
+    new, commands = engine.step(rollout, evidence(tx, rollout, sight), sight.now_unix_ms)
+    return _carry_out(tx, rollout, new, commands, sight)
+
+
+def pause(tx: Tx, rollout_id: str, sight: Sight) -> Rollout:
+    """Pause a running rollout.
+
+    Raises:
+        PeerError: `unknown_rollout` or `rollout_ended`.
+    """
+    rollout = _live(tx, rollout_id, "paused")
+    return _carry_out(tx, rollout, engine.pause(rollout), (), sight)
+
+
+def resume(tx: Tx, rollout_id: str, sight: Sight) -> Rollout:
+    """Resume a paused rollout.
+
+    Raises:
+        PeerError: `unknown_rollout` or `rollout_ended`.
+    """
+    rollout = _live(tx, rollout_id, "resumed")
+    if rollout.state == "paused":
+        rollout = _carry_out(tx, rollout, engine.resume(rollout), (), sight)
+    return advance(tx, rollout, sight)
+
+
+def abort(tx: Tx, rollout_id: str, sight: Sight) -> Rollout:
+    """End a rollout; unconfirmed devices return to their previous release.
+
+    Raises:
+        PeerError: `unknown_rollout` or `rollout_ended`.
+    """
+    rollout = get(tx, rollout_id)
+    if rollout.state not in LIVE and rollout.state != "inconclusive":
+        raise _ended(rollout, "aborted")
+    new, commands = engine.abort(rollout, evidence(tx, rollout, sight), sight.now_unix_ms)
+    return _carry_out(tx, rollout, new, commands, sight)
+
+
+def rollback(tx: Tx, request: RollbackIn, sight: Sight) -> RollbackResult:
+    """Return each matched device to the release that it confirmed before the present one.
+
+    Raises:
+        PeerError: `unknown_model` or `no_device_matches`.
+    """
+    if not tx.releases.by_model(request.model):
+        raise PeerError(
+            f"there is no model {request.model}",
+            code="unknown_model",
+            hint="`fleet releases` lists what was pushed",
+        )
+    selection = Selection(match=request.match)
+    devices = _matched(tx, selection)
+    _supersede(tx, request.model, frozenset(devices), "rolled back by hand", sight)
+    present = {
+        row.device: row.model
+        for row in tx.states.desired(selection)
+        if row.model.name == request.model
+    }
+    confirmed = tx.states.confirmed(selection, request.model)
+    reports = tx.states.reports(selection)
+    results = []
+    for device in devices:
+        now = present.get(device)
+        history = confirmed.get(device, [])
+        report = reports.get(device)
+        back = rollback_of(
+            present=now.manifest if now else None,
+            confirmed=[key for key, _ in history],
+            quarantined={q.manifest for q in report.quarantined} if report else (),
+        )
+        if back.release is not None:
+            body = next(body for key, body in history if key == back.release)
+            generation = desired.generation_after(tx, device)
+            tx.states.void_confirmed_after(device, request.model, back.release.manifest)
+            desired.give(tx, device, generation, body.model_copy(update={"rollout": None}))
+        results.append(
+            RollbackDevice(
+                device=device,
+                from_version=now.version if now else None,
+                to_version=back.release.version if back.release else None,
+                reason=back.reason,
+            )
+        )
+    moved = sum(1 for result in results if result.to_version is not None)
+    text = f"{request.model} rolled back on {moved} of {len(results)} devices"
+    tx.journal.note([EventRow("rollback", request.model, text)], sight.now_unix_ms)
+    return RollbackResult(model=request.model, devices=results)
+
+
+def get(tx: Tx, rollout_id: str) -> Rollout:
+    """Return a stored rollout.
+
+    Raises:
+        PeerError: `unknown_rollout`.
+    """
+    rollout = tx.rollouts.get(rollout_id)
+    if rollout is None:
+        raise PeerError(
+            f"there is no rollout {rollout_id[:80]!r}",
+            code="unknown_rollout",
+            hint="`fleet rollouts` lists them",
+        )
+    return rollout
+
+
+def evidence(tx: Tx, rollout: Rollout, sight: Sight) -> dict[str, DeviceEvidence]:
+    """Return what the store knows of each member that still exists."""
+    return _evidence(
+        tx, Selection(rollout=rollout.id), rollout.model, rollout.release.manifest, sight
+    )
+
+
+def _evidence(
+    tx: Tx, selection: Selection, model: str, manifest: str, sight: Sight
+) -> dict[str, DeviceEvidence]:
+    floor = sight.since_unix_ms or 0
+    presence = tx.devices.presence(selection)
+    generations = tx.states.generations(selection)
+    reports = tx.states.reports(selection)
+    reported = {row.device: row for row in tx.states.reported(selection, model)}
+    confirmed = tx.states.confirmed(selection, model)
+    result = {}
+    for device, last_seen in tx.devices.last_seen(selection).items():
+        here = presence.get(device)
+        report = reports.get(device)
+        row = reported.get(device)
+        seen_generation = report.generation if report else 0
+        result[device] = DeviceEvidence(
+            is_online=here is not None and here.state == "online",
+            next_generation=next_generation(
+                desired_generation=generations.get(device, 0), reported_generation=seen_generation
+            ),
+            reported_generation=seen_generation,
+            offline_since_unix_ms=max(here.since_unix_ms, floor) if here else floor,
+            last_seen_unix_ms=max(last_seen or 0, floor),
+            active=row.active_manifest if row else None,
+            state=UpdateState(row.state) if row else None,
+            target=row.target_manifest if row else None,
+            outcome=Outcome(row.outcome) if row and row.outcome else None,
+            code=row.code if row else None,
+            detail=row.detail if row else "",
+            previous=previous_of(
+                target=manifest,
+                confirmed=[key for key, _ in confirmed.get(device, [])],
+                quarantined={q.manifest for q in report.quarantined} if report else (),
+            ),
+        )
+    return result
+
+
+def _carry_out(
+    tx: Tx, old: Rollout, new: Rollout, commands: Iterable[Command], sight: Sight
+) -> Rollout:
+    body = None
+    for command in commands:
+        if isinstance(command, Assign):
+            body = body or tx.rollouts.order(new.id).body
+            desired.give(tx, command.device, command.generation, body)
+            continue
+        previous = _previous_body(tx, command.device, new.model, command.previous)
+        if previous is None:
+            desired.take(tx, command.device, command.generation, new.model)
+        else:
+            desired.give(tx, command.device, command.generation, previous)
+    if new != old:
+        tx.rollouts.save(old, new)
+        tx.journal.note(narrate(old, new), sight.now_unix_ms)
+    return new
+
+
+def _previous_body(
+    tx: Tx, device: str, model: str, previous: ReleaseKey | None
+) -> m.DesiredModel | None:
+    if previous is None:
+        return None
+    history = tx.states.confirmed(Selection(device=device), model).get(device, [])
+    body = next((body for key, body in history if key.manifest == previous.manifest), None)
+    return body.model_copy(update={"rollout": None}) if body is not None else None
+
+
+def _supersede(tx: Tx, model: str, devices: frozenset[str], why: str, sight: Sight) -> None:
+    """Take devices out of all live rollouts of a model; one that is left empty ends."""
+    for rollout_id in tx.rollouts.live_ids(model):
+        old = get(tx, rollout_id)
+        new = engine.supersede(old, devices, why)
+        if new != old:
+            advance(tx, _carry_out(tx, old, new, (), sight), sight)
+
+
+def _live(tx: Tx, rollout_id: str, wish: str) -> Rollout:
+    rollout = get(tx, rollout_id)
+    if rollout.state not in LIVE:
+        raise _ended(rollout, wish)
+    return rollout
+
+
+def _ended(rollout: Rollout, wish: str) -> PeerError:
+    return PeerError(
+        f"{rollout.id} is {rollout.state} and cannot be {wish}: {rollout.reason}",
+        code="rollout_ended",
+        hint="start a new rollout, or use `fleet rollback`",
+    )
+
+
+def _matched(tx: Tx, selection: Selection) -> list[str]:
+    devices = tx.devices.ids(selection)
+    if not devices:
+        wish = " ".join(f"{key}={value}" for key, value in selection.match.items())
+        raise PeerError(
+            f"no device matches {wish or 'because there are none'}",
+            code="no_device_matches",
+            hint="`fleet devices` lists the devices and their tags",
+        )
+    return devices
+
+
+def _refuse_twice(tx: Tx, request: RolloutIn, key: ReleaseKey) -> None:
+    for rollout_id in tx.rollouts.live_ids(request.model):
+        same = tx.rollouts.order(rollout_id)
+        if same.body.manifest == key.manifest and same.match == request.match:
+            raise PeerError(
+                f"{rollout_id} is already rolling out {request.model}:{request.version} to these"
+                " devices",
+                code="rollout_running",
+                hint=f"watch it with `fleet rollout show {rollout_id}`, or abort it first",
+            )
+
+
+def _refuse_too_many(tx: Tx, selection: Selection, model: str) -> None:
+    others: dict[str, int] = {}
+    for row in tx.states.desired(selection):
+        if row.model.name != model:
+            others[row.device] = others.get(row.device, 0) + 1
+    full = sorted(d for d, count in others.items() if count >= m.MAX_MODELS_PER_DEVICE)
+    if full:
+        raise PeerError(
+            f"{', '.join(full[:5])}: {m.MAX_MODELS_PER_DEVICE} models already, no room for {model}",
+            code="too_many_models",
+            hint="choose other devices",
+        )
+
+
+def _already(
+    tx: Tx, selection: Selection, devices: list[str], model: str, key: ReleaseKey
+) -> Mapping[str, bool]:
+    """Return for each device whether it is assigned the release, serves it and confirmed it."""
+    seen = _evidence(tx, selection, model, key.manifest, Sight(0, 0))
+    assigned = {
+        row.device: row.generation
+        for row in tx.states.desired(selection)
+        if row.model.manifest == key.manifest
+    }
+    return {
+        device: device in assigned
+        and gate.is_confirmed(key.manifest, assigned[device], seen[device])
+        for device in devices
+    }
