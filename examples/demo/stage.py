@@ -163,7 +163,7 @@ class Stage:
 
     def records(self, device: str) -> list[dict[str, Any]]:
         """Return every event and piece of telemetry of a device that the store has."""
-        return list(self.api(f"/v1/devices/{device}/records"))
+        return list(self.api(f"/v1/devices/{device}/records?limit=1000"))
 
     def rollout(self, version: str) -> dict[str, Any]:
         """Return the newest rollout of a version, with its members."""
