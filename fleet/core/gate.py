@@ -67,11 +67,16 @@ def outcome_of(manifest: str, member: Member, seen: DeviceEvidence) -> MemberSta
     return None
 
 
-def is_silent(seen: DeviceEvidence, now_unix_ms: int) -> bool:
-    """Whether a device has been out of reach for so long that a phase stops waiting for it."""
+def is_silent(seen: DeviceEvidence, opened_unix_ms: int, now_unix_ms: int) -> bool:
+    """Whether a device has been out of reach for so long that its phase stops waiting for it.
+
+    Silence counts from the opening of the phase at the earliest.
+    """
     if not seen.is_online:
-        return now_unix_ms - (seen.offline_since_unix_ms or 0) >= SILENCE_LIMIT_MS
-    return now_unix_ms - (seen.last_seen_unix_ms or 0) >= STALE_LIMIT_MS
+        since = max(seen.offline_since_unix_ms or 0, opened_unix_ms)
+        return now_unix_ms - since >= SILENCE_LIMIT_MS
+    since = max(seen.last_seen_unix_ms or 0, opened_unix_ms)
+    return now_unix_ms - since >= STALE_LIMIT_MS
 
 
 def bad_members(rollout: Rollout) -> tuple[Member, ...]:

@@ -129,28 +129,29 @@ def supersede(rollout: Rollout, devices: frozenset[str], why: str) -> Rollout:
 
 def _absorb(rollout: Rollout, evidence: Evidence, now_unix_ms: int) -> Rollout:
     members = tuple(
-        _observe(rollout.release.manifest, m, evidence.get(m.device), now_unix_ms)
-        for m in rollout.members
+        _observe(rollout, m, evidence.get(m.device), now_unix_ms) for m in rollout.members
     )
     return rollout if members == rollout.members else replace(rollout, members=members)
 
 
-def _observe(manifest: str, member: Member, seen: DeviceEvidence | None, now: int) -> Member:
+def _observe(rollout: Rollout, member: Member, seen: DeviceEvidence | None, now: int) -> Member:
     if member.state in BAD or member.state in ("superseded", "withdrawn"):
         return member
     if seen is None:
         return replace(
             member, state="superseded", code="device_removed", detail="the device was removed"
         )
-    end = gate.outcome_of(manifest, member, seen)
+    end = gate.outcome_of(rollout.release.manifest, member, seen)
     if end == member.state:
         return member
     if end == "confirmed":
         return replace(member, state=end, confirmed_unix_ms=now, code=seen.code, detail=seen.detail)
     if end is not None:
         return replace(member, state=end, code=seen.code, detail=seen.detail)
-    if member.state == "in_progress" and gate.is_silent(seen, now):
-        return replace(member, state="pending", code="silent")
+    if member.state == "in_progress":
+        opened = rollout.phases[member.phase].opened_unix_ms or 0
+        if gate.is_silent(seen, opened, now):
+            return replace(member, state="pending", code="silent")
     return member
 
 
