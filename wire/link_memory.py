@@ -79,9 +79,10 @@ class MemoryBroker:
             if self._links.get(link.client_id) is not link:
                 return None
             self._token += 1
-            self._post(link, Published(self._token))
+            token = self._token  # deliveries below may publish in turn, and count on
+            self._post(link, Published(token))
             self._route(topic, payload, retain=retain)
-            return self._token
+            return token
 
     def _route(self, topic: str, payload: bytes, *, retain: bool) -> None:
         with self._lock:
