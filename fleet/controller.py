@@ -101,7 +101,8 @@ class Controller:
             self._stopping.wait(timeout_s)
         else:
             self._has_failed = False
-        return bool(events) or not self._publisher.is_idle
+        is_sending = self.is_connected and not self._publisher.is_idle
+        return bool(events) or not self.inbox.is_empty or is_sending
 
     def stop(self) -> None:
         """Say goodbye to the broker and end; `run` returns. Idempotent, from any thread."""

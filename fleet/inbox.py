@@ -56,6 +56,12 @@ class Inbox:
             self._delivery_count -= sum(isinstance(event, Delivered) for event in taken)
             return taken
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no event waits."""
+        with self._condition:
+            return not self._events
+
     def has_overflowed(self) -> bool:
         """Return whether deliveries were dropped since the last call and room is there again."""
         with self._condition:

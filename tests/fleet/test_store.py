@@ -1,0 +1,233 @@
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fleet.core.states import ReleaseKey
+from fleet.store.devices import Selection
+from fleet.store.journal import EventRow, RecordKey, RecordRow
+from fleet.store.store import Store
+from wire import messages as m
+from wire.errors import PeerError, StorageError
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    store = Store(tmp_path / "fleet.db", tmp_path)
+    yield store
+    store.close()
+
+
+def model(version: str) -> m.DesiredModel:
+    return m.DesiredModel(name="digits", version=version, manifest=version * 64, index="0" * 64)
+
+
+def record(seq: int, *, channel: str = "telemetry/vitals", boot: str = "b" * 16) -> RecordRow:
+    return RecordRow(RecordKey("cam", boot, seq), channel, 1000 + seq, "{}")
+
+
+def test_the_database_is_durable_by_its_settings(store: Store, tmp_path: Path) -> None:
+    with store._writer.connect() as connection:
+        values = {
+            name: connection.exec_driver_sql(f"PRAGMA {name}").scalar()
+            for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
+        }
+    assert values == {
+        "journal_mode": "wal",
+        "synchronous": 2,
+        "foreign_keys": 1,
+        "busy_timeout": 5000,
+    }
+
+
+def test_what_was_written_is_there_after_opening_again(tmp_path: Path) -> None:
+    first = Store(tmp_path / "fleet.db", tmp_path)
+    with first.write() as tx:
+        tx.devices.add([("cam", {"site": "lab"})], 1)
+    first.close()
+    second = Store(tmp_path / "fleet.db", tmp_path)
+    with second.read() as tx:
+        assert [row.tags for row in tx.devices.rows(Selection())] == [{"site": "lab"}]
+    second.close()
+
+
+def test_a_store_of_a_newer_program_is_refused_with_advice(tmp_path: Path) -> None:
+    Store(tmp_path / "fleet.db", tmp_path).close()
+    with sqlite3.connect(tmp_path / "fleet.db") as raw:
+        raw.execute("UPDATE meta SET value = '99' WHERE key = 'schema_version'")
+    with pytest.raises(StorageError) as caught:
+        Store(tmp_path / "fleet.db", tmp_path)
+    assert caught.value.code == "store_newer"
+    assert "99" in str(caught.value)
+    assert caught.value.hint
+
+
+def test_a_file_that_is_no_database_is_refused_with_advice(tmp_path: Path) -> None:
+    (tmp_path / "fleet.db").write_bytes(b"no database at all" * 100)
+    with pytest.raises(StorageError) as caught:
+        Store(tmp_path / "fleet.db", tmp_path)
+    assert caught.value.code == "store_unreadable"
+
+
+def test_a_transaction_that_raises_leaves_nothing(store: Store) -> None:
+    def fail() -> None:
+        with store.write() as tx:
+            tx.devices.add([("cam", {})], 1)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    with store.read() as tx:
+        assert tx.devices.ids(Selection()) == []
+
+
+def test_readers_see_the_last_commit_while_a_writer_works(store: Store) -> None:
+    with store.write() as tx:
+        tx.devices.add([("a", {})], 1)
+        with store.read() as other:
+            assert other.devices.ids(Selection()) == []
+    with store.read() as other:
+        assert other.devices.ids(Selection()) == ["a"]
+
+
+def test_writers_of_many_threads_take_turns(store: Store) -> None:
+    def work(number: int) -> None:
+        for step in range(10):
+            with store.write() as tx:
+                tx.devices.add([(f"d-{number}-{step}", {})], 1)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with store.read() as tx:
+        assert len(tx.devices.ids(Selection())) == 40
+
+
+def test_devices_are_added_all_or_none(store: Store) -> None:
+    with store.write() as tx:
+        tx.devices.add([("a", {})], 1)
+    with pytest.raises(PeerError) as caught, store.write() as tx:
+        tx.devices.add([("b", {}), ("a", {})], 1)
+    assert caught.value.code == "device_exists"
+    assert "a" in str(caught.value)
+    with pytest.raises(PeerError, match="named twice"), store.write() as tx:
+        tx.devices.add([("c", {}), ("c", {})], 1)
+    with store.read() as tx:
+        assert tx.devices.ids(Selection()) == ["a"]
+
+
+def test_selections_ask_for_every_tag(store: Store) -> None:
+    with store.write() as tx:
+        tx.devices.add(
+            [
+                ("a", {"site": "lab", "kind": "cam"}),
+                ("b", {"site": "lab"}),
+                ("c", {"site": "hall", "kind": "cam"}),
+            ],
+            1,
+        )
+    with store.read() as tx:
+        assert tx.devices.ids(Selection(match={"site": "lab"})) == ["a", "b"]
+        assert tx.devices.ids(Selection(match={"site": "lab", "kind": "cam"})) == ["a"]
+        assert tx.devices.ids(Selection(match={"site": "moon"})) == []
+
+
+def test_records_are_stored_once(store: Store) -> None:
+    with store.write() as tx:
+        tx.devices.add([("cam", {})], 1)
+        assert len(tx.journal.add_records([record(1), record(2), record(2)])) == 2
+        fresh = tx.journal.add_records([record(2), record(3), record(1, boot="c" * 16)])
+    assert {(r.key.boot[0], r.key.seq) for r in fresh} == {("b", 3), ("c", 1)}
+
+
+def test_records_are_listed_newest_first_by_channel(store: Store) -> None:
+    with store.write() as tx:
+        tx.devices.add([("cam", {})], 1)
+        tx.journal.add_records([record(1), record(2, channel="event/update"), record(3), record(4)])
+        listed = tx.journal.records("cam", channel="telemetry", limit=2)
+        assert [r.key.seq for r in listed] == [4, 3]
+        listed = tx.journal.records("cam", channel="event/update", limit=9)
+        assert [r.key.seq for r in listed] == [2]
+        assert tx.journal.prune_records(1003) == 2
+        assert [r.key.seq for r in tx.journal.records("cam", channel=None, limit=9)] == [4, 3]
+
+
+def test_a_newer_publication_replaces_an_unsent_one_of_its_topic(store: Store) -> None:
+    with store.write() as tx:
+        tx.journal.publish("t/1", "old")
+        old = tx.journal.unsent()[0]
+        tx.journal.publish("t/1", "new")
+        tx.journal.set_sent([old.id])  # the old one's confirmation must not drop the new one
+        assert [p.payload for p in tx.journal.unsent()] == ["new"]
+        assert tx.journal.unsent(after=tx.journal.unsent()[0].id) == []
+
+
+def test_events_beyond_the_cap_are_dropped(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fleet.store.journal.MAX_EVENTS", 5)
+    with store.write() as tx:
+        for number in range(12):
+            tx.journal.note([EventRow("device", "d", str(number))], 1)
+        assert [e.text for e in tx.journal.events(0, 99)] == ["7", "8", "9", "10", "11"]
+
+
+def test_confirmed_history_is_a_stack_that_a_rollback_pops(store: Store) -> None:
+    def history() -> list[ReleaseKey]:
+        with store.read() as tx:
+            found = tx.states.confirmed(Selection(device="cam"), "digits")
+        return [key for key, _ in found.get("cam", [])]
+
+    with store.write() as tx:
+        tx.devices.add([("cam", {})], 1)
+        for version in "1", "1", "2", "3":
+            tx.states.add_confirmed("cam", model(version), 1)
+    assert [key.version for key in history()] == ["3", "2", "1"]
+    with store.write() as tx:
+        tx.states.void_confirmed_after("cam", "digits", "2" * 64)
+        assert not tx.states.add_confirmed("cam", model("2"), 1)  # confirmed again: no news
+    assert [key.version for key in history()] == ["2", "1"]
+
+
+def test_confirmed_history_is_bounded(store: Store) -> None:
+    with store.write() as tx:
+        tx.devices.add([("cam", {})], 1)
+        for number in range(30):
+            tx.states.add_confirmed("cam", model("ab"[number % 2]), number)
+        found = tx.states.confirmed(Selection(device="cam"), "digits")["cam"]
+    assert len(found) == 8
+
+
+def test_removing_a_device_removes_all_that_is_stored_of_it(store: Store) -> None:
+    with store.write() as tx:
+        tx.devices.add([("cam", {"a": "b"})], 1)
+        tx.journal.add_records([record(1)])
+        tx.states.set_desired("cam", model("1"), 1)
+        tx.states.set_generation("cam", 1)
+        tx.states.add_confirmed("cam", model("1"), 1)
+        tx.devices.remove("cam")
+        tx.devices.add([("cam", {})], 1)
+        assert tx.journal.records("cam", channel=None, limit=9) == []
+        assert tx.states.generations(Selection()) == {}
+        assert tx.states.confirmed(Selection(), "digits") == {}
+
+
+def test_a_damaged_chunk_is_noticed_and_healed_by_adding_it_again(
+    store: Store, tmp_path: Path
+) -> None:
+    plain = b"hello"
+    digest = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"
+    store.chunks.add({digest: plain})
+    path = tmp_path / "chunks" / digest[:2] / digest
+    path.write_bytes(b"damaged")
+    with pytest.raises(StorageError) as caught:
+        store.chunks.read(digest)
+    assert caught.value.code == "chunk_lost"
+    store.chunks.discard(digest)
+    store.chunks.add({digest: plain})
+    assert store.chunks.read(digest)
+    assert list(path.parent.glob(".*")) == []
