@@ -15,7 +15,6 @@ from .adapters.fetcher import Fetcher
 from .core.events import (
     Announce,
     CancelFetch,
-    CandidateRefused,
     CheckGolden,
     Collect,
     DiscardCandidate,
@@ -65,7 +64,7 @@ class Effects:
         doing = "" if name is None else f"; {name}: {update_state(state.update)}"
         return f"serving {serving or 'no model'}{doing}"
 
-    def _run(self, effect: Effect, state: DeviceState) -> CandidateRefused | None:
+    def _run(self, effect: Effect, state: DeviceState) -> Event | None:
         match effect:
             case Fetch(assignment=assignment):
                 self._fetcher.fetch(assignment)
@@ -78,7 +77,7 @@ class Effects:
             case Promote():
                 self._runtimes.promote()
             case DiscardCandidate():
-                self._runtimes.discard_candidate()
+                return self._runtimes.discard_candidate()
             case CheckGolden(name=name):
                 self._runtimes.check_golden(name)
             case Announce():

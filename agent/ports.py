@@ -162,7 +162,8 @@ class RuntimeHost(Protocol):
         """Start an incarnation with exactly `models`; return its number.
 
         An earlier candidate is discarded without an event. Ends in `CandidateReady` or
-        `CandidateFailed`; with `auto_promote` the former is followed by `Promoted`.
+        `CandidateFailed`; with `auto_promote` the former is followed by `Promoted`. With
+        `swap = "replace"` the serving incarnation ends first: nothing serves until `Promoted`.
         """
 
     def promote(self) -> None:

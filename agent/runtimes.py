@@ -40,18 +40,27 @@ from .ports import (
 log = logging.getLogger(__name__)
 
 NOTHING: Final = Counters()
+DISPLACED: Final = RuntimeEnded("displaced", "it had made room for a candidate")
 
 
 class Runtimes:
     """Drives a `RuntimeHost`; used by the loop's thread only."""
 
-    def __init__(self, host: RuntimeHost, content: ContentStore) -> None:
+    def __init__(self, host: RuntimeHost, content: ContentStore, *, is_replacing: bool) -> None:
+        """Begin with no incarnation.
+
+        Args:
+            host: Starts and ends them.
+            content: Where the models are.
+            is_replacing: Whether the old incarnation ends before the new one starts.
+        """
         self._host = host
         self._content = content
         self._loaded: dict[str, ServedModel] = {}
         self._candidate: int | None = None
         self._is_auto = False
         self._serving: int | None = None
+        self._is_replacing = is_replacing
         self._due: tuple[float, Serve] | None = None
         self._seen = NOTHING
         self._seen_at_s = 0.0
@@ -78,10 +87,12 @@ class Runtimes:
         """Let the candidate accept."""
         self._host.promote()
 
-    def discard_candidate(self) -> None:
-        """End the candidate."""
+    def discard_candidate(self) -> RuntimeEnded | None:
+        """End the candidate; return the event of what it had displaced, if that is gone."""
+        is_gap = self._candidate is not None and self._serving is None and self._is_replacing
         self._candidate = None
         self._host.discard_candidate()
+        return DISPLACED if is_gap else None
 
     def check_golden(self, name: str) -> None:
         """Run a served model's golden rows again."""
@@ -116,7 +127,9 @@ class Runtimes:
                 return () if self._is_auto else (CandidatePassed(),)
             case CandidateFailed(incarnation=number) if number == self._candidate:
                 self._candidate = None
-                return (CandidateRefused(item.model, item.code, item.detail),)
+                refused = CandidateRefused(item.model, item.code, item.detail)
+                is_gap = self._is_replacing and self._serving is None and not self._is_auto
+                return (refused, DISPLACED) if is_gap else (refused,)
             case Promoted(incarnation=number):
                 self._serving, self._candidate = number, None
                 self._seen, self._seen_at_s = NOTHING, time.monotonic()
@@ -146,6 +159,8 @@ class Runtimes:
             except StorageError as exc:
                 return CandidateRefused(name, exc.code, str(exc))
         self._is_auto = auto_promote
+        if self._is_replacing:
+            self._serving = None
         self._candidate = self._host.start_candidate(tuple(served), auto_promote=auto_promote)
         return None
 

@@ -68,7 +68,7 @@ def _run(config: AgentConfig, root: Path, inbox: Inbox, host: ProcessRuntimeHost
     )
     uplink = Uplink(link, outbox, device=device, boot=boot, agent=f"modelfleet {VERSION}")
     fetcher = Fetcher(content, link, tell=inbox.put, ask_again=uplink.ask_chunks, check=_check_fits)
-    runtimes = Runtimes(host, content)
+    runtimes = Runtimes(host, content, is_replacing=config.serve.swap == "replace")
     telemetry = TelemetryReporter(
         device=device,
         interval_s=config.telemetry.interval_s,

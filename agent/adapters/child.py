@@ -1,0 +1,330 @@
+"""Incarnations as processes: started, promoted, watched and ended, connections relayed between.
+
+The order of a swap, so that no request is lost and no client sees the old version after the new:
+the candidate loads and proves itself; the old one closes its listening sockets (new connections
+wait in the supervisor's backlog); the candidate accepts; the old one hands its idle connections
+over, one by one as they become idle, and ends. With `swap = "replace"` the old one hands over
+everything first, and the supervisor holds the connections until the candidate accepts.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import selectors
+import socket
+import threading
+import time
+from typing import Final
+
+from agent import control
+from agent.ports import (
+    CandidateFailed,
+    CandidateReady,
+    GoldenChecked,
+    Heartbeat,
+    Promoted,
+    RuntimeDied,
+    RuntimeSettings,
+    RuntimeSink,
+    ServedModel,
+    WindowClosed,
+)
+from wire.errors import PeerError
+from wire.lifecycle import Code
+
+from .child_process import Child, counters, window_stats
+from .listeners import open_listeners
+
+log = logging.getLogger(__name__)
+
+STOP_ACCEPTING_S: Final = 2.0
+"""How long the old incarnation may take to close its listening sockets before it is overtaken."""
+KILL_AFTER_S: Final = 5.0
+"""Grace beyond a deadline before SIGKILL."""
+
+
+class ProcessRuntimeHost:
+    """See `agent.ports.RuntimeHost`.
+
+    Methods are called by the loop's thread; one reader thread takes what the children say, relays
+    connections and posts events. One lock guards everything between them.
+    """
+
+    def __init__(self, settings: RuntimeSettings, sink: RuntimeSink) -> None:
+        self._settings = settings
+        self._sink = sink
+        self._listeners: list[socket.socket] = []
+        self._lock = threading.RLock()
+        self._selector = selectors.DefaultSelector()
+        self._wake_out, self._wake_in = os.pipe()
+        os.set_blocking(self._wake_out, False)
+        self._number = 0
+        self._serving: Child | None = None
+        self._candidate: Child | None = None
+        self._leaving: list[Child] = []
+        self._queued: Child | None = None  # waits for the old one to be gone (swap = "replace")
+        self._held: list[int] = []
+        self._promoting_since_s: float | None = None
+        self._is_stopping = False
+        self._reader = threading.Thread(target=self._read, name="runtimes", daemon=True)
+
+    def open(self) -> None:
+        """See `RuntimeHost.open`."""
+        self._listeners = open_listeners(self._settings)
+        self._selector.register(self._wake_out, selectors.EVENT_READ, None)
+        self._reader.start()
+
+    def start_candidate(self, models: tuple[ServedModel, ...], *, auto_promote: bool) -> int:
+        """See `RuntimeHost.start_candidate`."""
+        with self._lock:
+            self.discard_candidate()
+            child = self._make(models, auto_promote=auto_promote)
+            if self._settings.swap == "replace" and (self._serving or self._leaving):
+                self._queued = child
+                if self._serving is not None:
+                    self._drain(self._serving)
+                    self._serving = None
+            else:
+                self._launch(child)
+            return child.number
+
+    def promote(self) -> None:
+        """See `RuntimeHost.promote`."""
+        with self._lock:
+            if self._candidate is None or not self._candidate.is_ready:
+                return
+            if self._serving is not None and self._serving.tell(control.StopAccepting()):
+                self._promoting_since_s = time.monotonic()
+            else:
+                self._candidate.tell(control.Serve())
+
+    def discard_candidate(self) -> None:
+        """See `RuntimeHost.discard_candidate`."""
+        with self._lock:
+            self._queued = None
+            self._promoting_since_s = None
+            if self._candidate is not None:
+                child, self._candidate = self._candidate, None
+                self._end(child)
+
+    def close_window(self) -> None:
+        """See `RuntimeHost.close_window`."""
+        with self._lock:
+            if self._serving is not None:
+                self._serving.tell(control.CloseWindow())
+
+    def check_golden(self, model: str) -> None:
+        """See `RuntimeHost.check_golden`."""
+        with self._lock:
+            if self._serving is not None:
+                self._serving.tell(control.CheckGolden(model))
+
+    def tick(self) -> None:
+        """See `RuntimeHost.tick`."""
+        now_s = time.monotonic()
+        with self._lock:
+            if (child := self._candidate) is not None and child.is_late(now_s):
+                child.verdict = (Code.START_TIMEOUT, f"not ready within {child.timeout_s:g} s")
+                child.kill()
+            if (child := self._serving) is not None and (why := self._stuck(child, now_s)):
+                child.verdict = (Code.REQUEST_STUCK, why)
+                child.kill()
+            for child in self._leaving:
+                if now_s > child.leave_by_s:
+                    child.kill()
+            since_s = self._promoting_since_s
+            if since_s is not None and now_s - since_s > STOP_ACCEPTING_S and self._candidate:
+                self._promoting_since_s = None
+                self._candidate.tell(control.Serve())
+
+    def stop(self) -> None:
+        """See `RuntimeHost.stop`."""
+        with self._lock:
+            if not self._reader.is_alive() or self._is_stopping:
+                return
+            self._is_stopping = True
+            self.discard_candidate()
+            self._drop_held()
+            if self._serving is not None:
+                self._drain(self._serving)
+                self._serving = None
+        deadline_s = time.monotonic() + self._settings.drain_s + KILL_AFTER_S
+        while self._leaving and time.monotonic() < deadline_s:
+            time.sleep(0.01)
+        with self._lock:
+            for child in self._leaving:
+                child.kill()
+        os.write(self._wake_in, b"x")
+        self._reader.join(timeout=KILL_AFTER_S)
+        for listener in self._listeners:
+            listener.close()
+        path = self._settings.socket
+        if path is not None and "unix" not in self._settings.inherited:
+            path.unlink(missing_ok=True)
+
+    # -- starting and ending, lock held
+
+    def _make(self, models: tuple[ServedModel, ...], *, auto_promote: bool) -> Child:
+        self._number += 1
+        return Child(
+            self._number,
+            models,
+            auto_promote=auto_promote,
+            timeout_s=self._settings.start_timeout_s,
+        )
+
+    def _launch(self, child: Child) -> None:
+        self._candidate = child
+        child.spawn(self._listeners, self._settings.request_deadline_s)
+        self._selector.register(child.channel, selectors.EVENT_READ, child)
+        os.write(self._wake_in, b"x")
+
+    def _drain(self, child: Child) -> None:
+        child.leave_by_s = time.monotonic() + self._settings.drain_s + KILL_AFTER_S
+        self._leaving.append(child)
+        if not child.tell(control.Drain(self._settings.drain_s)):
+            child.kill()
+
+    def _end(self, child: Child) -> None:
+        child.leave_by_s = time.monotonic()
+        self._leaving.append(child)
+        child.kill()
+
+    def _stuck(self, child: Child, now_s: float) -> str | None:
+        limit_s = self._settings.request_deadline_s + KILL_AFTER_S
+        if child.oldest_request_s > limit_s:
+            return f"an inference has run for {child.oldest_request_s:.0f} s"
+        silent_s = now_s - child.last_beat_s
+        if silent_s > self._settings.heartbeat_timeout_s:
+            return f"no sign of life for {silent_s:.0f} s"
+        return None
+
+    def _drop_held(self) -> None:
+        for descriptor in self._held:
+            os.close(descriptor)
+        self._held.clear()
+
+    # -- the reader thread
+
+    def _read(self) -> None:
+        while True:
+            for key, _ in self._selector.select():
+                if key.data is None:
+                    self._woken()
+                else:
+                    self._hear(key.data)
+            with self._lock:
+                if self._is_stopping and not self._leaving:
+                    return
+
+    def _woken(self) -> None:
+        try:
+            os.read(self._wake_out, 1024)
+        except BlockingIOError:
+            return
+
+    def _hear(self, child: Child) -> None:
+        while True:
+            try:
+                received = control.receive_report(child.channel)
+            except BlockingIOError:
+                return
+            except (OSError, PeerError) as exc:
+                log.warning("runtime %d: %s", child.number, exc)
+                received = None
+            with self._lock:
+                if received is None:
+                    self._gone(child)
+                    return
+                self._take(child, *received)
+
+    def _take(self, child: Child, report: control.Report, descriptor: int | None) -> None:
+        match report:
+            case control.HandOver() if descriptor is not None:
+                self._relay(descriptor)
+            case control.Ready():
+                self._ready(child, report)
+            case control.Failed(model=model, code=code, detail=detail):
+                child.culprit = model
+                child.verdict = (code, detail)
+            case control.Stopped() if child is self._serving and self._promoting_since_s:
+                self._promoting_since_s = None
+                if self._candidate is not None:
+                    self._candidate.tell(control.Serve())
+            case control.Accepting() if child is self._candidate:
+                self._accepting(child)
+            case control.Beat():
+                child.last_beat_s = time.monotonic()
+                child.oldest_request_s = report.oldest_request_s
+                if child is self._serving:
+                    models = {name: counters(tally) for name, tally in report.models.items()}
+                    self._sink(
+                        Heartbeat(child.number, models, report.oldest_request_s, report.rss_bytes)
+                    )
+            case control.Windows():
+                stats = tuple(window_stats(window) for window in report.windows)
+                self._sink(WindowClosed(child.number, stats))
+            case control.Golden():
+                self._sink(
+                    GoldenChecked(child.number, report.model, report.is_passed, report.detail)
+                )
+            case control.Drained():
+                log.debug(
+                    "runtime %d drained: %d moved, %d cut",
+                    child.number,
+                    report.handed_over,
+                    report.cut,
+                )
+            case _:
+                log.debug("runtime %d: nothing to do about %s", child.number, report)
+
+    def _ready(self, child: Child, report: control.Ready) -> None:
+        if child is not self._candidate:
+            return
+        child.is_ready = True
+        child.last_beat_s = time.monotonic()
+        self._sink(
+            CandidateReady(child.number, report.runtime, report.max_opset, report.protections)
+        )
+        if child.auto_promote:
+            self.promote()
+
+    def _accepting(self, child: Child) -> None:
+        old, self._serving, self._candidate = self._serving, child, None
+        held, self._held = self._held, []
+        for descriptor in held:
+            self._relay(descriptor)
+        self._sink(Promoted(child.number))
+        if old is not None:
+            self._drain(old)
+
+    def _relay(self, descriptor: int) -> None:
+        """Pass a connection on to what serves; keep it for what comes; close it at the end."""
+        taker = self._serving
+        if self._is_stopping:
+            os.close(descriptor)
+        elif taker is None or not taker.tell(control.Adopt(), descriptor):
+            self._held.append(descriptor)
+        else:
+            os.close(descriptor)
+
+    def _gone(self, child: Child) -> None:
+        """Answer the end of a child's channel: the process ends, whatever it was is over."""
+        self._selector.unregister(child.channel)
+        code, detail = child.reap()
+        if child in self._leaving:
+            self._leaving.remove(child)
+        elif child is self._candidate:
+            self._candidate = None
+            self._promoting_since_s = None
+            self._sink(CandidateFailed(child.number, child.culprit, code, detail))
+        elif child is self._serving:
+            self._serving = None
+            self._sink(RuntimeDied(child.number, code, detail))
+            if self._promoting_since_s and self._candidate is not None:
+                self._promoting_since_s = None
+                self._candidate.tell(control.Serve())
+        if self._queued is not None and not self._leaving and not self._is_stopping:
+            queued, self._queued = self._queued, None
+            self._launch(queued)

@@ -1,0 +1,89 @@
+"""Counts of what each model answered: since the start, and over the telemetry window."""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_right
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from agent.control import Model, Tally, Window
+from wire.histogram import LATENCY_EDGES_MS, latency_quantile
+
+CAUSES: Final = ("runtime", "deadline", "client", "non_finite")
+
+
+@dataclass(slots=True)
+class _Sums:
+    request_count: int = 0
+    row_count: int = 0
+    runtime: int = 0
+    deadline: int = 0
+    client: int = 0
+    non_finite: int = 0
+
+    def add(self, rows: int, cause: str | None) -> None:
+        self.request_count += 1
+        self.row_count += rows
+        if cause is not None:
+            setattr(self, cause, getattr(self, cause) + 1)
+
+    def tally(self) -> Tally:
+        return Tally(
+            self.request_count,
+            self.row_count,
+            self.runtime,
+            self.deadline,
+            self.client,
+            self.non_finite,
+        )
+
+
+class ModelCounters:
+    """Counts of one model; touched by the event loop's thread only."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._total = _Sums()
+        self._open_window()
+
+    def count(self, *, rows: int, cause: str | None, latency_ms: float) -> None:
+        """Count one request, after its answer was sent.
+
+        Args:
+            rows: Rows that were answered.
+            cause: None for a good answer, else one of `CAUSES`.
+            latency_ms: From the whole request to the whole answer; bad requests do not count.
+        """
+        self._total.add(rows, cause)
+        self._window.add(rows, cause)
+        if cause != "client":
+            self._latency[bisect_right(LATENCY_EDGES_MS, latency_ms)] += 1
+
+    def total(self) -> Tally:
+        """Return the counts since the start."""
+        return self._total.tally()
+
+    def close_window(self) -> Window:
+        """Return the window and begin the next one."""
+        latency = np.asarray(self._latency)
+        window = Window(
+            model=self._model.name,
+            version=self._model.version,
+            manifest=self._model.manifest,
+            start_unix_ms=self._start_unix_ms,
+            duration_s=round(time.monotonic() - self._start_s, 3),
+            tally=self._window.tally(),
+            p50_ms=latency_quantile(latency, 0.5),
+            p99_ms=latency_quantile(latency, 0.99),
+        )
+        self._open_window()
+        return window
+
+    def _open_window(self) -> None:
+        self._window = _Sums()
+        self._latency = [0] * (len(LATENCY_EDGES_MS) + 1)
+        self._start_s = time.monotonic()
+        self._start_unix_ms = time.time_ns() // 1_000_000

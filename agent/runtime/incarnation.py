@@ -1,0 +1,193 @@
+"""The life of one incarnation: load, prove, serve, hand over, end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Coroutine, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import uvloop
+
+from agent import control
+from wire.errors import BundleError, PeerError
+from wire.lifecycle import Code
+
+from .confine import limit_memory
+from .drain import DrainableServer
+from .selftest import run_golden
+from .server import InferenceServer
+from .session import MAX_OPSET, LoadedModel, runtime_name
+
+BEAT_S: Final = 1.0
+DEFAULT_BUDGET_MB: Final = 512
+"""For a model that declares no memory budget; generous, since it guards against bombs."""
+HEADROOM_BYTES: Final = 256 * 1024 * 1024
+"""For requests, answers and threads, beside the models' own budgets."""
+_PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
+
+
+def run(
+    channel: socket.socket, listeners: Sequence[socket.socket], protections: tuple[str, ...]
+) -> int:
+    """Live from the `Start` command to the end; return the exit code."""
+    received = control.receive_command(channel)
+    if received is None or not isinstance(received[0], control.Start):
+        return 1
+    start = received[0]
+    models: dict[str, LoadedModel] = {}
+    for model in start.models:
+        try:
+            models[model.name] = _load(model)
+        except BundleError as exc:
+            control.send(channel, control.Failed(model.name, exc.code, str(exc)[:300]))
+            return 1
+        except MemoryError:
+            text = "the device has too little memory to load it"
+            control.send(channel, control.Failed(model.name, Code.LOAD_FAILED, text))
+            return 1
+    budget_mb = sum(model.memory_mb or DEFAULT_BUDGET_MB for model in start.models)
+    if limit_memory(budget_mb * 1024 * 1024 + HEADROOM_BYTES):
+        protections = (*protections, "memory_limit")
+    control.send(channel, control.Ready(runtime_name(), MAX_OPSET, protections))
+    server = InferenceServer(models, start.request_deadline_s)
+    return uvloop.run(Incarnation(channel, listeners, models, server).live())
+
+
+def _load(model: control.Model) -> LoadedModel:
+    loaded = LoadedModel(model)
+    loaded.measure(run_golden(loaded))
+    return loaded
+
+
+class Incarnation:
+    """Serves and obeys; everything here runs in the event loop's thread."""
+
+    def __init__(
+        self,
+        channel: socket.socket,
+        listeners: Sequence[socket.socket],
+        models: dict[str, LoadedModel],
+        app: InferenceServer,
+    ) -> None:
+        self._channel = channel
+        self._listeners = list(listeners)
+        self._models = models
+        self._app = app
+        self._server = DrainableServer(app)
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._ended = asyncio.Event()
+
+    async def live(self) -> int:
+        """Serve until drained, or until the channel ends."""
+        self._channel.setblocking(False)
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._channel.fileno(), self._on_readable)
+        self._spawn(self._beat())
+        self._spawn(self._server.run_ticks())
+        await self._ended.wait()
+        loop.remove_reader(self._channel.fileno())
+        return 0
+
+    def _on_readable(self) -> None:
+        while True:
+            try:
+                received = control.receive_command(self._channel)
+            except BlockingIOError:
+                return
+            except (OSError, PeerError):
+                received = None
+            if received is None:
+                self._ended.set()
+                return
+            self._obey(*received)
+
+    def _obey(self, command: control.Command, descriptor: int | None) -> None:
+        match command:
+            case control.Serve():
+                self._spawn(self._serve())
+            case control.StopAccepting():
+                self._server.stop_accepting()
+                self._tell(control.Stopped())
+            case control.Drain(drain_s=drain_s):
+                self._spawn(self._drain(drain_s))
+            case control.Adopt() if descriptor is not None:
+                self._spawn(self._server.adopt(descriptor))
+            case control.CloseWindow():
+                self._tell(self._close_windows())
+            case control.CheckGolden(model=name):
+                self._check_golden(name)
+            case _:
+                pass
+
+    async def _serve(self) -> None:
+        await self._server.accept(self._listeners)
+        self._tell(control.Accepting())
+
+    async def _drain(self, drain_s: float) -> None:
+        self._server.stop_accepting()
+        moved, cut = await self._server.hand_over(self._give_away, drain_s)
+        self._tell(self._close_windows())
+        self._tell(control.Drained(moved, cut))
+        self._ended.set()
+
+    def _give_away(self, descriptor: int) -> bool:
+        try:
+            control.send(self._channel, control.HandOver(), descriptor)
+        except BlockingIOError:
+            return False  # the supervisor is busy; the next sweep tries again
+        except OSError:
+            return False
+        return True
+
+    def _close_windows(self) -> control.Windows:
+        return control.Windows(
+            tuple(counters.close_window() for counters in self._app.counters.values())
+        )
+
+    def _check_golden(self, name: str) -> None:
+        model = self._models.get(name)
+        if model is None:
+            self._tell(control.Golden(name, is_passed=False, detail="there is no such model"))
+            return
+        try:
+            run_golden(model)
+        except BundleError as exc:
+            self._tell(control.Golden(name, is_passed=False, detail=str(exc)[:300]))
+        else:
+            self._tell(control.Golden(name, is_passed=True, detail=""))
+
+    async def _beat(self) -> None:
+        while True:
+            self._tell(
+                control.Beat(
+                    {name: counters.total() for name, counters in self._app.counters.items()},
+                    round(self._app.oldest_request_s(), 3),
+                    _rss_bytes(),
+                )
+            )
+            await asyncio.sleep(BEAT_S)
+
+    def _tell(self, report: control.Report) -> None:
+        try:
+            control.send(self._channel, report)
+        except BlockingIOError:
+            pass  # a supervisor that does not read for long is ended by its own watchdog
+        except OSError:
+            self._ended.set()
+
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._forget)
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (fault := task.exception()) is not None:
+            raise fault
+
+
+def _rss_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE_BYTES

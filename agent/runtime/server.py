@@ -1,0 +1,208 @@
+"""The inference server: one raw ASGI application over the models of this incarnation.
+
+Small models run on the event loop; those measured slow run in a few threads. What a request did
+is counted after its answer is sent, so that counting costs the client nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Final
+
+from wire.manifest import Manifest
+
+from . import oip
+from .counters import ModelCounters
+from .session import Array, InferenceError, LoadedModel, runtime_name
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+SLOW_THREADS: Final = 2
+MAX_WAITING: Final = 32
+"""Requests for slow models under way or waiting; beyond, 503 tells the client to come back."""
+
+_JSON: Final = (b"content-type", b"application/json")
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What goes back, and how it counts: for which model, how many rows, which cause of error."""
+
+    status: int
+    body: bytes
+    model: str | None = None
+    rows: int = 0
+    cause: str | None = None
+
+
+class InferenceServer:
+    """The ASGI application; lives in the event loop's thread."""
+
+    def __init__(self, models: Mapping[str, LoadedModel], deadline_s: float) -> None:
+        self._models = models
+        self._deadline_s = deadline_s
+        self._counters = {name: ModelCounters(model.model) for name, model in models.items()}
+        self._pool = ThreadPoolExecutor(SLOW_THREADS, thread_name_prefix="inference")
+        self._running: dict[int, float] = {}
+        self._waiting_count = 0
+        self._number = 0
+
+    @property
+    def counters(self) -> Mapping[str, ModelCounters]:
+        """The counts of each model."""
+        return self._counters
+
+    def oldest_request_s(self) -> float:
+        """Return how long the oldest inference has run, 0 without any."""
+        return time.monotonic() - min(self._running.values(), default=time.monotonic())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one HTTP request."""
+        if scope["type"] != "http":
+            return
+        body = await _read_body(receive) if scope["method"] == "POST" else b""
+        began_s = time.perf_counter()
+        reply = (
+            await self._answer(scope, body)
+            if body is not None
+            else Reply(413, oip.encode_error(f"the body is over {oip.MAX_BODY_BYTES} bytes"))
+        )
+        await _send_reply(send, reply)
+        if reply.model is not None:
+            self._counters[reply.model].count(
+                rows=reply.rows,
+                cause=reply.cause,
+                latency_ms=(time.perf_counter() - began_s) * 1000,
+            )
+
+    async def _answer(self, scope: Scope, body: bytes) -> Reply:
+        method, parts = scope["method"], oip.split_path(scope["path"])
+        match parts:
+            case ["v2", "models", name, "infer"]:
+                if method != "POST":
+                    return _wrong_method(method)
+                model = self._models.get(name)
+                return await self._infer(model, scope, body) if model else _no_model(name)
+            case ["v2", *_] if method not in ("GET", "HEAD"):
+                return _wrong_method(method)
+            case ["v2"]:
+                return _ok({"name": "modelfleet", "version": runtime_name(), "extensions": []})
+            case ["v2", "health", "live"]:
+                return _ok({"live": True})
+            case ["v2", "health", "ready"]:
+                is_ready = bool(self._models)
+                # The specification's text writes the key `live` here: send both.
+                state = oip.encode_json({"ready": is_ready, "live": True})
+                return Reply(200 if is_ready else 503, state)
+            case ["v2", "models", name]:
+                model = self._models.get(name)
+                return _ok(oip.model_metadata(model.manifest)) if model else _no_model(name)
+            case ["v2", "models", name, "ready"]:
+                is_known = name in self._models
+                return _ok({"name": name, "ready": True}) if is_known else _no_model(name)
+            case _:
+                return Reply(404, oip.encode_error(f"there is no {scope['path'][:200]}"))
+
+    async def _infer(self, model: LoadedModel, scope: Scope, body: bytes) -> Reply:
+        name = model.manifest.name
+        if any(key == oip.BINARY_HEADER for key, _ in scope["headers"]):
+            text = "binary tensor data is not supported; send JSON"
+            return Reply(400, oip.encode_error(text), name, cause="client")
+        try:
+            request = oip.parse_request(model.manifest, body)
+        except oip.RequestError as exc:
+            return Reply(exc.status, oip.encode_error(str(exc)), name, cause="client")
+        if model.is_slow and self._waiting_count >= MAX_WAITING:
+            return Reply(503, oip.encode_error("too many requests are waiting; try again"))
+        try:
+            answers = await self._run(model, request)
+        except InferenceError as exc:
+            return Reply(500, oip.encode_error(f"inference failed: {exc}"), name, cause="runtime")
+        except TimeoutError:
+            text = f"no answer within {self._deadline_s:g} s"
+            return Reply(504, oip.encode_error(text), name, cause="deadline")
+        return _answered(model.manifest, request, answers)
+
+    async def _run(self, model: LoadedModel, request: oip.Request) -> list[Array]:
+        """Run on the loop, or in a thread when the model is slow.
+
+        A thread cannot be ended: past the deadline the client gets its answer, the inference stays
+        on the books, and the supervisor ends the whole process if it never returns.
+        """
+        outputs = [spec.name for spec in request.outputs]
+        self._number += 1
+        number = self._number
+        self._running[number] = time.monotonic()
+        if not model.is_slow:
+            try:
+                return model.run(request.feeds, outputs)
+            finally:
+                del self._running[number]
+        self._waiting_count += 1
+        task = asyncio.get_running_loop().run_in_executor(
+            self._pool, model.run, request.feeds, outputs
+        )
+        task.add_done_callback(lambda done: self._finished(number, done))
+        return await asyncio.wait_for(asyncio.shield(task), self._deadline_s)
+
+    def _finished(self, number: int, done: asyncio.Future[list[Array]]) -> None:
+        self._running.pop(number, None)
+        self._waiting_count -= 1
+        if not done.cancelled():
+            done.exception()  # taken here, since after a deadline nobody else does
+
+
+def _answered(manifest: Manifest, request: oip.Request, answers: list[Array]) -> Reply:
+    is_finite = oip.are_finite(answers)
+    is_fault = not is_finite and oip.are_finite(list(request.feeds.values()))
+    return Reply(
+        200,
+        oip.encode_answer(manifest, request, answers, is_finite=is_finite),
+        manifest.name,
+        rows=request.n_rows,
+        cause="non_finite" if is_fault else None,
+    )
+
+
+def _ok(body: Mapping[str, Any]) -> Reply:
+    return Reply(200, oip.encode_json(body))
+
+
+def _no_model(name: str) -> Reply:
+    return Reply(404, oip.encode_error(f"there is no model {name[:64]!r} on this device"))
+
+
+def _wrong_method(method: str) -> Reply:
+    return Reply(405, oip.encode_error(f"{method[:16]} is not possible here"))
+
+
+async def _read_body(receive: Receive) -> bytes | None:
+    """Return the whole body, or None when it is over the cap."""
+    message = await receive()
+    body: bytes = message.get("body", b"")
+    if not message.get("more_body"):
+        return body if len(body) <= oip.MAX_BODY_BYTES else None
+    parts, size = [body], len(body)
+    while message.get("more_body"):
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return b""
+        part = message.get("body", b"")
+        size += len(part)
+        if size <= oip.MAX_BODY_BYTES:
+            parts.append(part)
+    return b"".join(parts) if size <= oip.MAX_BODY_BYTES else None
+
+
+async def _send_reply(send: Send, reply: Reply) -> None:
+    headers = [_JSON, (b"content-length", str(len(reply.body)).encode())]
+    if reply.status == 503:
+        headers.append((b"retry-after", b"1"))
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    await send({"type": "http.response.body", "body": reply.body})

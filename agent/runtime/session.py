@@ -1,0 +1,128 @@
+"""Models in onnxruntime: the one module of the agent that imports it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy.typing as npt
+
+from agent.control import Model
+from wire.errors import BundleError
+from wire.lifecycle import Code
+from wire.manifest import GOLDEN, MANIFEST, MODEL, Manifest, TensorSpec, parse_manifest
+
+# Its Linux wheels contact a vendor's host since 1.29; it must be set before the import.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+import onnxruntime as ort
+
+Array = npt.NDArray[Any]
+
+ORT_TYPES: Final[Mapping[str, str]] = {
+    "BOOL": "tensor(bool)", "UINT8": "tensor(uint8)", "UINT16": "tensor(uint16)",
+    "UINT32": "tensor(uint32)", "UINT64": "tensor(uint64)", "INT8": "tensor(int8)",
+    "INT16": "tensor(int16)", "INT32": "tensor(int32)", "INT64": "tensor(int64)",
+    "FP16": "tensor(float16)", "FP32": "tensor(float)", "FP64": "tensor(double)",
+    "BYTES": "tensor(string)",
+}  # fmt: skip
+INLINE_LIMIT_S: Final = 0.005
+"""A model that takes longer for one request runs in a thread, so that others are not held up;
+below, the hand-over to a thread costs more than it gives (15,000 against 4,700 requests/s)."""
+MAX_OPSET: Final = 24
+"""The newest ai.onnx opset that every onnxruntime since 1.23 loads; told in the inventory."""
+
+ort.set_default_logger_severity(4)  # its warnings are for authors of models, not for devices
+
+
+def runtime_name() -> str:
+    """Return the name and version of the inference engine."""
+    return f"onnxruntime {ort.__version__}"
+
+
+class LoadedModel:
+    """One model, ready to run. `run` may be called from any thread.
+
+    Attributes:
+        model: What it was loaded from.
+        manifest: Its parsed manifest.
+        is_slow: Whether requests belong in a thread.
+    """
+
+    def __init__(self, model: Model) -> None:
+        """Load the model and compare its inputs and outputs with the manifest.
+
+        Raises:
+            BundleError: `load_failed` or `manifest_invalid`.
+        """
+        self.model = model
+        self.manifest: Manifest = parse_manifest(Path(model.files[MANIFEST]).read_bytes())
+        self.is_slow = False
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = max(1, min(2, len(os.sched_getaffinity(0))))
+        options.inter_op_num_threads = 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self._session = ort.InferenceSession(
+                model.files[MODEL], options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as exc:  # onnxruntime raises a dozen types of its own
+            raise BundleError(_first_line(exc), code=Code.LOAD_FAILED) from exc
+        self._output_names = [spec.name for spec in self.manifest.outputs]
+        _compare("input", self.manifest.inputs, self._session.get_inputs())
+        _compare("output", self.manifest.outputs, self._session.get_outputs())
+
+    @property
+    def golden_path(self) -> Path:
+        """Where the golden rows are."""
+        return Path(self.model.files[GOLDEN])
+
+    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None) -> list[Array]:
+        """Return the outputs, by default all in the order of the manifest.
+
+        Raises:
+            InferenceError: onnxruntime could not answer.
+        """
+        try:
+            answer: list[Array] = self._session.run(outputs or self._output_names, dict(feeds))
+        except Exception as exc:  # as above
+            raise InferenceError(_first_line(exc)) from exc
+        return answer
+
+    def measure(self, feeds: Mapping[str, Array]) -> None:
+        """Run one row twice and decide from the second run whether the model is slow."""
+        row = {name: array[:1] for name, array in feeds.items()}
+        try:
+            self.run(row)
+            began_s = time.perf_counter()
+            self.run(row)
+        except InferenceError:
+            return  # some models take whole batches only; the golden rows have passed
+        self.is_slow = time.perf_counter() - began_s > INLINE_LIMIT_S
+
+
+class InferenceError(Exception):
+    """The model failed on an input that its contract allows: the model's fault."""
+
+
+def _compare(kind: str, specs: Sequence[TensorSpec], nodes: Sequence[Any]) -> None:
+    found = {node.name: node.type for node in nodes}
+    for spec in specs:
+        if found.get(spec.name) != ORT_TYPES[spec.datatype]:
+            raise BundleError(
+                f"the manifest says {kind} {spec.name} is {spec.datatype}, "
+                f"the model says {found.get(spec.name, 'there is none')}",
+                code=Code.LOAD_FAILED,
+            )
+    if kind == "input" and (extra := set(found) - {spec.name for spec in specs}):
+        raise BundleError(
+            f"the model has inputs that the manifest does not name: {', '.join(sorted(extra))}",
+            code=Code.LOAD_FAILED,
+        )
+
+
+def _first_line(exc: Exception) -> str:
+    return (str(exc).strip().splitlines() or [type(exc).__name__])[0][:300]
