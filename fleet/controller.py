@@ -26,6 +26,7 @@ from wire.errors import StorageError
 from wire.link import Connected, Delivered, Disconnected, Link, LinkEvent, Published, Will
 
 from . import registry, rollouts
+from .evidence import Sight
 from .inbox import Inbox
 from .ingest import Ingest, Outcome, ack_messages
 from .publisher import Publisher
@@ -226,8 +227,9 @@ class Controller:
         sight = self._sight()
         with self.store.write() as tx:
             outcome: Outcome = self.ingest.apply(tx, deliveries, now)
-            for rollout in tx.rollouts.concerned_ids(outcome.changed):
-                rollouts.advance(tx, rollouts.get(tx, rollout), sight)
+            news = frozenset(outcome.changed)
+            for rollout in tx.rollouts.concerned_ids(news):
+                rollouts.advance(tx, rollouts.get(tx, rollout), sight, news=news)
         self._publisher.acknowledge(ack_messages(outcome.stored))
         self._publisher.repeat(outcome.lagging, now)
         self._publisher.repeat_chunks(outcome.missing, now)
@@ -286,8 +288,8 @@ class Controller:
         self._publisher.pump(self._clock())
         self._publisher.settle()
 
-    def _sight(self) -> rollouts.Sight:
-        return rollouts.Sight(self._clock(), self._connected_unix_ms)
+    def _sight(self) -> Sight:
+        return Sight(self._clock(), self._connected_unix_ms)
 
     def _will(self) -> Will:
         self._birth += 1

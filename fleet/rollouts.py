@@ -7,37 +7,22 @@ their publications are stored together or not at all.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from fleet.api.schemas import RollbackDevice, RollbackIn, RollbackResult, RolloutIn
 from fleet.core import gate
 from fleet.core import rollout as engine
-from fleet.core.reconcile import next_generation, previous_of, rollback_of
-from fleet.core.states import LIVE, Assign, Command, DeviceEvidence, ReleaseKey, Rollout
+from fleet.core.reconcile import rollback_of
+from fleet.core.states import LIVE, Assign, Command, ReleaseKey, Rollout
 from fleet.store.devices import Selection
 from fleet.store.journal import EventRow
 from fleet.store.rollouts import Order
 from fleet.store.store import Tx
 from wire import messages as m
 from wire.errors import PeerError
-from wire.lifecycle import Outcome, UpdateState
 
 from . import desired
+from .evidence import Sight, StoredEvidence, evidence_of
 from .narrate import narrate
-
-WAITING_FOR_BROKER = "waiting for the connection to the broker"
-
-
-@dataclass(frozen=True, slots=True)
-class Sight:
-    """When it is, and since when the controller has seen the devices.
-
-    While the link was down nothing could be heard, so silence counts from `since_unix_ms` on; None
-    means that the link is down now, and then nothing is judged and no phase opens.
-    """
-
-    now_unix_ms: int
-    since_unix_ms: int | None
 
 
 def start(tx: Tx, request: RolloutIn, sight: Sight) -> Rollout:
@@ -85,11 +70,21 @@ def start(tx: Tx, request: RolloutIn, sight: Sight) -> Rollout:
     return advance(tx, rollout, sight)
 
 
-def advance(tx: Tx, rollout: Rollout, sight: Sight) -> Rollout:
-    """Step a stored rollout with all that is known now, and carry its commands out."""
+def advance(
+    tx: Tx, rollout: Rollout, sight: Sight, *, news: frozenset[str] | None = None
+) -> Rollout:
+    """Step a stored rollout with all that is known now, and carry its commands out.
+
+    Args:
+        tx: The transaction.
+        rollout: As it is stored.
+        sight: The time, and since when devices could be heard.
+        news: The devices that something was heard of since the last step, None for all.
+    """
     if sight.since_unix_ms is None:
         return rollout
-    new, commands = engine.step(rollout, evidence(tx, rollout, sight), sight.now_unix_ms)
+    known = StoredEvidence(tx, rollout, sight, news)
+    new, commands = engine.step(rollout, known, sight.now_unix_ms, news=news)
     return _carry_out(tx, rollout, new, commands, sight)
 
 
@@ -124,7 +119,8 @@ def abort(tx: Tx, rollout_id: str, sight: Sight) -> Rollout:
     rollout = get(tx, rollout_id)
     if rollout.state not in LIVE and rollout.state != "inconclusive":
         raise _ended(rollout, "aborted")
-    new, commands = engine.abort(rollout, evidence(tx, rollout, sight), sight.now_unix_ms)
+    known = StoredEvidence(tx, rollout, sight)
+    new, commands = engine.abort(rollout, known, sight.now_unix_ms)
     return _carry_out(tx, rollout, new, commands, sight)
 
 
@@ -193,51 +189,6 @@ def get(tx: Tx, rollout_id: str) -> Rollout:
             hint="`fleet rollouts` lists them",
         )
     return rollout
-
-
-def evidence(tx: Tx, rollout: Rollout, sight: Sight) -> dict[str, DeviceEvidence]:
-    """Return what the store knows of each member that still exists."""
-    return _evidence(
-        tx, Selection(rollout=rollout.id), rollout.model, rollout.release.manifest, sight
-    )
-
-
-def _evidence(
-    tx: Tx, selection: Selection, model: str, manifest: str, sight: Sight
-) -> dict[str, DeviceEvidence]:
-    floor = sight.since_unix_ms or 0
-    presence = tx.devices.presence(selection)
-    generations = tx.states.generations(selection)
-    reports = tx.states.reports(selection)
-    reported = {row.device: row for row in tx.states.reported(selection, model)}
-    confirmed = tx.states.confirmed(selection, model)
-    result = {}
-    for device, last_seen in tx.devices.last_seen(selection).items():
-        here = presence.get(device)
-        report = reports.get(device)
-        row = reported.get(device)
-        seen_generation = report.generation if report else 0
-        result[device] = DeviceEvidence(
-            is_online=here is not None and here.state == "online",
-            next_generation=next_generation(
-                desired_generation=generations.get(device, 0), reported_generation=seen_generation
-            ),
-            reported_generation=seen_generation,
-            offline_since_unix_ms=max(here.since_unix_ms, floor) if here else floor,
-            last_seen_unix_ms=max(last_seen or 0, floor),
-            active=row.active_manifest if row else None,
-            state=UpdateState(row.state) if row else None,
-            target=row.target_manifest if row else None,
-            outcome=Outcome(row.outcome) if row and row.outcome else None,
-            code=row.code if row else None,
-            detail=row.detail if row else "",
-            previous=previous_of(
-                target=manifest,
-                confirmed=[key for key, _ in confirmed.get(device, [])],
-                quarantined={q.manifest for q in report.quarantined} if report else (),
-            ),
-        )
-    return result
 
 
 def _carry_out(
@@ -336,7 +287,7 @@ def _already(
     tx: Tx, selection: Selection, devices: list[str], model: str, key: ReleaseKey
 ) -> Mapping[str, bool]:
     """Return for each device whether it is assigned the release, serves it and confirmed it."""
-    seen = _evidence(tx, selection, model, key.manifest, Sight(0, 0))
+    seen = evidence_of(tx, selection, model, key.manifest, Sight(0, 0))
     assigned = {
         row.device: row.generation
         for row in tx.states.desired(selection)

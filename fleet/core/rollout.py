@@ -8,7 +8,7 @@ both are stored in one transaction, so a killed controller repeats a step or has
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from . import gate
@@ -29,7 +29,9 @@ from .states import (
 )
 
 Evidence = Mapping[str, DeviceEvidence]
-"""By device id, every member's. A member without evidence has been removed from the fleet."""
+"""By device id, every member's. A member without evidence has been removed from the fleet.
+
+Only what a step needs is asked for, so that a mapping may load the rest when it is."""
 Result = tuple[Rollout, tuple[Command, ...]]
 
 
@@ -78,14 +80,28 @@ def plan(
     )
 
 
-def step(rollout: Rollout, evidence: Evidence, now_unix_ms: int) -> Result:
-    """Return the rollout after all that is known now, and what to do about it."""
+def step(
+    rollout: Rollout,
+    evidence: Evidence,
+    now_unix_ms: int,
+    *,
+    news: Collection[str] | None = None,
+) -> Result:
+    """Return the rollout after all that is known now, and what to do about it.
+
+    Args:
+        rollout: As the last step left it.
+        evidence: What is known of its devices.
+        now_unix_ms: The time.
+        news: The devices whose evidence has changed since the last step; None looks at all of
+            them, which a tick must do, since silence is no news.
+    """
     if rollout.state == "finished":
         # Devices that were away still arrive; their ends are noted, nothing is decided any more.
-        return _absorb(rollout, evidence, now_unix_ms), ()
+        return _absorb(rollout, evidence, now_unix_ms, news), ()
     if rollout.state not in LIVE:
         return rollout, ()
-    rollout = _absorb(rollout, evidence, now_unix_ms)
+    rollout = _absorb(rollout, evidence, now_unix_ms, news)
     if (why := gate.breach(rollout)) is not None:
         return _stop(rollout, evidence, now_unix_ms, state="halted", why=why)
     if _is_taken_over(rollout):
@@ -127,16 +143,23 @@ def supersede(rollout: Rollout, devices: frozenset[str], why: str) -> Rollout:
     return replace(rollout, members=members)
 
 
-def _absorb(rollout: Rollout, evidence: Evidence, now_unix_ms: int) -> Rollout:
+def _absorb(
+    rollout: Rollout, evidence: Evidence, now_unix_ms: int, news: Collection[str] | None
+) -> Rollout:
     members = tuple(
-        _observe(rollout, m, evidence.get(m.device), now_unix_ms) for m in rollout.members
+        _observe(rollout, m, evidence.get(m.device), now_unix_ms)
+        if (news is None or m.device in news) and _is_observed(m)
+        else m
+        for m in rollout.members
     )
     return rollout if members == rollout.members else replace(rollout, members=members)
 
 
+def _is_observed(member: Member) -> bool:
+    return member.state not in BAD and member.state not in ("superseded", "withdrawn")
+
+
 def _observe(rollout: Rollout, member: Member, seen: DeviceEvidence | None, now: int) -> Member:
-    if member.state in BAD or member.state in ("superseded", "withdrawn"):
-        return member
     if seen is None:
         return replace(
             member, state="superseded", code="device_removed", detail="the device was removed"

@@ -23,11 +23,13 @@ class Selection:
         match: Tags that they carry.
         device: The one with this id.
         rollout: The members of this rollout.
+        among: Those in this set, at most `BATCH`.
     """
 
     match: Mapping[str, str] = field(default_factory=dict)
     device: str | None = None
     rollout: str | None = None
+    among: frozenset[str] | None = None
 
     def ids(self) -> Select[str]:
         """Return the query for the ids; of use within this package only."""
@@ -37,6 +39,8 @@ class Selection:
         if self.rollout is not None:
             members = select(MEMBERS.c.device).where(MEMBERS.c.rollout == self.rollout)
             query = query.where(DEVICES.c.id.in_(members))
+        if self.among is not None:
+            query = query.where(DEVICES.c.id.in_(sorted(self.among)))
         for key, value in self.match.items():
             carriers = select(TAGS.c.device).where(TAGS.c.key == key, TAGS.c.value == value)
             query = query.where(DEVICES.c.id.in_(carriers))

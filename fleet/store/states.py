@@ -134,6 +134,16 @@ class States:
             for row in self._connection.execute(query)
         }
 
+    def heads(self, selection: Selection) -> dict[str, tuple[int, frozenset[str]]]:
+        """Return the generation and the quarantined digests of the selected devices' reports."""
+        query = select(REPORTED.c.device, REPORTED.c.generation, REPORTED.c.quarantined).where(
+            REPORTED.c.device.in_(selection.ids())
+        )
+        return {
+            device: (generation, frozenset(q["manifest"] for q in json.loads(quarantined)))
+            for device, generation, quarantined in self._connection.execute(query)
+        }
+
     def reported(self, selection: Selection, model: str | None = None) -> list[ReportedModelRow]:
         """Return what the selected devices say of their models, or of one."""
         query = select(REPORTED_MODELS).where(REPORTED_MODELS.c.device.in_(selection.ids()))
@@ -184,6 +194,22 @@ class States:
             entry = ReleaseKey(row.version, row.manifest)
             body = m.DesiredModel.model_validate_json(row.body)
             result.setdefault(row.device, []).append((entry, body))
+        return result
+
+    def confirmed_keys(self, selection: Selection, model: str) -> dict[str, list[ReleaseKey]]:
+        """Return what `confirmed` does, without the desired states."""
+        query = (
+            select(CONFIRMED.c.device, CONFIRMED.c.version, CONFIRMED.c.manifest)
+            .where(
+                CONFIRMED.c.device.in_(selection.ids()),
+                CONFIRMED.c.model == model,
+                CONFIRMED.c.is_void.is_(False),
+            )
+            .order_by(CONFIRMED.c.id.desc())
+        )
+        result: dict[str, list[ReleaseKey]] = {}
+        for device, version, manifest in self._connection.execute(query):
+            result.setdefault(device, []).append(ReleaseKey(version, manifest))
         return result
 
     def add_confirmed(self, device: str, model: m.DesiredModel, now_unix_ms: int) -> bool:
