@@ -1,0 +1,173 @@
+"""What commands print: tables on a terminal, plain lines on a pipe, JSON on request."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, Final
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from wire.errors import ModelfleetError, PeerError
+
+ERROR: Final = 1
+HALTED: Final = 3
+INCONCLUSIVE: Final = 4
+
+_UNITS_S: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Match = Annotated[
+    list[str] | None,
+    typer.Option("--match", help="Only devices with this tag, KEY=VALUE; repeatable."),
+]
+Controller = Annotated[
+    str | None,
+    typer.Option(
+        "--controller", help="Address of the API; else FLEET_CONTROLLER, else from fleet.toml."
+    ),
+]
+
+
+def show(rows: Sequence[Mapping[str, object]], *, empty: str) -> None:
+    """Print a table; `empty` says what to do when there is nothing to show.
+
+    Args:
+        rows: Column title to cell, the same titles in every row.
+        empty: Printed instead of an empty table.
+    """
+    if not rows:
+        typer.echo(empty)
+        return
+    titles = list(rows[0])
+    if not sys.stdout.isatty():
+        widths = [max(len(t), *(len(_cell(row[t])) for row in rows)) for t in titles]
+        lines = [titles, *([_cell(row[t]) for t in titles] for row in rows)]
+        for line in lines:
+            typer.echo("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip())
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for title in titles:
+        table.add_column(title, overflow="fold")
+    for row in rows:
+        # Text, not markup: cells may come from devices.
+        table.add_row(*(Text(_cell(row[title])) for title in titles))
+    Console().print(table)
+
+
+def show_json(value: Any) -> None:
+    """Print JSON."""
+    typer.echo(json.dumps(value, indent=2))
+
+
+def show_facts(facts: Iterable[tuple[str, object]]) -> None:
+    """Print one fact a line, names aligned."""
+    pairs = [(name, _cell(value)) for name, value in facts]
+    width = max(len(name) for name, _ in pairs)
+    for name, value in pairs:
+        typer.echo(f"{name.ljust(width)}  {value}")
+
+
+def say(text: str) -> None:
+    """Print one line of progress to stderr, so that stdout stays data."""
+    sys.stderr.write(f"{printable(text)}\n")
+    sys.stderr.flush()
+
+
+def say_error(exc: ModelfleetError) -> None:
+    """Print an error and what to do about it."""
+    sys.stderr.write(f"fleet: {printable(str(exc))}\n")
+    if exc.hint:
+        sys.stderr.write(f"  {printable(exc.hint)}\n")
+
+
+def printable(text: str) -> str:
+    """Return `text` without control characters: it may come from a device."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "�", text)
+
+
+def parse_seconds(text: str, *, option: str) -> float:
+    """Return a duration such as 500ms, 10s, 5m, 1h in seconds.
+
+    Raises:
+        typer.BadParameter: Anything else.
+    """
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)?", text)
+    if found is None:
+        raise typer.BadParameter(
+            f"{text!r} is no duration; write it as 10s, 5m or 1h", param_hint=option
+        )
+    return float(found[1]) * _UNITS_S[found[2] or "s"]
+
+
+def parse_tags(given: Iterable[str] | None, *, option: str) -> dict[str, str]:
+    """Return KEY=VALUE arguments as a dictionary.
+
+    Raises:
+        typer.BadParameter: Anything else, or one key twice.
+    """
+    tags: dict[str, str] = {}
+    for text in given or ():
+        key, separator, value = text.partition("=")
+        if not separator or not key or not value:
+            raise typer.BadParameter(f"{text!r} is not KEY=VALUE", param_hint=option)
+        if key in tags:
+            raise typer.BadParameter(f"{key!r} is given twice", param_hint=option)
+        tags[key] = value
+    return tags
+
+
+def parse_address(text: str, *, option: str) -> tuple[str, int]:
+    """Return HOST:PORT in parts.
+
+    Raises:
+        typer.BadParameter: Anything else.
+    """
+    host, separator, port = text.rpartition(":")
+    if not separator or not host or not port.isdigit() or int(port) > 65_535:
+        raise typer.BadParameter(f"{text!r} is not HOST:PORT", param_hint=option)
+    return host.strip("[]"), int(port)
+
+
+def ago(unix_ms: int | None) -> str:
+    """Return how long ago a moment was, in words."""
+    if unix_ms is None:
+        return "never"
+    seconds = max(0, int(time.time() - unix_ms / 1000))
+    for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds // size} {unit} ago"
+    return f"{seconds} s ago"
+
+
+def in_bytes(count: float) -> str:
+    """Return a size in words."""
+    if count < 1000:
+        return f"{count:.0f} B"
+    for unit in ("kB", "MB"):
+        count /= 1000
+        if count < 1000:
+            return f"{count:.1f} {unit}"
+    return f"{count / 1000:.2f} GB"
+
+
+def confirm(question: str, *, is_sure: bool) -> None:
+    """Ask before something that is felt in the field; without a terminal nobody can be asked.
+
+    Raises:
+        PeerError: `not_confirmed`.
+    """
+    if is_sure or not sys.stdin.isatty():
+        return
+    if not typer.confirm(question):
+        raise PeerError("nothing was changed", code="not_confirmed")
+
+
+def _cell(value: object) -> str:
+    return "-" if value is None or value == "" else printable(str(value))

@@ -1,0 +1,85 @@
+"""`fleet convert`: an estimator or a file becomes a verified bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from wire.errors import PeerError
+from wire.ids import parse_name, parse_release
+
+from .console import Json, in_bytes, say, show_facts, show_json
+
+
+def register(app: typer.Typer) -> None:
+    """Add this command."""
+    app.command("convert")(convert)
+
+
+def convert(
+    source: Annotated[
+        str, typer.Argument(help="FILE.skops, .onnx, .joblib or .pkl, or module:attribute.")
+    ],
+    name: Annotated[str, typer.Option(help="The model's name on the devices.")],
+    version: Annotated[str, typer.Option(help="The release's version, such as 1.0.0.")],
+    data: Annotated[Path, typer.Option(help="Rows as .npz: X, and y if there are labels.")],
+    output: Annotated[Path | None, typer.Option(help="Else NAME-VERSION.bundle.")] = None,
+    trust_pickle: Annotated[
+        bool,
+        typer.Option("--trust-pickle", help="Load .joblib and .pkl, which run code as you."),
+    ] = False,
+    p99_ms: Annotated[float | None, typer.Option(min=0.001, help="Latency you promise.")] = None,
+    memory_mb: Annotated[int | None, typer.Option(min=1, help="Memory it may take.")] = None,
+    device_class: Annotated[str, typer.Option(help="Architecture it is made for, or any.")] = "any",
+    nan_policy: Annotated[
+        str, typer.Option(help="What devices do with missing values: reject or pass.")
+    ] = "reject",
+    code_commit: Annotated[str | None, typer.Option(help="Commit it was trained from.")] = None,
+    json: Json = False,
+) -> None:
+    """Convert a model to ONNX, prove that it answers alike, and pack it as a bundle."""
+    parse_name(name, what="model name")
+    parse_release(f"{name}:{version}")
+    if nan_policy not in ("reject", "pass"):
+        raise typer.BadParameter("reject or pass", param_hint="--nan-policy")
+    try:
+        from converter import ConvertRequest
+        from converter import convert as run
+    except ImportError as exc:
+        raise PeerError(
+            f"the converter is not installed: {exc}",
+            code="converter_missing",
+            hint="pip install 'modelfleet[converter]'",
+        ) from exc
+    report = run(
+        ConvertRequest(
+            source=source,
+            name=name,
+            version=version,
+            data=data,
+            output=output or Path(f"{name}-{version}.bundle"),
+            trust_pickle=trust_pickle,
+            p99_ms=p99_ms,
+            memory_mb=memory_mb,
+            device_class=device_class,
+            nan_policy=nan_policy,
+            code_commit=code_commit,
+        ),
+        progress=say,
+    )
+    if json:
+        show_json(report.to_json())
+        return
+    show_facts(
+        [
+            ("bundle", f"{report.output} ({in_bytes(report.bytes)})"),
+            ("manifest", report.manifest),
+            ("verdict", f"{report.verdict} on {report.row_count} rows"),
+            *(("", line) for line in report.worst),
+            *((metric, f"{value:.4f}") for metric, value in report.metrics.items()),
+            *(("warning", line) for line in report.warnings),
+        ]
+    )
+    typer.echo(f"next: fleet push {report.output}")

@@ -1,0 +1,59 @@
+"""The root of the command line: groups, errors, exit codes."""
+
+from __future__ import annotations
+
+import sys
+from typing import NoReturn
+
+import typer
+
+from fleet.cli import convert, devices, releases, rollouts, setup, watch
+from fleet.cli.console import ERROR, say_error
+from fleet.version import VERSION
+from wire.errors import ModelfleetError
+
+app = typer.Typer(
+    name="fleet",
+    help="Deploy machine-learning models to a fleet of devices, and keep watch over them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+setup.register(app)
+devices.register(app)
+convert.register(app)
+releases.register(app)
+rollouts.register(app)
+watch.register(app)
+
+
+def _show_version(*, is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"fleet {VERSION}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(
+        False, "--version", help="Print the version and exit.", is_eager=True
+    ),
+) -> None:
+    _show_version(is_asked=version)
+
+
+def main() -> NoReturn:
+    """Run the command line.
+
+    Exit codes: 0 done, 1 error, 2 wrong usage, 3 rollout halted or aborted, 4 inconclusive.
+    """
+    try:
+        app()  # ends by SystemExit; usage errors are shown by typer, with code 2
+    except ModelfleetError as exc:
+        say_error(exc)
+        sys.exit(ERROR)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        sys.exit(130)
+    sys.exit(0)

@@ -1,0 +1,260 @@
+"""`fleet rollout …`, `rollouts`, `rollback`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+import typer
+from pydantic import ValidationError
+
+from fleet.api.schemas import RollbackIn, RollbackResult, Rollout, RolloutIn
+from wire.errors import PeerError
+from wire.ids import parse_name, parse_release
+from wire.messages import Guards, Probation
+
+from .client import Client
+from .console import (
+    HALTED,
+    INCONCLUSIVE,
+    Controller,
+    Json,
+    Match,
+    ago,
+    confirm,
+    parse_seconds,
+    parse_tags,
+    say,
+    show,
+    show_facts,
+    show_json,
+)
+from .follow import follow_rollback, follow_rollout
+
+EXIT_CODES: Final = {"halted": HALTED, "aborted": HALTED, "inconclusive": INCONCLUSIVE}
+
+Id = Annotated[str, typer.Argument(help="The rollout's id; `fleet rollouts` lists them.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands."""
+    rollout = typer.Typer(help="One rollout.", no_args_is_help=True)
+    rollout.command("start")(start)
+    rollout.command("show")(show_rollout)
+    rollout.command("pause")(pause)
+    rollout.command("resume")(resume)
+    rollout.command("abort")(abort)
+    app.add_typer(rollout, name="rollout")
+    app.command("rollouts")(list_rollouts)
+    app.command("rollback")(rollback)
+
+
+def start(
+    release: Annotated[str, typer.Argument(help="NAME:VERSION, such as digits:1.0.0.")],
+    match: Match = None,
+    phases: Annotated[
+        str, typer.Option(help="Cumulative: a number of devices, or a share of them.")
+    ] = "1,50%,100%",
+    soak: Annotated[
+        str, typer.Option(help="How long a phase must stay good before the next one.")
+    ] = "60s",
+    tolerance: Annotated[
+        int, typer.Option(min=0, help="Failed devices that do not yet halt the rollout.")
+    ] = 0,
+    probation_min: Annotated[
+        str, typer.Option(help="How long the new release serves on trial, at least.")
+    ] = "30s",
+    probation_max: Annotated[
+        str, typer.Option(help="After this long without traffic the golden rows decide.")
+    ] = "10m",
+    min_inferences: Annotated[
+        int, typer.Option(min=0, help="Requests it must have answered by then.")
+    ] = 1,
+    error_ratio: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of failed requests that rolls back.")
+    ] = 0.05,
+    min_requests: Annotated[
+        int, typer.Option(min=1, help="Requests before that share is judged.")
+    ] = 20,
+    wait: Annotated[bool, typer.Option("--wait", help="Watch it to its end.")] = False,
+    json: Json = False,
+    controller: Controller = None,
+) -> None:
+    """Move devices to a release, phase by phase; it halts and rolls back by itself."""
+    name, version = parse_release(release)
+    try:
+        body = RolloutIn(
+            model=name,
+            version=version,
+            match=parse_tags(match, option="--match"),
+            phases=[share.strip() for share in phases.split(",")],
+            soak_s=parse_seconds(soak, option="--soak"),
+            tolerance=tolerance,
+            probation=Probation(
+                min_s=parse_seconds(probation_min, option="--probation-min"),
+                max_s=parse_seconds(probation_max, option="--probation-max"),
+                min_inferences=min_inferences,
+            ),
+            guards=Guards(error_ratio=error_ratio, min_requests=min_requests),
+        )
+    except ValidationError as exc:
+        fault = exc.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in fault["loc"])
+        raise PeerError(
+            f"{where}: {fault['msg']}",
+            code="usage",
+            hint="phases are written like 1,50%,100%; tags like site=lab",
+        ) from exc
+    with Client(controller) as client:
+        rollout = client.post("/v1/rollouts", body, Rollout)
+        if not json:
+            say(f"rollout {rollout.id}: {release} to {_size(rollout)} devices")
+        if wait:
+            rollout = follow_rollout(client, rollout, is_quiet=json)
+    if json:
+        show_json(rollout.model_dump(mode="json"))
+    elif wait:
+        typer.echo(f"{rollout.state}: {rollout.reason}")
+    else:
+        typer.echo(f"next: fleet rollout show {rollout.id}")
+    if wait and (code := EXIT_CODES.get(rollout.state)):
+        raise typer.Exit(code)
+
+
+def show_rollout(
+    rollout: Id,
+    json: Json = False,
+    controller: Controller = None,
+) -> None:
+    """Show a rollout: its phases, and every device in it."""
+    with Client(controller) as client:
+        found = client.get(f"/v1/rollouts/{parse_name(rollout, what='rollout id')}", Rollout)
+    if json:
+        show_json(found.model_dump(mode="json"))
+        return
+    show_facts(
+        [
+            ("rollout", found.id),
+            ("release", f"{found.model}:{found.version}"),
+            ("devices", " ".join(f"{k}={v}" for k, v in found.match.items()) or "all"),
+            ("state", found.state),
+            ("reason", found.reason),
+            ("started", ago(found.created_unix_ms)),
+            ("counts", _counts(found)),
+        ]
+    )
+    typer.echo()
+    show(
+        [
+            {"PHASE": number, "SHARE": p.share, "DEVICES": p.size, "STATE": p.state}
+            for number, p in enumerate(found.phases, start=1)
+        ],
+        empty="no phase",
+    )
+    typer.echo()
+    show(
+        [
+            {
+                "DEVICE": member.device,
+                "PHASE": member.phase + 1,
+                "STATE": member.state.replace("_", " "),
+                "BEFORE": member.previous_version,
+                "CODE": member.code,
+                "DETAIL": member.detail,
+            }
+            for member in found.members or ()
+        ],
+        empty="no device",
+    )
+
+
+def list_rollouts(json: Json = False, controller: Controller = None) -> None:
+    """List the rollouts, newest first."""
+    with Client(controller) as client:
+        found = client.list("/v1/rollouts", Rollout)
+    if json:
+        show_json([rollout.model_dump(mode="json") for rollout in found])
+        return
+    show(
+        [
+            {
+                "ROLLOUT": rollout.id,
+                "RELEASE": f"{rollout.model}:{rollout.version}",
+                "STATE": rollout.state,
+                "STARTED": ago(rollout.created_unix_ms),
+                "DEVICES": _counts(rollout),
+                "REASON": rollout.reason,
+            }
+            for rollout in found
+        ],
+        empty="no rollout yet; `fleet rollout start NAME:VERSION` starts one",
+    )
+
+
+def pause(rollout: Id, controller: Controller = None) -> None:
+    """Open no further phase; what has begun goes on, and still halts on failures."""
+    _act(rollout, "pause", controller)
+
+
+def resume(rollout: Id, controller: Controller = None) -> None:
+    """Go on with a paused rollout."""
+    _act(rollout, "resume", controller)
+
+
+def abort(
+    rollout: Id,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    controller: Controller = None,
+) -> None:
+    """End a rollout: devices that have not confirmed return to their previous release."""
+    confirm(f"Abort {rollout}, and set unconfirmed devices back?", is_sure=yes)
+    _act(rollout, "abort", controller)
+
+
+def rollback(
+    model: Annotated[str, typer.Argument(help="The model's name.")],
+    match: Match = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Until every device has answered.")] = False,
+    json: Json = False,
+    controller: Controller = None,
+) -> None:
+    """Return each device to the release that it confirmed before the present one."""
+    name = parse_name(model, what="model name")
+    tags = parse_tags(match, option="--match")
+    where = " ".join(f"{k}={v}" for k, v in tags.items()) or "ALL devices"
+    confirm(f"Roll {name} back on {where}?", is_sure=yes)
+    with Client(controller) as client:
+        result = client.post("/v1/rollbacks", RollbackIn(model=name, match=tags), RollbackResult)
+        if json:
+            show_json(result.model_dump(mode="json"))
+        else:
+            show(
+                [
+                    {
+                        "DEVICE": device.device,
+                        "FROM": device.from_version,
+                        "TO": device.to_version or "stays",
+                        "REASON": device.reason,
+                    }
+                    for device in result.devices
+                ],
+                empty="no device has these tags",
+            )
+        if wait:
+            follow_rollback(client, result)
+
+
+def _act(rollout: str, verb: str, controller: str | None) -> None:
+    path = f"/v1/rollouts/{parse_name(rollout, what='rollout id')}/{verb}"
+    with Client(controller) as client:
+        found = client.post(path, None, Rollout)
+    reason = f": {found.reason}" if found.reason else ""
+    typer.echo(f"{found.id} is {found.state}{reason}")
+
+
+def _size(rollout: Rollout) -> int:
+    return rollout.phases[-1].size if rollout.phases else 0
+
+
+def _counts(rollout: Rollout) -> str:
+    return ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in rollout.counts.items() if n)

@@ -1,0 +1,212 @@
+"""`fleet.toml`: where a fleet's broker, API and store are; and how a command finds them."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from wire.errors import ConfigError
+from wire.link_paho import parse_broker_url
+
+from .broker import HOST
+
+FILE_NAME: Final = "fleet.toml"
+DEFAULT_BROKER_PORT: Final = 1883
+DEFAULT_API_PORT: Final = 8700
+
+_TEMPLATE: Final = """\
+# A fleet: one broker, one controller, any number of devices. `fleet up` starts it.
+
+[broker]
+# "auto" starts mosquitto where it is installed, else nats-server; or name one of the two;
+# "external" uses the broker of the url.
+kind = "{kind}"
+url = "{url}"
+
+[api]
+# The controller's HTTP API. Loopback only, until TLS and signatures are there.
+listen = "{listen}"
+
+[store]
+# Everything the controller knows: SQLite, chunks, logs of the broker.
+dir = "store"
+"""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class BrokerSection(_Section):
+    """`[broker]`."""
+
+    kind: Literal["auto", "mosquitto", "nats", "external"] = "auto"
+    url: str = f"mqtt://{HOST}:{DEFAULT_BROKER_PORT}"
+
+    @field_validator("url")
+    @classmethod
+    def _is_broker_url(cls, url: str) -> str:
+        try:
+            parse_broker_url(url)
+        except ConfigError as exc:
+            raise ValueError(f"{exc}; {exc.hint}") from exc
+        return url
+
+
+class ApiSection(_Section):
+    """`[api]`."""
+
+    listen: Annotated[str, Field(pattern=r"^[A-Za-z0-9.:\[\]-]+:[0-9]{1,5}$")] = (
+        f"{HOST}:{DEFAULT_API_PORT}"
+    )
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port."""
+        host, _, port = self.listen.rpartition(":")
+        return host.strip("[]"), int(port)
+
+
+class StoreSection(_Section):
+    """`[store]`."""
+
+    dir: Path = Path("store")
+
+
+class FleetSettings(_Section):
+    """The whole file, with the directory that it was found in."""
+
+    root: Path
+    broker: BrokerSection = BrokerSection()
+    api: ApiSection = ApiSection()
+    store: StoreSection = StoreSection()
+
+    @property
+    def store_dir(self) -> Path:
+        """Where the controller keeps everything, absolute."""
+        return self.root / self.store.dir
+
+    @property
+    def pid_path(self) -> Path:
+        """Where `fleet up` writes its process id."""
+        return self.store_dir / "fleet.pid"
+
+    @property
+    def log_path(self) -> Path:
+        """Where `fleet up --detach` writes what it would print."""
+        return self.store_dir / "fleet.log"
+
+    @property
+    def api_url(self) -> str:
+        """The base URL of the API."""
+        return f"http://{self.api.listen}"
+
+    def check_loopback(self) -> None:
+        """Refuse to listen anywhere but on loopback.
+
+        Raises:
+            ConfigError: `not_loopback`.
+        """
+        host, _ = self.api.address
+        if host not in ("127.0.0.1", "localhost", "::1"):
+            raise ConfigError(
+                f"[api] listen = {self.api.listen!r} is open to the network, and there is no TLS "
+                "and no login yet",
+                code="not_loopback",
+                hint="use 127.0.0.1, and reach it from elsewhere through SSH: "
+                f"ssh -L 8700:127.0.0.1:{self.api.address[1]} HOST",
+            )
+
+
+def write_settings(root: Path, *, kind: str, url: str, listen: str) -> Path:
+    """Write a new `fleet.toml` and return its path.
+
+    Raises:
+        ConfigError: `fleet_exists`, `config_unwritable` or `config_invalid`.
+    """
+    path = root / FILE_NAME
+    if path.exists():
+        raise ConfigError(
+            f"{path} exists already", code="fleet_exists", hint="choose another directory"
+        )
+    text = _TEMPLATE.format(kind=kind, url=url, listen=listen)
+    parse_settings(text, path).check_loopback()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    except OSError as exc:
+        raise ConfigError(f"cannot write {path}: {exc.strerror}", code="config_unwritable") from exc
+    return path
+
+
+def parse_settings(text: str, path: Path) -> FleetSettings:
+    """Return the settings that `text` holds.
+
+    Raises:
+        ConfigError: `config_invalid`, naming file and key.
+    """
+    try:
+        raw = tomllib.loads(text)
+        if "root" in raw:
+            raise ConfigError(f"{path}: root: unknown key", code="config_invalid")
+        return FleetSettings.model_validate({**raw, "root": path.resolve().parent})
+    except tomllib.TOMLDecodeError as exc:
+        raise ConfigError(f"{path}: {exc}", code="config_invalid") from exc
+    except ValidationError as exc:
+        faults = [
+            f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}"
+            for fault in exc.errors(include_url=False)
+        ]
+        raise ConfigError(f"{path}: {'; '.join(faults)}", code="config_invalid") from exc
+
+
+def find_settings(start: Path) -> FleetSettings | None:
+    """Return the settings of the nearest `fleet.toml` in `start` or above, or None.
+
+    Raises:
+        ConfigError: The file there is cannot be read or is wrong.
+    """
+    start = start.resolve()
+    for directory in (start, *start.parents):
+        path = directory / FILE_NAME
+        if path.is_file():
+            try:
+                return parse_settings(path.read_text(encoding="utf-8"), path)
+            except (OSError, UnicodeDecodeError) as exc:
+                raise ConfigError(f"cannot read {path}: {exc}", code="config_unreadable") from exc
+    return None
+
+
+def require_settings(directory: Path | None) -> FleetSettings:
+    """Return the settings of the fleet that a command is about.
+
+    Args:
+        directory: `--fleet`, or None to search from the working directory upwards.
+
+    Raises:
+        ConfigError: `no_fleet`, or as `find_settings`.
+    """
+    settings = find_settings(directory or Path.cwd())
+    if settings is None:
+        raise ConfigError(
+            f"there is no {FILE_NAME} in {directory or 'this directory'} or above",
+            code="no_fleet",
+            hint="make a fleet with `fleet init DIR`, then `cd DIR`",
+        )
+    return settings
+
+
+def find_api_url(controller: str | None, directory: Path | None) -> str:
+    """Return the API's base URL: `--controller`, then `FLEET_CONTROLLER`, then `fleet.toml`.
+
+    Raises:
+        ConfigError: `no_fleet`, or as `find_settings`.
+    """
+    given = controller or os.environ.get("FLEET_CONTROLLER")
+    if given:
+        return given.rstrip("/") if "://" in given else f"http://{given.rstrip('/')}"
+    return require_settings(directory).api_url
