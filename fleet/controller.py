@@ -185,27 +185,30 @@ class Controller:
     # -- the loop's parts
 
     def _handle(self, events: list[LinkEvent]) -> None:
-        """Work through events in order; deliveries in a row make one transaction."""
+        """Work through events; all deliveries of one connection make one transaction."""
         deliveries: list[Delivered] = []
         for event in events:
-            if isinstance(event, Delivered):
-                deliveries.append(event)
-                continue
-            self._store_deliveries(deliveries)
-            deliveries = []
             match event:
-                case Connected():
-                    log.info("connected to the broker %s", self.broker_url)
-                    self._connected_unix_ms = self._clock()
-                    self._must_greet = True
-                case Disconnected(reason=reason):
-                    if self.is_connected:
-                        log.warning("lost the broker: %s", reason)
-                    self._connected_unix_ms = None
-                    self._publisher.on_disconnected()
+                case Delivered():
+                    deliveries.append(event)
                 case Published(token=token):
                     self._publisher.on_published(token)
+                case Connected() | Disconnected():
+                    self._store_deliveries(deliveries)
+                    deliveries = []
+                    self._on_connection(event)
         self._store_deliveries(deliveries)
+
+    def _on_connection(self, event: Connected | Disconnected) -> None:
+        if isinstance(event, Connected):
+            log.info("connected to the broker %s", self.broker_url)
+            self._connected_unix_ms = self._clock()
+            self._must_greet = True
+            return
+        if self.is_connected:
+            log.warning("lost the broker: %s", event.reason)
+        self._connected_unix_ms = None
+        self._publisher.on_disconnected()
 
     def _store_deliveries(self, deliveries: list[Delivered]) -> None:
         if not deliveries:
