@@ -135,7 +135,7 @@ class Ingest:
         self.unknown_count += 1
         if self._strangers.allows(device, now):
             log.warning("unknown device %s is ignored", device)
-            text = f"unknown device {device} is ignored; `fleet device add {device}` admits it"
+            text = f"not in the fleet, ignored; `fleet device add {device}` admits it"
             outcome.events.append(EventRow("device", device, text, {"code": "unknown_device"}))
 
 
@@ -161,8 +161,8 @@ def _apply_presence(tx: Tx, item: _Parsed, said: m.Presence, now: int, outcome: 
     if said.state == "online":
         _check_generation(tx, item.device, outcome)
     if not is_same:
-        text = f"{item.device} is {said.state}"
-        outcome.events.append(EventRow("presence", item.device, text, {"state": said.state}))
+        detail: dict[str, object] = {"state": said.state}
+        outcome.events.append(EventRow("presence", item.device, said.state, detail))
 
 
 def _former(old: PresenceRow, boot: str) -> str:
@@ -243,14 +243,14 @@ def _event_of(tx: Tx, row: RecordRow) -> EventRow | None:
             update = m.UpdateEvent.model_validate_json(row.body)
             release = tx.releases.by_manifest(update.manifest) if update.manifest else None
             name = f"{update.model}:{release.version}" if release else update.model
-            text = f"{device} {name} {update.from_} -> {update.to} ({update.code})"
+            text = f"{name} {update.from_} -> {update.to} ({update.code})"
             return EventRow("update", device, f"{text} {update.detail}".rstrip(), _shown(update))
         case "event/alarm":
             alarm = m.AlarmEvent.model_validate_json(row.body)
-            return EventRow("alarm", device, f"{device} {alarm.code} {alarm.detail}".rstrip())
+            return EventRow("alarm", device, f"{alarm.code} {alarm.detail}".rstrip())
         case "event/gap":
             gap = m.GapEvent.model_validate_json(row.body)
-            text = f"{device} dropped {gap.count} records ({gap.reason})"
+            text = f"dropped {gap.count} records ({gap.reason})"
             return EventRow("alarm", device, text, {"code": gap.reason})
         case _:
             return None

@@ -62,7 +62,7 @@ def push(store: Store, path: Path, now_unix_ms: int) -> Pushed:
         sizes = {digest: (len(cut.chunks[digest]), lengths[digest]) for digest in cut.chunks}
         fresh = tx.releases.add(release, sizes)
         new_bytes = sum(lengths[digest] for digest in fresh)
-        text = f"{name}:{version} pushed, {len(fresh)} of {len(sizes)} chunks are new"
+        text = f"pushed, {len(fresh)} of {len(sizes)} chunks are new"
         tx.journal.note([EventRow("release", f"{name}:{version}", text)], now_unix_ms)
     return Pushed(release, is_new=True, new_chunk_count=len(fresh), new_bytes=new_bytes)
 
@@ -87,11 +87,8 @@ def add_devices(tx: Tx, devices: Iterable[DeviceIn], now_unix_ms: int) -> None:
     """
     added = [(device.id, device.tags) for device in devices]
     tx.devices.add(added, now_unix_ms)
-    if len(added) == 1:
-        tx.journal.note([EventRow("device", added[0][0], f"{added[0][0]} added")], now_unix_ms)
-    else:
-        text = f"{len(added)} devices added"
-        tx.journal.note([EventRow("device", added[0][0], text)], now_unix_ms)
+    subject = added[0][0] if len(added) == 1 else f"{len(added)} devices"
+    tx.journal.note([EventRow("device", subject, "added")], now_unix_ms)
 
 
 def set_tags(tx: Tx, device: str, tags: Mapping[str, str], now_unix_ms: int) -> None:
@@ -103,7 +100,7 @@ def set_tags(tx: Tx, device: str, tags: Mapping[str, str], now_unix_ms: int) -> 
     require_device(tx, device)
     tx.devices.set_tags(device, tags)
     shown = ", ".join(f"{key}={value}" for key, value in sorted(tags.items())) or "none"
-    tx.journal.note([EventRow("device", device, f"{device} tags: {shown}")], now_unix_ms)
+    tx.journal.note([EventRow("device", device, f"tags: {shown}")], now_unix_ms)
 
 
 def remove_device(tx: Tx, device: str, now_unix_ms: int) -> None:
@@ -118,7 +115,7 @@ def remove_device(tx: Tx, device: str, now_unix_ms: int) -> None:
     tx.devices.remove(device)
     for topic in (topics.Desired(device), topics.Reported(device), topics.Presence(device)):
         tx.journal.publish(topic.text, "")
-    tx.journal.note([EventRow("device", device, f"{device} removed")], now_unix_ms)
+    tx.journal.note([EventRow("device", device, "removed")], now_unix_ms)
 
 
 def require_device(tx: Tx, device: str) -> None:

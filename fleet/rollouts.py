@@ -170,7 +170,7 @@ def rollback(tx: Tx, request: RollbackIn, sight: Sight) -> RollbackResult:
             )
         )
     moved = sum(1 for result in results if result.to_version is not None)
-    text = f"{request.model} rolled back on {moved} of {len(results)} devices"
+    text = f"rolled back on {moved} of {len(results)} devices"
     tx.journal.note([EventRow("rollback", request.model, text)], sight.now_unix_ms)
     return RollbackResult(model=request.model, devices=results)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shutil
 import signal
 import socket
 import threading
@@ -83,9 +84,11 @@ def run_controller(settings: ControllerSettings) -> None:
     link = PahoLink(settings.broker_url, settings.controller_id)
     store = Store(settings.store_path, settings.data_dir)
     controller = Controller(store, link, unix_ms, broker_url=settings.broker_url)
+    uploads = settings.data_dir / "uploads"
+    shutil.rmtree(uploads, ignore_errors=True)  # what a killed controller was receiving
     server = _Server(
         uvicorn.Config(
-            build_app(controller, upload_dir=settings.data_dir / "uploads"),
+            build_app(controller, upload_dir=uploads),
             log_config=None,
             access_log=False,
             lifespan="off",

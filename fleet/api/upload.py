@@ -31,9 +31,10 @@ async def spooled(request: Request, folder: Path) -> AsyncIterator[Path]:
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > MAX_BUNDLE_BYTES:
         raise _too_large()
-    path = folder / f"{secrets.token_hex(8)}.bundle"
+    # A folder of its own, so that errors name the file by what it is.
+    path = folder / secrets.token_hex(8) / "upload.bundle"
     try:
-        await run_in_threadpool(folder.mkdir, parents=True, exist_ok=True)
+        await run_in_threadpool(path.parent.mkdir, parents=True, exist_ok=True)
         await _receive(request, path)
         yield path
     except OSError as exc:
@@ -45,6 +46,7 @@ async def spooled(request: Request, folder: Path) -> AsyncIterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
+            path.parent.rmdir()
 
 
 async def _receive(request: Request, path: Path) -> None:

@@ -47,7 +47,10 @@ class Publication:
 
 @dataclass(frozen=True, slots=True)
 class EventRow:
-    """Something that happened, in one line for a person; `id` is 0 until it is stored."""
+    """Something that happened to `subject`, in one line for a person that does not repeat it.
+
+    `id` is 0 until it is stored.
+    """
 
     kind: str
     subject: str

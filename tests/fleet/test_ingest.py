@@ -114,7 +114,7 @@ def test_an_update_event_is_told_to_watchers_once(fleet: Fleet, cam: Device) -> 
     for _ in range(3):
         cam.send(topics.Event("cam", "update"), codec.encode(event))
     fleet.settle()
-    assert fleet.events("update") == ["cam digits:1.0.0 fetching -> self_testing (fetched)"]
+    assert fleet.events("update") == ["digits:1.0.0 fetching -> self_testing (fetched)"]
 
 
 def test_alarms_and_gaps_are_told_to_watchers(fleet: Fleet, cam: Device) -> None:
@@ -132,8 +132,8 @@ def test_alarms_and_gaps_are_told_to_watchers(fleet: Fleet, cam: Device) -> None
     cam.send(topics.Event("cam", "gap"), codec.encode(gap))
     fleet.settle()
     assert fleet.events("alarm") == [
-        "cam disk_full 2 MB left",
-        "cam dropped 9 records (records_dropped)",
+        "disk_full 2 MB left",
+        "dropped 9 records (records_dropped)",
     ]
 
 
@@ -205,7 +205,7 @@ def test_unknown_devices_are_ignored_and_named_once(fleet: Fleet) -> None:
         stranger.send_record(seq)
         fleet.settle()
     assert stranger.acks == []
-    assert sum("stranger" in text for text in fleet.events("device")) == 1
+    assert sum("not in the fleet" in text for text in fleet.events("device")) == 1
     assert fleet.controller.ingest.unknown_count >= 5
 
 
@@ -217,7 +217,7 @@ def test_presence_follows_the_connection(fleet: Fleet, cam: Device) -> None:
     cam.reboot()
     fleet.settle()
     assert fleet.presence("cam") == "online"
-    assert fleet.events("presence") == ["cam is online", "cam is offline", "cam is online"]
+    assert fleet.events("presence") == ["online", "offline", "online"]
 
 
 @pytest.mark.parametrize(("boot", "births_back"), [(None, 1), (OLD_BOOT, 0)])

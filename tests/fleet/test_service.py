@@ -410,7 +410,7 @@ def test_a_removed_device_leaves_nothing_behind(fleet: Fleet) -> None:
 def test_a_device_that_was_there_before_it_was_added_is_heard_at_once(fleet: Fleet) -> None:
     early = Device(fleet.broker, "early")
     fleet.settle()
-    assert any("unknown device early" in text for text in fleet.events("device"))
+    assert any("fleet device add early" in text for text in fleet.events("device"))
     early.link.stop()
     fleet.devices["early"] = Device(fleet.broker, "early")
     fleet.settle()
