@@ -28,7 +28,7 @@ rollouts.register(app)
 watch.register(app)
 
 
-def _show_version(*, is_asked: bool) -> None:
+def _show_version(is_asked: bool) -> None:
     if is_asked:
         typer.echo(f"fleet {VERSION}")
         raise typer.Exit
@@ -37,10 +37,14 @@ def _show_version(*, is_asked: bool) -> None:
 @app.callback()
 def _root(
     version: bool = typer.Option(
-        False, "--version", help="Print the version and exit.", is_eager=True
+        False,
+        "--version",
+        help="Print the version and exit.",
+        is_eager=True,
+        callback=_show_version,
     ),
 ) -> None:
-    _show_version(is_asked=version)
+    pass
 
 
 def main() -> NoReturn:

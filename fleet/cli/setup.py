@@ -17,6 +17,7 @@ from typing import Annotated, Final
 import typer
 
 from fleet.broker import HOST, BrokerProcess, find_broker, free_port
+from fleet.lease import already_up, hold_lease, lease_holder
 from fleet.settings import (
     DEFAULT_API_PORT,
     DEFAULT_BROKER_PORT,
@@ -27,7 +28,6 @@ from fleet.settings import (
 from wire.errors import ConfigError
 from wire.link_paho import parse_broker_url
 
-from .client import Client
 from .console import parse_address, say
 
 READY_S: Final = 40.0
@@ -92,12 +92,8 @@ def up(
     """Start broker, controller and API; Ctrl-C ends them."""
     settings = require_settings(fleet)
     settings.check_loopback()
-    if (pid := _running(settings)) is not None:
-        raise ConfigError(
-            f"this fleet is already up (process {pid})",
-            code="already_up",
-            hint="`fleet down` ends it",
-        )
+    if (pid := lease_holder(settings.pid_path)) is not None:
+        raise already_up(pid)
     if detach:
         _detach(settings)
     else:
@@ -114,14 +110,22 @@ def run(fleet: Fleet = None) -> None:
 def down(fleet: Fleet = None) -> None:
     """End what `fleet up` started."""
     settings = require_settings(fleet)
-    pid = _running(settings)
+    pid = lease_holder(settings.pid_path)
     if pid is None:
         typer.echo("this fleet is not up")
         return
-    with contextlib.suppress(ProcessLookupError):
+    try:
         os.kill(pid, signal.SIGTERM)
+    except ProcessLookupError:
+        pass
+    except PermissionError as exc:
+        raise ConfigError(
+            f"process {pid} belongs to another user",
+            code="not_permitted",
+            hint="run `fleet down` as the user who ran `fleet up`",
+        ) from exc
     deadline_s = time.monotonic() + DOWN_S
-    while _running(settings) is not None:
+    while lease_holder(settings.pid_path) == pid:
         if time.monotonic() > deadline_s:
             raise ConfigError(
                 f"process {pid} does not end",
@@ -138,22 +142,22 @@ def _foreground(settings: FleetSettings, *, has_broker: bool) -> None:
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
     )
-    settings.store_dir.mkdir(parents=True, exist_ok=True)
-    broker = _start_broker(settings) if has_broker else None
-    try:
-        with _pid_file(settings), _kept_alive(broker):
-            run_controller(
-                ControllerSettings(
-                    broker_url=settings.broker.url,
-                    listen=settings.api.address,
-                    store_path=settings.store_dir / "fleet.db",
-                    data_dir=settings.store_dir,
-                    on_ready=lambda: _banner(settings, broker),
-                )
-            )
-    finally:
+    with contextlib.ExitStack() as stack:
+        # The lease first: a second `fleet up` must not reach for the broker's port and data.
+        stack.enter_context(hold_lease(settings.pid_path))
+        broker = _start_broker(settings) if has_broker else None
         if broker is not None:
-            broker.stop()
+            stack.callback(broker.stop)
+            stack.enter_context(_kept_alive(broker))
+        run_controller(
+            ControllerSettings(
+                broker_url=settings.broker.url,
+                listen=settings.api.address,
+                store_path=settings.store_dir / "fleet.db",
+                data_dir=settings.store_dir,
+                on_ready=lambda: _banner(settings, broker),
+            )
+        )
 
 
 def _start_broker(settings: FleetSettings) -> BrokerProcess:
@@ -175,14 +179,13 @@ def _banner(settings: FleetSettings, broker: BrokerProcess | None) -> None:
 
 
 @contextlib.contextmanager
-def _kept_alive(broker: BrokerProcess | None) -> Iterator[None]:
+def _kept_alive(broker: BrokerProcess) -> Iterator[None]:
     """Restart the broker when it dies, for as long as the controller runs."""
     ended = threading.Event()
 
     def keep() -> None:
         while not ended.wait(0.5):
-            if broker is not None:
-                broker.keep_alive(time.monotonic())
+            broker.keep_alive(time.monotonic())
 
     keeper = threading.Thread(target=keep, name="broker-keeper")
     keeper.start()
@@ -193,33 +196,11 @@ def _kept_alive(broker: BrokerProcess | None) -> Iterator[None]:
         keeper.join()
 
 
-@contextlib.contextmanager
-def _pid_file(settings: FleetSettings) -> Iterator[None]:
-    settings.pid_path.write_text(f"{os.getpid()}\n")
-    try:
-        yield
-    finally:
-        settings.pid_path.unlink(missing_ok=True)
-
-
-def _running(settings: FleetSettings) -> int | None:
-    """Return the process id of a living `fleet up` of this fleet."""
-    try:
-        pid = int(settings.pid_path.read_text())
-        os.kill(pid, 0)
-    except (OSError, ValueError):
-        return None
-    # The id may have been given to another program since a power cut.
-    cmdline = Path(f"/proc/{pid}/cmdline")
-    if cmdline.exists() and b"fleet" not in cmdline.read_bytes():
-        return None
-    return pid
-
-
 def _detach(settings: FleetSettings) -> None:
     settings.store_dir.mkdir(parents=True, exist_ok=True)
     argv = [sys.executable, "-m", "fleet", "up", "--fleet", str(settings.root)]
     with settings.log_path.open("ab") as output:
+        start = output.tell()
         process = subprocess.Popen(
             argv,
             stdin=subprocess.DEVNULL,
@@ -228,11 +209,13 @@ def _detach(settings: FleetSettings) -> None:
             start_new_session=True,
         )
     deadline_s = time.monotonic() + READY_S
-    while not _is_healthy(settings):
+    while not (lease_holder(settings.pid_path) == process.pid and _is_healthy(settings)):
         if process.poll() is not None or time.monotonic() > deadline_s:
-            tail = settings.log_path.read_text(errors="replace").strip().splitlines()[-5:]
+            # Half a fleet that nobody asked for must not stay behind.
+            process.terminate()
+            process.wait()
             raise ConfigError(
-                "it did not come up: " + "; ".join(tail),
+                f"it did not come up: {_printed_since(settings.log_path, start)}",
                 code="not_up",
                 hint=f"its log is {settings.log_path}",
             )
@@ -241,12 +224,18 @@ def _detach(settings: FleetSettings) -> None:
     typer.echo(f"process {process.pid}, log {settings.log_path}")
 
 
+def _printed_since(log: Path, start: int) -> str:
+    with log.open("rb") as file:
+        file.seek(start)
+        lines = file.read().decode(errors="replace").strip().splitlines()
+    return "; ".join(line.strip().removeprefix("fleet: ") for line in lines[-3:]) or "no output"
+
+
 def _is_healthy(settings: FleetSettings) -> bool:
     import httpx
 
-    with Client(settings.api_url) as client:
-        try:
-            answer = httpx.get(f"{client.url}/v1/health", timeout=2, trust_env=False)
-        except httpx.HTTPError:
-            return False
+    try:
+        answer = httpx.get(f"{settings.api_url}/v1/health", timeout=2, trust_env=False)
+    except httpx.HTTPError:
+        return False
     return answer.is_success
