@@ -65,7 +65,7 @@ def start(tx: Tx, request: RolloutIn, sight: Sight) -> Rollout:
     taken = frozenset(member.device for member in rollout.members)
     _supersede(tx, request.model, taken, f"taken over by {rollout.id}", sight)
     tx.rollouts.add(rollout, Order(dict(request.match), body))
-    text = f"started: {request.model}:{request.version} to {len(rollout.members)} devices"
+    text = f"started: {request.model}:{request.version}, devices: {len(rollout.members)}"
     tx.journal.note([EventRow("rollout", rollout.id, text)], sight.now_unix_ms)
     return advance(tx, rollout, sight)
 

@@ -281,7 +281,7 @@ def _stop(
         for p in rollout.phases
     )
     kept = _count(rollout, "confirmed")
-    reason = f"{why}; {len(commands)} set back to their previous release"
+    reason = f"{why}; {len(commands)} set back to what ran before"
     if kept:
         reason += f", {kept} confirmed stay on {rollout.release.version}"
     rollout = replace(rollout, members=tuple(members), phases=phases)
