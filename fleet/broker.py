@@ -5,7 +5,7 @@ Loopback only, and without passwords: the certificates that would protect more c
 
 from __future__ import annotations
 
-import ctypes
+import errno
 import importlib.metadata
 import logging
 import os
@@ -32,7 +32,18 @@ RESTART_FIRST_S: Final = 0.5
 RESTART_CAP_S: Final = 30.0
 MAX_PACKET_BYTES: Final = 128 * 1024
 """Twice the largest message of the protocol; a payload bomb ends at the broker."""
-_PR_SET_PDEATHSIG: Final = 1
+
+_DIE_WITH_PARENT: Final = """\
+import ctypes, os, sys
+PR_SET_PDEATHSIG, SIGTERM = 1, 15
+ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, SIGTERM, 0, 0, 0)
+if os.getppid() != int(sys.argv[1]):
+    sys.exit("fleet is gone")
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+"""Asks the kernel (Linux) to end the broker with us, even when we are killed, then becomes the
+broker. In a program of its own, because between fork and exec of a process with threads next to
+nothing is safe. The kernel means the thread that started it: `keep_alive`'s must live on."""
 
 _MOSQUITTO: Final = """\
 # Written by `fleet up`; changes are lost.
@@ -130,6 +141,7 @@ class BrokerProcess:
         self._failures = 0
         self._retry_at_s: float | None = None
         self._launched_at_s = 0.0
+        self._log_start = 0
 
     @property
     def pid(self) -> int | None:
@@ -142,10 +154,13 @@ class BrokerProcess:
         Raises:
             ConfigError: `port_taken`, or `broker_failed` with the end of its log.
         """
+        # Another broker there would answer in place of ours.
+        _check_port(self.port)
         self._launch()
         deadline_s = time.monotonic() + START_S
-        while not self._answers():
-            if self._process is not None and self._process.poll() is not None:
+        while self._process is not None and not self._answers():
+            if self._process.poll() is not None:
+                self._process = None
                 raise self._failed("ended at once")
             if time.monotonic() > deadline_s:
                 self.stop()
@@ -172,7 +187,10 @@ class BrokerProcess:
         elif now_s >= self._retry_at_s:
             self._failures += 1
             self._retry_at_s = None
-            self._launch()
+            try:
+                self._launch()
+            except OSError as exc:
+                log.warning("%s cannot be started: %s", self.program, exc)
 
     def stop(self) -> None:
         """End the broker in good order. Idempotent."""
@@ -205,7 +223,10 @@ class BrokerProcess:
             )
         )
         argv = [str(self.program.path), "-c", str(config)]
+        if sys.platform == "linux":
+            argv = [sys.executable, "-ISc", _DIE_WITH_PARENT, str(os.getpid()), *argv]
         with self._log.open("ab") as output:
+            self._log_start = output.tell()
             self._process = subprocess.Popen(
                 argv,
                 stdin=subprocess.DEVNULL,
@@ -214,7 +235,6 @@ class BrokerProcess:
                 # Its end belongs to us: Ctrl-C in the terminal must not end it before the agents'
                 # and the controller's farewells have passed.
                 start_new_session=True,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509 - one prctl, no lock can be held
             )
 
     def _answers(self) -> bool:
@@ -228,22 +248,30 @@ class BrokerProcess:
             return False
 
     def _failed(self, how: str) -> ConfigError:
-        tail = self._log.read_text(errors="replace").strip().splitlines()[-5:]
+        with self._log.open("rb") as file:
+            file.seek(self._log_start)
+            tail = file.read().decode(errors="replace").strip().splitlines()[-5:]
         words = "; ".join(tail) or "it printed nothing"
-        is_taken = "already in use" in words.lower()
         return ConfigError(
             f"{self.program} {how} on port {self.port}: {words}"[:600],
-            code="port_taken" if is_taken else "broker_failed",
-            hint="another program has the port: set [broker] port in fleet.toml"
-            if is_taken
-            else f"its log is {self._log}",
+            code="broker_failed",
+            hint=f"its log is {self._log}",
         )
 
 
-def _die_with_parent() -> None:
-    """End the broker with us, even when we are killed (Linux; elsewhere it would live on)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+def _check_port(port: int) -> None:
+    with socket.socket() as probe:
+        # As brokers do: connections that have just ended are no reason to refuse.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as exc:
+            is_taken = exc.errno == errno.EADDRINUSE
+            raise ConfigError(
+                f"the broker cannot listen on {HOST}:{port}: {exc.strerror}",
+                code="port_taken" if is_taken else "port_refused",
+                hint="give [broker] url in fleet.toml another port; devices need the same one",
+            ) from exc
 
 
 def _find_nats() -> Path | None:
