@@ -1,5 +1,6 @@
 """The brokers that `fleet up` starts: the real programs, on loopback, with the worst handled."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -75,7 +76,7 @@ def test_it_answers_once_started_and_ends_when_stopped(broker):
 @pytest.mark.broker
 def test_it_listens_on_loopback_only(broker):
     broker.start()
-    own = {str(fd.readlink()) for fd in Path(f"/proc/{broker.pid}/fd").iterdir()}
+    own = open_files(broker.pid)
     listening = [
         fields[1]
         for table in ("tcp", "tcp6")
@@ -154,6 +155,14 @@ def test_it_does_not_outlive_a_parent_that_was_killed(program, tmp_path):
     finally:
         if not is_gone(pid):
             os.kill(pid, signal.SIGKILL)
+
+
+def open_files(pid):
+    targets = set()
+    for handle in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # it was closed meanwhile
+            targets.add(str(handle.readlink()))
+    return targets
 
 
 def is_gone(pid):
