@@ -5,9 +5,17 @@ from __future__ import annotations
 import os
 import tomllib
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
 
 from wire.errors import ConfigError
 from wire.link_paho import parse_broker_url
@@ -56,6 +64,16 @@ class BrokerSection(_Section):
             raise ValueError(f"{exc}; {exc.hint}") from exc
         return url
 
+    @model_validator(mode="after")
+    def _url_is_where_ours_listens(self) -> Self:
+        address = parse_broker_url(self.url)
+        if self.kind != "external" and (address.scheme, address.host) != ("mqtt", HOST):
+            raise ValueError(
+                f"kind = {self.kind!r} starts a broker on {HOST}, and the url is elsewhere: write"
+                f' mqtt://{HOST}:PORT, or kind = "external"'
+            )
+        return self
+
 
 class ApiSection(_Section):
     """`[api]`."""
@@ -63,6 +81,13 @@ class ApiSection(_Section):
     listen: Annotated[str, Field(pattern=r"^[A-Za-z0-9.:\[\]-]+:[0-9]{1,5}$")] = (
         f"{HOST}:{DEFAULT_API_PORT}"
     )
+
+    @field_validator("listen")
+    @classmethod
+    def _port_exists(cls, listen: str) -> str:
+        if not 0 < int(listen.rpartition(":")[2]) < 65_536:
+            raise ValueError(f"{listen!r} has no port between 1 and 65535")
+        return listen
 
     @property
     def address(self) -> tuple[str, int]:
@@ -158,10 +183,16 @@ def parse_settings(text: str, path: Path) -> FleetSettings:
         raise ConfigError(f"{path}: {exc}", code="config_invalid") from exc
     except ValidationError as exc:
         faults = [
-            f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}"
+            f"{'.'.join(str(part) for part in fault['loc'])}: {_in_words(fault)}"
             for fault in exc.errors(include_url=False)
         ]
         raise ConfigError(f"{path}: {'; '.join(faults)}", code="config_invalid") from exc
+
+
+def _in_words(fault: ErrorDetails) -> str:
+    if fault["type"] == "extra_forbidden":
+        return "unknown key"
+    return fault["msg"].removeprefix("Value error, ")
 
 
 def find_settings(start: Path) -> FleetSettings | None:
@@ -173,11 +204,12 @@ def find_settings(start: Path) -> FleetSettings | None:
     start = start.resolve()
     for directory in (start, *start.parents):
         path = directory / FILE_NAME
-        if path.is_file():
-            try:
-                return parse_settings(path.read_text(encoding="utf-8"), path)
-            except (OSError, UnicodeDecodeError) as exc:
-                raise ConfigError(f"cannot read {path}: {exc}", code="config_unreadable") from exc
+        try:
+            return parse_settings(path.read_text(encoding="utf-8"), path)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except (OSError, UnicodeDecodeError) as exc:
+            raise ConfigError(f"cannot read {path}: {exc}", code="config_unreadable") from exc
     return None
 
 
@@ -190,7 +222,12 @@ def require_settings(directory: Path | None) -> FleetSettings:
     Raises:
         ConfigError: `no_fleet`, or as `find_settings`.
     """
-    settings = find_settings(directory or Path.cwd())
+    try:
+        settings = find_settings(directory or Path.cwd())
+    except FileNotFoundError as exc:
+        raise ConfigError(
+            "the working directory is gone", code="no_fleet", hint="`cd` into one that exists"
+        ) from exc
     if settings is None:
         raise ConfigError(
             f"there is no {FILE_NAME} in {directory or 'this directory'} or above",
