@@ -34,18 +34,18 @@ def read_bundle(path: Path) -> OpenedBundle:
     files = _read_files(path)
     if MANIFEST not in files:
         raise BundleError(
-            f"{path.name} is no bundle: it has no {MANIFEST}", code="bundle_incomplete", hint=_HINT
+            f"this is no bundle: it has no {MANIFEST}", code="bundle_incomplete", hint=_HINT
         )
     manifest = parse_manifest(files[MANIFEST])
     expected = {entry.path for entry in manifest.files}
     present = set(files) - {MANIFEST}
     if missing := sorted(expected - present):
         raise BundleError(
-            f"{path.name} lacks {', '.join(missing)}", code="bundle_incomplete", hint=_HINT
+            f"this bundle lacks {', '.join(missing)}", code="bundle_incomplete", hint=_HINT
         )
     if extra := sorted(present - expected):
         raise BundleError(
-            f"{path.name} holds files that its manifest does not name: {', '.join(extra)}"[:300],
+            f"this bundle holds files that its manifest does not name: {', '.join(extra)}"[:300],
             code="bundle_unreadable",
             hint=_HINT,
         )
@@ -53,7 +53,7 @@ def read_bundle(path: Path) -> OpenedBundle:
         data = files[entry.path]
         if len(data) != entry.bytes or digest_of(data) != entry.sha256:
             raise BundleError(
-                f"{path.name}: {entry.path} is not what the manifest says: it was changed",
+                f"{entry.path} is not what the manifest says: it was changed",
                 code="digest_mismatch",
                 hint=_HINT,
             )
@@ -67,36 +67,38 @@ def _read_files(path: Path) -> dict[str, bytes]:
         # Mode "r:" takes a plain tar only: nothing here unpacks, so nothing can explode.
         with tarfile.open(path, mode="r:") as archive:
             for member in archive:
-                _check_member(path, member, files)
+                _check_member(member, files)
                 total += member.size
                 if total > MAX_BUNDLE_BYTES:
-                    raise _unreadable(path, f"it is over the cap of {MAX_BUNDLE_BYTES} bytes")
+                    raise _unreadable(f"it is over the cap of {MAX_BUNDLE_BYTES} bytes")
                 content = archive.extractfile(member)
                 data = content.read() if content is not None else b""
                 if len(data) != member.size:
-                    raise _unreadable(path, "it is cut short")
+                    raise _unreadable("it is cut short")
                 files[member.name] = data
     except FileNotFoundError as exc:
         raise BundleError(f"there is no {path}", code="bundle_unreadable") from exc
     except (tarfile.TarError, OSError, EOFError, ValueError) as exc:
-        raise _unreadable(path, str(exc)) from exc
+        raise _unreadable(str(exc)) from exc
     if not files:
-        raise _unreadable(path, "it is empty")
+        raise _unreadable("it is empty")
     return files
 
 
-def _check_member(path: Path, member: tarfile.TarInfo, files: dict[str, bytes]) -> None:
-    if not member.isreg():
-        raise _unreadable(path, f"{member.name!r} is no regular file")
+def _check_member(member: tarfile.TarInfo, files: dict[str, bytes]) -> None:
+    # Not isreg(): it takes sparse files too, whose few bytes can unpack to any number of zeros.
+    is_plain = member.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and not member.pax_headers
+    if not is_plain or member.size < 0:
+        raise _unreadable(f"{member.name!r} is no plain regular file")
     if "/" in member.name or "\\" in member.name or member.name.startswith("."):
-        raise _unreadable(path, f"{member.name!r} is no plain file name")
+        raise _unreadable(f"{member.name!r} is no plain file name")
     if member.name in files:
-        raise _unreadable(path, f"{member.name!r} is there twice")
+        raise _unreadable(f"{member.name!r} is there twice")
     if len(files) > MAX_FILES:
-        raise _unreadable(path, f"it has more than {MAX_FILES} files")
+        raise _unreadable(f"it has more than {MAX_FILES} files")
 
 
-def _unreadable(path: Path, why: str) -> BundleError:
+def _unreadable(why: str) -> BundleError:
     return BundleError(
-        f"{path.name} cannot be read as a bundle: {why}"[:300], code="bundle_unreadable", hint=_HINT
+        f"this cannot be read as a bundle: {why}"[:300], code="bundle_unreadable", hint=_HINT
     )

@@ -8,7 +8,7 @@ from typing import NoReturn
 import typer
 
 from fleet.cli import convert, devices, releases, rollouts, setup, watch
-from fleet.cli.console import ERROR, say_error
+from fleet.cli.console import ERROR, printable, say_error
 from fleet.version import VERSION
 from wire.errors import ModelfleetError
 
@@ -50,14 +50,15 @@ def _root(
 def main() -> NoReturn:
     """Run the command line.
 
-    Exit codes: 0 done, 1 error, 2 wrong usage, 3 rollout halted or aborted, 4 inconclusive.
+    Exit codes: 0 done, 1 error, 2 wrong usage, 3 rollout halted or aborted, 4 inconclusive,
+    130 interrupted (a rollout that was waited for goes on).
     """
     try:
         app()  # ends by SystemExit; usage errors are shown by typer, with code 2
     except ModelfleetError as exc:
         say_error(exc)
         sys.exit(ERROR)
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
-        sys.exit(130)
+    except OSError as exc:
+        sys.stderr.write(f"fleet: {printable(str(exc))}\n")
+        sys.exit(ERROR)
     sys.exit(0)

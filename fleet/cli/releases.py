@@ -11,7 +11,7 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
 
 from fleet.api.schemas import Model, PushResult, Release
-from wire.errors import BundleError
+from wire.errors import BundleError, PeerError
 from wire.ids import parse_name
 
 from .client import READ_BYTES, Client
@@ -42,7 +42,11 @@ def push(
             hint="`fleet convert` makes bundles",
         ) from exc
     with Client(controller) as client:
-        result = client.upload("/v1/bundles", _read(bundle, size), size, PushResult)
+        try:
+            result = client.upload("/v1/bundles", _read(bundle, size), size, PushResult)
+        except PeerError as exc:
+            # The controller knows the upload, not what the user calls it.
+            raise PeerError(f"{bundle}: {exc}", code=exc.code, hint=exc.hint) from exc
     if json:
         show_json(result.model_dump(mode="json"))
         return

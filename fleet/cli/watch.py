@@ -25,17 +25,21 @@ def register(app: typer.Typer) -> None:
 def watch(json: Json = False, controller: Controller = None) -> None:
     """Print events until Ctrl-C: devices, updates, alarms, rollouts."""
     since: int | None = None
+    is_connected = False
     with Client(controller) as client:
         say(f"watching {client.url}; Ctrl-C ends it")
         while True:
             try:
                 query = {} if since is None else {"since": since}
                 for line in client.stream("/v1/watch", **query):
+                    is_connected = True
                     event = _parse(line)
                     if event is not None:
                         since = event.id
                         _print(event, is_json=json)
             except TransferError as exc:
+                if not is_connected:
+                    raise
                 say(f"{exc}; trying again")
             time.sleep(RETRY_S)
 

@@ -54,6 +54,26 @@ def tar(members):
     return out.getvalue()
 
 
+def sparse():
+    """Return a tar whose GNU sparse member says that it unpacks to 1 GiB of nothing."""
+    info = tarfile.TarInfo("model.onnx")
+    info.type = tarfile.GNUTYPE_SPARSE
+    head = bytearray(info.tobuf(format=tarfile.GNU_FORMAT))
+    head[483:495] = b"%011o\0" % 2**30
+    head[148:156] = b" " * 8
+    head[148:156] = b"%06o\0 " % sum(head)
+    return bytes(head) + bytes(10240)
+
+
+def pax():
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:", format=tarfile.PAX_FORMAT) as archive:
+        info = tarfile.TarInfo("manifest.json")
+        info.pax_headers = {"comment": "more than meets the eye"}
+        archive.addfile(info)
+    return out.getvalue()
+
+
 GOOD = [("manifest.json", manifest()), *FILES.items()]
 
 
@@ -85,6 +105,8 @@ def test_a_good_bundle_is_read_whole(tmp_path):
         (tar([*GOOD, ("../up", b"")]), "bundle_unreadable", "plain file name"),
         (tar([*GOOD, ("/etc/x", b"")]), "bundle_unreadable", "plain file name"),
         (tar([*GOOD, ("l", (tarfile.SYMTYPE, "/etc/passwd"))]), "bundle_unreadable", "regular"),
+        (sparse(), "bundle_unreadable", "plain regular"),
+        (pax(), "bundle_unreadable", "plain regular"),
         (tar([*GOOD, ("d", (tarfile.DIRTYPE, ""))]), "bundle_unreadable", "regular"),
         (tar([*GOOD, *((f"f{n}", b"") for n in range(40))]), "bundle_unreadable", "more than"),
         (
