@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 
 from wire.errors import BundleError
 
 from .export import INPUT_NAME, canonical_rows, export_estimator, keep_outputs
 from .inspect import describe_tensors, graph_inputs, read_model
-from .parity import OnnxModel
+from .parity import ATOL, RTOL, OnnxModel
 
 Array = npt.NDArray[Any]
 
@@ -31,12 +32,12 @@ def main() -> int:
     """Do what REQUEST.json says; return 0, or 1 with the error in `error.json`."""
     request = json.loads(Path(sys.argv[1]).read_text())
     out = Path(sys.argv[2])
-    rows = canonical_rows(np.load(request["rows"], allow_pickle=False))
+    given = np.load(request["rows"], allow_pickle=False)
     try:
         if request["source"].endswith(".onnx"):
-            facts = _take_onnx(Path(request["source"]), rows, out)
+            facts = _take_onnx(Path(request["source"]), given, out)
         else:
-            facts = _take_estimator(request, rows, out)
+            facts = _take_estimator(request, given, out)
     except BundleError as exc:
         error = {"message": str(exc), "code": exc.code, "hint": exc.hint}
         (out / "error.json").write_text(json.dumps(error))
@@ -45,7 +46,7 @@ def main() -> int:
     return 0
 
 
-def _take_onnx(source: Path, rows: Array, out: Path) -> dict[str, Any]:
+def _take_onnx(source: Path, given: Array, out: Path) -> dict[str, Any]:
     model = read_model(source)
     inputs = graph_inputs(model)
     if len(inputs) != 1:
@@ -54,28 +55,43 @@ def _take_onnx(source: Path, rows: Array, out: Path) -> dict[str, Any]:
             code="model_invalid",
         )
     (out / "model.onnx").write_bytes(source.read_bytes())
+    describe_tensors(inputs, "input")
     describe_tensors(model.graph.output, "output")
-    _answer(out, inputs[0].name, rows)
+    wanted = onnx.helper.tensor_dtype_to_np_dtype(inputs[0].type.tensor_type.elem_type)
+    _answer(out, inputs[0].name, _cast(given, np.dtype(wanted)))
     return {"kind": "onnx", "estimator": None, "parameters": {}, "feature_names": []}
 
 
-def _take_estimator(request: dict[str, Any], rows: Array, out: Path) -> dict[str, Any]:
+def _cast(rows: Array, wanted: np.dtype[Any]) -> Array:
+    try:
+        return rows.astype(wanted)
+    except ValueError as exc:
+        raise BundleError(
+            f"X holds {rows.dtype}, the model takes {wanted}", code="data_invalid"
+        ) from exc
+
+
+def _take_estimator(request: dict[str, Any], given: Array, out: Path) -> dict[str, Any]:
     from sklearn.base import is_classifier, is_regressor
 
     from .load import load_estimator
 
     estimator = load_estimator(request["source"], trust_pickle=request["trust_pickle"])
+    rows = canonical_rows(given)
     model = export_estimator(estimator, rows, request["name"])
-    originals = _ask_original(estimator, rows)
+    # The device's values in the type that it was trained on: what rounding changes is told apart.
+    seen = rows.astype(given.dtype)
+    originals = _ask_original(estimator, seen)
+    exact = originals if np.array_equal(seen, given) else _ask_original(estimator, given)
     path = out / "model.onnx"
     path.write_bytes(model.SerializeToString(deterministic=True))
     answers = _answer(out, INPUT_NAME, rows)
-    kept = {
-        name: _shaped(originals[position], answers[name])
-        for position, name in enumerate(answers)
-        if position in originals
-    }
-    kept = {name: array for name, array in kept.items() if array is not None}
+    kept: dict[str, Array] = {}
+    for position, name in enumerate(answers):
+        if position in originals:
+            shaped = _shaped(originals[position], answers[name])
+            if shaped is not None:
+                kept[name] = shaped
     if not kept:
         raise BundleError(
             f"{type(estimator).__name__} has no answer to compare the converted model with",
@@ -94,6 +110,7 @@ def _take_estimator(request: dict[str, Any], rows: Array, out: Path) -> dict[str
         "parameters": _parameters(estimator),
         "feature_names": [str(name) for name in getattr(estimator, "feature_names_in_", [])],
         "dropped": dropped,
+        "rounding_share": _changed_share(originals[0], exact[0]),
     }
 
 
@@ -128,6 +145,15 @@ def _shaped(original: Array, converted: Array) -> Array | None:
         # A binary decision function: ONNX gives both sides.
         return np.stack([-original, original], axis=1)
     return None
+
+
+def _changed_share(rounded: Array, exact: Array) -> float:
+    """Return the share of rows that float32 answers otherwise than the rows as they were given."""
+    if exact.dtype.kind == "f":
+        differs = ~np.isclose(rounded, exact, rtol=RTOL, atol=ATOL, equal_nan=True)
+    else:
+        differs = rounded != exact
+    return float(np.mean(differs.reshape(len(exact), -1).any(axis=1)))
 
 
 def _answer(out: Path, input_name: str, rows: Array) -> dict[str, Array]:

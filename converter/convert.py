@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -38,6 +40,14 @@ Array = npt.NDArray[Any]
 Progress = Callable[[str], None]
 
 MAX_DATA_BYTES: Final = 4 * 1024**3
+"""Of rows, unpacked; they are held in memory several times over."""
+MAX_ROUNDING_SHARE: Final = 0.01
+# What a damaged archive or array raises: unknown compressions, encryption, shapes that only exist
+# in a header.
+_NPZ_FAULTS: Final = (
+    ValueError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError, RuntimeError,
+    MemoryError, OverflowError, AttributeError, SyntaxError,
+)  # fmt: skip
 _LIBRARIES: Final = ("scikit-learn", "skl2onnx", "onnx", "onnxruntime", "numpy")
 
 
@@ -133,37 +143,46 @@ def convert(request: ConvertRequest, progress: Progress) -> ConvertReport:
 def _read_data(path: Path) -> tuple[Array, Array | None, str]:
     """Return X, y if there is one, and the file's digest."""
     try:
-        if path.stat().st_size > MAX_DATA_BYTES:
-            raise BundleError(f"{path} is over 4 GB", code="data_invalid")
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile) or "X" not in archive.files:
-                raise BundleError(
-                    f"{path} has no array named X",
-                    code="data_invalid",
-                    hint="write it with numpy.savez(path, X=rows, y=labels)",
-                )
-            rows, labels = archive["X"], archive["y"] if "y" in archive.files else None
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+        arrays = _read_arrays(path) if unpacked <= MAX_DATA_BYTES else {}
     except OSError as exc:
         raise BundleError(
             f"cannot read {path}: {exc.strerror or exc}", code="data_unreadable"
         ) from exc
-    except (ValueError, EOFError, AttributeError) as exc:
+    except _NPZ_FAULTS as exc:
         raise BundleError(
-            f"{path} is no .npz of plain arrays: {str(exc)[:200]}",
+            f"{path} is no .npz of plain arrays: {str(exc)[:200] or type(exc).__name__}",
             code="data_unreadable",
             hint="write it with numpy.savez(path, X=rows, y=labels)",
         ) from exc
+    if unpacked > MAX_DATA_BYTES:
+        raise BundleError(f"{path} unpacks to over 4 GB", code="data_invalid")
+    rows, labels = arrays.get("X"), arrays.get("y")
+    if rows is None:
+        raise BundleError(
+            f"{path} has no array named X",
+            code="data_invalid",
+            hint="write it with numpy.savez(path, X=rows, y=labels)",
+        )
     if rows.ndim != 2 or not len(rows) or not rows.shape[1] or rows.dtype.kind not in "fiubU":
         raise BundleError(
             f"X has shape {rows.shape} and type {rows.dtype}; it must be (n_rows, n_features) "
             "of numbers or strings",
             code="data_invalid",
         )
-    if labels is not None and len(labels) != len(rows):
-        raise BundleError(f"X has {len(rows)} rows, y has {len(labels)}", code="data_invalid")
+    if labels is not None and labels.shape[:1] != (len(rows),):
+        raise BundleError(
+            f"X has {len(rows)} rows, y has shape {labels.shape}", code="data_invalid"
+        )
     return rows, labels, digest
+
+
+def _read_arrays(path: Path) -> dict[str, Array]:
+    with np.load(path, allow_pickle=False) as archive:
+        return {name: archive[name] for name in ("X", "y") if name in archive.files}
 
 
 def _run_child(request: ConvertRequest, rows: Array, folder: Path) -> _Converted:
@@ -354,6 +373,12 @@ def _certificate(verdict: str, row_count: int, outputs: list[parity.OutputParity
 def _warnings(converted: _Converted, row_count: int) -> list[str]:
     found = [f"output {name} is left out: it is not comparable with the original's"
              for name in converted.facts.get("dropped", [])]  # fmt: skip
+    share = converted.facts.get("rounding_share", 0.0)
+    if share > MAX_ROUNDING_SHARE:
+        found.append(
+            f"rounding X to float32, as devices get it, changes {share:.1%} of the answers: "
+            "scale or shift the features before training"
+        )
     if row_count < golden.MIN_ROWS:
         found.append(f"only {row_count} rows: give {golden.MIN_ROWS} or more for golden rows")
     return found

@@ -46,7 +46,7 @@ def export_estimator(estimator: Any, rows: Array, name: str) -> onnx.ModelProto:
     # A dictionary per row is no tensor: onnxruntime could answer it, the protocol could not.
     options = {id(estimator): {"zipmap": False}} if is_classifier(estimator) else None
     try:
-        model = convert_sklearn(
+        model: onnx.ModelProto = convert_sklearn(
             estimator,
             name=name,
             initial_types=[(INPUT_NAME, kinds[rows.dtype.kind](shape))],

@@ -49,8 +49,8 @@ def encode(inputs: Sequence[Array], outputs: Sequence[Array]) -> bytes:
     for i, output in enumerate(outputs):
         is_float = output.dtype.kind == "f"
         arrays[f"output_{i}"] = _plain(output)
-        arrays[f"output_{i}_atol"] = np.float64(ATOL if is_float else 0.0)
-        arrays[f"output_{i}_rtol"] = np.float64(RTOL if is_float else 0.0)
+        arrays[f"output_{i}_atol"] = np.asarray(ATOL if is_float else 0.0)
+        arrays[f"output_{i}_rtol"] = np.asarray(RTOL if is_float else 0.0)
     return write_npz(arrays)
 
 

@@ -41,13 +41,15 @@ def read_model(path: Path) -> onnx.ModelProto:
         BundleError: `source_unreadable` or `model_invalid`.
     """
     try:
-        if path.stat().st_size > MAX_MODEL_BYTES:
-            raise BundleError(f"{path} is over 2 GB", code="model_invalid")
-        model = onnx.load_model(path, load_external_data=False)
+        size = path.stat().st_size
+        # protobuf's own error would not say what is wrong.
+        model = onnx.load_model(path, load_external_data=False) if size <= MAX_MODEL_BYTES else None
     except OSError as exc:
         raise BundleError(f"cannot read {path}: {exc.strerror}", code="source_unreadable") from exc
     except Exception as exc:  # protobuf's own error type is not public
         raise BundleError(f"{path} is no ONNX file", code="source_unreadable") from exc
+    if model is None:
+        raise BundleError(f"{path} is over 2 GB", code="model_invalid")
     for tensor in model.graph.initializer:
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             raise BundleError(

@@ -10,13 +10,46 @@ from typing import Any, Final
 from wire.errors import BundleError
 
 PICKLES: Final = (".joblib", ".pkl", ".pickle")
-_REFUSED_MODULES: Final = (
-    "sklearn.datasets",
-    "sklearn.externals",
-    "sklearn.utils._testing",
-    "sklearn.utils.estimator_checks",
+SAFE_TYPES: Final = frozenset(
+    {
+        # Parts of fitted estimators that skops does not trust by itself: data with known fields,
+        # no callable beyond scikit-learn's own. The trees' and neighbours' index arrays are not
+        # checked by scikit-learn, so a forged file can crash the child, which is why it is one.
+        "sklearn._loss.loss.HalfTweedieLossIdentity",
+        "sklearn.calibration._CalibratedClassifier",
+        "sklearn.calibration._SigmoidCalibration",
+        "sklearn.cluster._bisect_k_means._BisectingTree",
+        "sklearn.cluster._kmeans._kmeans_single_elkan",
+        "sklearn.cluster._kmeans._kmeans_single_lloyd",
+        "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+        "sklearn.feature_selection._univariate_selection.chi2",
+        "sklearn.feature_selection._univariate_selection.f_classif",
+        "sklearn.feature_selection._univariate_selection.f_regression",
+        "sklearn.gaussian_process._gpc._BinaryGaussianProcessClassifierLaplace",
+        "sklearn.gaussian_process.kernels.CompoundKernel",
+        "sklearn.gaussian_process.kernels.ConstantKernel",
+        "sklearn.gaussian_process.kernels.DotProduct",
+        "sklearn.gaussian_process.kernels.Matern",
+        "sklearn.gaussian_process.kernels.Product",
+        "sklearn.gaussian_process.kernels.RationalQuadratic",
+        "sklearn.gaussian_process.kernels.RBF",
+        "sklearn.gaussian_process.kernels.Sum",
+        "sklearn.gaussian_process.kernels.WhiteKernel",
+        "sklearn.metrics._dist_metrics.EuclideanDistance64",
+        "sklearn.metrics._dist_metrics.ManhattanDistance64",
+        "sklearn.metrics._dist_metrics.MinkowskiDistance64",
+        "sklearn.neighbors._ball_tree.BallTree",
+        "sklearn.neighbors._kd_tree.KDTree",
+        "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
+        "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",
+        "sklearn.tree._tree.Tree",
+        "numpy.dtype",
+        "numpy.mean",
+        "scipy.interpolate._bsplines.BSpline",
+        "scipy.sparse._csr.csr_matrix",
+        "scipy.sparse._csc.csc_matrix",
+    }
 )
-"""Parts of scikit-learn that no fitted model needs and that reach for files or the network."""
 
 
 def load_estimator(source: str, *, trust_pickle: bool) -> Any:
@@ -43,27 +76,20 @@ def _load_skops(path: Path) -> Any:
     from skops import io
 
     try:
-        unknown = io.get_untrusted_types(file=path)
-        refused = [name for name in unknown if not _is_numeric_type(name)]
-        if refused:
-            raise BundleError(
-                f"{path.name} holds types that are not known to be safe: "
-                f"{', '.join(sorted(refused)[:5])}",
-                code="source_untrusted",
-                hint="build the model from scikit-learn's own parts, or give module:attribute",
-            )
-        return io.load(path, trusted=unknown)
-    except BundleError:
-        raise
-    except Exception as exc:  # skops raises whatever its parts raise
+        untrusted = set(io.get_untrusted_types(file=path))
+        refused = sorted(untrusted - SAFE_TYPES)
+        estimator = None if refused else io.load(path, trusted=sorted(untrusted))
+    except Exception as exc:  # a forged archive raises whatever its content provokes
         raise BundleError(
             f"cannot read {path}: {str(exc)[:200]}", code="source_unreadable"
         ) from exc
-
-
-def _is_numeric_type(name: str) -> bool:
-    """Return whether a type belongs to scikit-learn proper; skops knows numpy's and scipy's."""
-    return name.startswith("sklearn.") and not name.startswith(_REFUSED_MODULES)
+    if refused:
+        raise BundleError(
+            f"{path.name} holds types that are not known to be safe: {', '.join(refused[:5])}",
+            code="source_untrusted",
+            hint="build the model from scikit-learn's own parts, or give module:attribute",
+        )
+    return estimator
 
 
 def _load_pickle(path: Path, *, trust_pickle: bool) -> Any:

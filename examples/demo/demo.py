@@ -100,6 +100,7 @@ class Demo:
         self.stage.fleet(
             *("rollout", "start", f"{MODEL}:{version}", "--match", "site=lab"),
             *("--phases", "1,50%,100%", "--soak", "2s", "--wait"),
+            *("--probation-min", "2s", "--min-inferences", str(MIN_ANSWERS)),
             *("--min-requests", "20", "--error-ratio", "0.05"),
             name=f"rollout {version}",
             expect=(code,),
@@ -127,9 +128,9 @@ class Demo:
         processes["exit_codes"] |= self.stage.stop_agents()
         processes["left_over"] = [list(child) for child in self.stage.watch.present()]
         api["records"] = self._records()
+        self.observer.stop()
         processes["exit_codes"] |= self.stage.stop_controller()
         processes["children"] = self.stage.watch.seen()
-        self.observer.stop()
         self.evidence["wire"] = {**self._wire(), "retained": retained}
         self.journal.end_step()
 

@@ -185,4 +185,4 @@ class Stage:
         )
 
     def _init_options(self, broker: str | None) -> list[str]:
-        return ["--listen", self._api]
+        return ["--listen", self._api, *(["--broker-kind", broker] if broker else [])]

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Final
 
 import typer
+from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fleet.api.schemas import Tags
 from wire.errors import ModelfleetError, PeerError
+from wire.ids import parse_name, parse_release
 
 ERROR: Final = 1
 HALTED: Final = 3
 INCONCLUSIVE: Final = 4
 
+_TAGS: Final = TypeAdapter(Tags)
 _UNITS_S: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -120,7 +125,53 @@ def parse_tags(given: Iterable[str] | None, *, option: str) -> dict[str, str]:
         if key in tags:
             raise typer.BadParameter(f"{key!r} is given twice", param_hint=option)
         tags[key] = value
-    return tags
+    return checked_tags(tags, option=option)
+
+
+def checked_tags(tags: Mapping[str, str], *, option: str) -> dict[str, str]:
+    """Return `tags` if a device can carry them.
+
+    Raises:
+        typer.BadParameter: A key or a value has other characters or is too long.
+    """
+    try:
+        return _TAGS.validate_python(dict(tags))
+    except ValidationError as exc:
+        first = exc.errors(include_url=False)[0]["loc"][0]
+        raise typer.BadParameter(
+            f"{first}={tags[str(first)]} cannot be a tag: use letters, digits, '.', '_' and '-', at"
+            " most 32 for the key and 64 for the value",
+            param_hint=option,
+        ) from exc
+
+
+def given_name(text: str, *, what: str) -> str:
+    """Return a name that was given as an argument.
+
+    Raises:
+        typer.BadParameter: It is none.
+    """
+    with _as_usage():
+        return parse_name(text, what=what)
+
+
+def given_release(text: str) -> tuple[str, str]:
+    """Return name and version of a NAME:VERSION argument.
+
+    Raises:
+        typer.BadParameter: It is none.
+    """
+    with _as_usage():
+        name, version = parse_release(text)
+        return name, version
+
+
+@contextlib.contextmanager
+def _as_usage() -> Iterator[None]:
+    try:
+        yield
+    except PeerError as exc:
+        raise typer.BadParameter("; ".join(filter(None, (str(exc), exc.hint)))) from exc
 
 
 def parse_address(text: str, *, option: str) -> tuple[str, int]:

@@ -8,9 +8,8 @@ from typing import Annotated
 import typer
 
 from wire.errors import PeerError
-from wire.ids import parse_name, parse_release
 
-from .console import Json, in_bytes, say, show_facts, show_json
+from .console import Json, given_release, in_bytes, say, show_facts, show_json
 
 
 def register(app: typer.Typer) -> None:
@@ -40,8 +39,7 @@ def convert(
     json: Json = False,
 ) -> None:
     """Convert a model to ONNX, prove that it answers alike, and pack it as a bundle."""
-    parse_name(name, what="model name")
-    parse_release(f"{name}:{version}")
+    given_release(f"{name}:{version}")
     if nan_policy not in ("reject", "pass"):
         raise typer.BadParameter("reject or pass", param_hint="--nan-policy")
     try:

@@ -9,16 +9,19 @@ from typing import Annotated, Final
 import typer
 
 from fleet.api.schemas import Device, DeviceIn, DevicePatch, Health, StoredRecord
-from wire.errors import ConfigError, PeerError
+from wire.errors import PeerError
 from wire.ids import parse_name
 
+from .agent_file import AgentFile, write_agent_file
 from .client import Client
 from .console import (
     Controller,
     Json,
     Match,
     ago,
+    checked_tags,
     confirm,
+    given_name,
     in_bytes,
     parse_address,
     parse_tags,
@@ -29,26 +32,6 @@ from .console import (
 )
 
 DEFAULT_LISTEN: Final = "127.0.0.1:8600"
-MAX_SOCKET_PATH: Final = 107
-"""Linux's limit on the path of a unix socket."""
-
-_AGENT_TEMPLATE: Final = """\
-# The agent's configuration: `fleet-agent run --config {file}`
-
-[device]
-id = "{device}"
-
-[broker]
-url = "{broker}"
-# ca = "ca.pem"            # for mqtts and wss
-
-[serve]
-listen = "{listen}"
-{socket}
-[state]
-dir = "{state}"
-"""
-
 Tag = Annotated[list[str] | None, typer.Option("--tag", help="A tag, KEY=VALUE; repeatable.")]
 
 
@@ -112,29 +95,52 @@ def add(
 ) -> None:
     """Add a device, or many from a CSV file."""
     parse_address(listen, option="--listen")
-    if (device is None) == (source is None):
-        raise typer.BadParameter("name a device, or a file with --from", param_hint="DEVICE")
-    with Client(controller) as client:
-        broker = client.get("/v1/health", Health).broker_url if output or output_dir else ""
-        if source is not None:
-            rows = _read_csv(source)
-            client.post_list("/v1/devices", rows, Device)
-            say(f"added {len(rows)} devices")
-            for row in rows:
-                if output_dir is not None:
-                    _write_agent(output_dir / f"{row.id}.toml", row.id, broker, listen, None, None)
-            return
-        name = parse_name(device or "", what="device id")
-        if output is not None and output.exists():
-            raise ConfigError(
-                f"{output} exists already", code="file_exists", hint="choose another --output"
+    if source is not None:
+        if device or tag or output or socket or state_dir:
+            raise typer.BadParameter(
+                "takes its devices and tags from the file; only --output-dir and --listen go with it",
+                param_hint="--from",
             )
-        row = DeviceIn(id=name, tags=parse_tags(tag, option="--tag"))
-        client.post("/v1/devices", row, Device)
-        say(f"added {name}")
+        _add_many(source, output_dir, listen, controller)
+        return
+    if device is None:
+        raise typer.BadParameter("name a device, or a file with --from", param_hint="DEVICE")
+    if output_dir is not None:
+        raise typer.BadParameter("goes with --from; else use --output", param_hint="--output-dir")
+    if output is None and (socket or state_dir):
+        raise typer.BadParameter("--socket and --state-dir go into it", param_hint="--output")
+    row = DeviceIn(
+        id=given_name(device, what="device id"),
+        tags=parse_tags(tag, option="--tag"),
+    )
+    with Client(controller) as client:
+        file = None
         if output is not None:
-            _write_agent(output, name, broker, listen, socket, state_dir)
-            say(f"wrote {output}; start the agent with `fleet-agent run --config {output}`")
+            broker = client.get("/v1/health", Health).broker_url
+            file = AgentFile(output, row.id, broker, listen, socket, state_dir)
+            file.check()
+        client.post("/v1/devices", row, Device)
+    say(f"added {row.id}")
+    if file is not None:
+        write_agent_file(file)
+        say(f"wrote {output}; start the agent with `fleet-agent run --config {output}`")
+
+
+def _add_many(source: Path, folder: Path | None, listen: str, controller: str | None) -> None:
+    rows = _read_csv(source)
+    with Client(controller) as client:
+        files = []
+        if folder is not None:
+            broker = client.get("/v1/health", Health).broker_url
+            files = [AgentFile(folder / f"{row.id}.toml", row.id, broker, listen) for row in rows]
+            for file in files:
+                file.check()
+        client.post_list("/v1/devices", rows, Device)
+    say(f"added {len(rows)} devices")
+    for file in files:
+        write_agent_file(file)
+    if files:
+        say(f"wrote {len(files)} files to {folder}")
 
 
 def show_device(
@@ -144,7 +150,7 @@ def show_device(
 ) -> None:
     """Show one device: what it serves, how its last updates ended, what it is."""
     with Client(controller) as client:
-        found = client.get(f"/v1/devices/{parse_name(device, what='device id')}", Device)
+        found = client.get(f"/v1/devices/{given_name(device, what='device id')}", Device)
     if json:
         show_json(found.model_dump(mode="json"))
         return
@@ -192,7 +198,7 @@ def tag(
     controller: Controller = None,
 ) -> None:
     """Change a device's tags."""
-    path = f"/v1/devices/{parse_name(device, what='device id')}"
+    path = f"/v1/devices/{given_name(device, what='device id')}"
     with Client(controller) as client:
         result = dict(client.get(path, Device).tags)
         for text in tags:
@@ -203,6 +209,7 @@ def tag(
                 result[key] = value
             else:
                 result.pop(key, None)
+        result = checked_tags(result, option="TAGS")
         found = client.patch(path, DevicePatch(tags=result), Device)
     typer.echo(" ".join(f"{k}={v}" for k, v in sorted(found.tags.items())) or "no tags")
 
@@ -213,7 +220,7 @@ def remove(
     controller: Controller = None,
 ) -> None:
     """Forget a device and its records; what runs on it goes on running."""
-    name = parse_name(device, what="device id")
+    name = given_name(device, what="device id")
     confirm(f"Forget {name} and its records?", is_sure=yes)
     with Client(controller) as client:
         client.delete(f"/v1/devices/{name}")
@@ -230,7 +237,7 @@ def telemetry(
     controller: Controller = None,
 ) -> None:
     """List the newest records of a device: telemetry and events."""
-    path = f"/v1/devices/{parse_name(device, what='device id')}/records"
+    path = f"/v1/devices/{given_name(device, what='device id')}/records"
     with Client(controller) as client:
         records = client.list(path, StoredRecord, channel=channel, limit=limit)
     if json:
@@ -279,51 +286,12 @@ def _read_csv(path: Path) -> list[DeviceIn]:
                 tags = {k: v for k, v in row.items() if k and k != "id" and v}
                 try:
                     name = parse_name((row["id"] or "").strip(), what="device id")
-                    rows.append(DeviceIn(id=name, tags=tags))
-                except (PeerError, ValueError) as exc:
-                    text = str(exc).splitlines()[0]
-                    raise PeerError(f"{path} line {number}: {text}", code="csv_invalid") from exc
+                    rows.append(DeviceIn(id=name, tags=checked_tags(tags, option="--from")))
+                except (PeerError, typer.BadParameter) as exc:
+                    text = f"{path} line {number}: {exc}"
+                    raise PeerError(text, code="csv_invalid", hint="nothing was added") from exc
     except (OSError, UnicodeDecodeError, csv.Error) as exc:
         raise PeerError(f"cannot read {path}: {exc}", code="csv_invalid") from exc
     if not rows:
         raise PeerError(f"{path} names no device", code="csv_invalid")
     return rows
-
-
-def _write_agent(
-    path: Path,
-    device: str,
-    broker: str,
-    listen: str,
-    socket: Path | None,
-    state: Path | None,
-) -> None:
-    home = path.resolve().parent / "devices" / device
-    chosen = (socket or home / "agent.sock").resolve()
-    if len(str(chosen)) > MAX_SOCKET_PATH:
-        if socket is not None:
-            raise ConfigError(
-                f"{chosen} is too long for a unix socket",
-                code="socket_path",
-                hint=f"at most {MAX_SOCKET_PATH} bytes",
-            )
-        line = f"# no unix socket: {chosen.name} beside the state would have too long a path"
-    else:
-        line = f'socket = "{chosen}"'
-    text = _AGENT_TEMPLATE.format(
-        file=path.name,
-        device=device,
-        broker=broker,
-        listen=listen,
-        socket=line,
-        state=(state or home / "state").resolve(),
-    )
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as exc:
-        raise ConfigError(
-            f"the device is added, but {path} cannot be written: {exc.strerror}",
-            code="config_unwritable",
-            hint="write it by hand; docs/runbook.md shows one",
-        ) from exc

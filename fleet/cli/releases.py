@@ -12,10 +12,9 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColu
 
 from fleet.api.schemas import Model, PushResult, Release
 from wire.errors import BundleError, PeerError
-from wire.ids import parse_name
 
 from .client import READ_BYTES, Client
-from .console import Controller, Json, ago, in_bytes, show, show_json
+from .console import Controller, Json, ago, given_name, in_bytes, show, show_json
 
 
 def register(app: typer.Typer) -> None:
@@ -69,7 +68,7 @@ def list_releases(
 ) -> None:
     """List the releases of a model, newest first."""
     with Client(controller) as client:
-        path = f"/v1/models/{parse_name(model, what='model name')}/releases"
+        path = f"/v1/models/{given_name(model, what='model name')}/releases"
         releases = client.list(path, Release)
     if json:
         show_json([release.model_dump(mode="json") for release in releases])

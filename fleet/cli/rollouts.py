@@ -8,8 +8,6 @@ import typer
 from pydantic import ValidationError
 
 from fleet.api.schemas import RollbackIn, RollbackResult, Rollout, RolloutIn
-from wire.errors import PeerError
-from wire.ids import parse_name, parse_release
 from wire.messages import Guards, Probation
 
 from .client import Client
@@ -21,6 +19,8 @@ from .console import (
     Match,
     ago,
     confirm,
+    given_name,
+    given_release,
     parse_seconds,
     parse_tags,
     say,
@@ -31,6 +31,13 @@ from .console import (
 from .follow import follow_rollback, follow_rollout
 
 EXIT_CODES: Final = {"halted": HALTED, "aborted": HALTED, "inconclusive": INCONCLUSIVE}
+
+_OPTIONS: Final = {
+    "phases": "--phases",
+    "soak_s": "--soak",
+    "min_s": "--probation-min",
+    "max_s": "--probation-max",
+}
 
 Id = Annotated[str, typer.Argument(help="The rollout's id; `fleet rollouts` lists them.")]
 
@@ -80,7 +87,7 @@ def start(
     controller: Controller = None,
 ) -> None:
     """Move devices to a release, phase by phase; it halts and rolls back by itself."""
-    name, version = parse_release(release)
+    name, version = given_release(release)
     try:
         body = RolloutIn(
             model=name,
@@ -98,12 +105,11 @@ def start(
         )
     except ValidationError as exc:
         fault = exc.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in fault["loc"])
-        raise PeerError(
-            f"{where}: {fault['msg']}",
-            code="usage",
-            hint="phases are written like 1,50%,100%; tags like site=lab",
-        ) from exc
+        name = str(fault["loc"][0])
+        why = "write them like 1,50%,100%" if name == "phases" else fault["msg"]
+        raise typer.BadParameter(why, param_hint=_OPTIONS.get(name, name)) from exc
+    if body.probation.min_s > body.probation.max_s:
+        raise typer.BadParameter("is longer than --probation-max", param_hint="--probation-min")
     with Client(controller) as client:
         rollout = client.post("/v1/rollouts", body, Rollout)
         if not json:
@@ -127,7 +133,7 @@ def show_rollout(
 ) -> None:
     """Show a rollout: its phases, and every device in it."""
     with Client(controller) as client:
-        found = client.get(f"/v1/rollouts/{parse_name(rollout, what='rollout id')}", Rollout)
+        found = client.get(f"/v1/rollouts/{given_name(rollout, what='rollout id')}", Rollout)
     if json:
         show_json(found.model_dump(mode="json"))
         return
@@ -219,7 +225,7 @@ def rollback(
     controller: Controller = None,
 ) -> None:
     """Return each device to the release that it confirmed before the present one."""
-    name = parse_name(model, what="model name")
+    name = given_name(model, what="model name")
     tags = parse_tags(match, option="--match")
     where = " ".join(f"{k}={v}" for k, v in tags.items()) or "ALL devices"
     confirm(f"Roll {name} back on {where}?", is_sure=yes)
@@ -245,7 +251,7 @@ def rollback(
 
 
 def _act(rollout: str, verb: str, controller: str | None) -> None:
-    path = f"/v1/rollouts/{parse_name(rollout, what='rollout id')}/{verb}"
+    path = f"/v1/rollouts/{given_name(rollout, what='rollout id')}/{verb}"
     with Client(controller) as client:
         found = client.post(path, None, Rollout)
     reason = f": {found.reason}" if found.reason else ""
