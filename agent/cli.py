@@ -46,13 +46,14 @@ def _parser() -> argparse.ArgumentParser:
         ("run", "run the agent in the foreground"),
         ("check-config", "check the configuration and print what is in force"),
         ("status", "show what the agent serves and how its last update ended"),
+        ("doctor", "examine the device: what works, what does not, and what to do about it"),
     ):
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument(
             "--config", type=Path, default=DEFAULT_CONFIG, help=f"default: {DEFAULT_CONFIG}"
         )
         command.add_argument("--verbose", action="store_true", help="log details")
-        if name == "status":
+        if name in ("status", "doctor"):
             command.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
@@ -85,4 +86,13 @@ def _status(options: argparse.Namespace) -> int:
     return 0 if status.is_serving else 1
 
 
-_COMMANDS = {"run": _run, "check-config": _check_config, "status": _status}
+def _doctor(options: argparse.Namespace) -> int:
+    from .core.diagnosis import Verdict
+    from .doctor import examine, render, render_json
+
+    findings = list(examine(options.config))
+    sys.stdout.write(render_json(findings) if options.json else render(findings))
+    return 1 if any(found.verdict is Verdict.FAULT for found in findings) else 0
+
+
+_COMMANDS = {"run": _run, "check-config": _check_config, "status": _status, "doctor": _doctor}

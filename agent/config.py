@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from wire.errors import ConfigError
 from wire.ids import DeviceId
 from wire.link_paho import parse_broker_url
+
+
+CORRECT: Final = (
+    "correct it; `fleet-agent check-config` judges it, systemd/agent.toml has every key"
+)
 
 
 class _Section(BaseModel):
@@ -99,7 +104,7 @@ def load_config(path: Path) -> AgentConfig:
             hint="`fleet device add NAME --output FILE` writes one",
         ) from exc
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"{path}: {exc}", code="config_invalid") from exc
+        raise ConfigError(f"{path}: {exc}", code="config_invalid", hint=CORRECT) from exc
     try:
         config = AgentConfig.model_validate(raw)
     except ValidationError as exc:
@@ -107,7 +112,9 @@ def load_config(path: Path) -> AgentConfig:
             f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}"
             for fault in exc.errors(include_url=False)
         ]
-        raise ConfigError(f"{path}: {'; '.join(faults)}", code="config_invalid") from exc
+        raise ConfigError(
+            f"{path}: {'; '.join(faults)}", code="config_invalid", hint=CORRECT
+        ) from exc
     return _anchored(config, path.resolve().parent)
 
 

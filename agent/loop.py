@@ -159,6 +159,7 @@ class Loop:
                 self._telemetry.observe(item)
                 if self._runtimes.inventory != self._inventory_seen:
                     self._publish_report()
+                    self._keep_inventory()
 
     def _delivered(self, delivery: Delivered) -> None:
         try:
@@ -225,6 +226,12 @@ class Loop:
         state, inventory = self._state, self._runtimes.inventory
         self._inventory_seen = inventory
         self._uplink.report(lambda boot, seq: report.reported(state, inventory, boot=boot, seq=seq))
+
+    def _keep_inventory(self) -> None:
+        try:
+            self._store.save_inventory(self._inventory_seen)
+        except StorageError as exc:
+            log.warning("%s", exc)  # `fleet-agent doctor` will know less, nothing else suffers
 
     def _tick(self, now_s: float) -> None:
         self._runtimes.tick(now_s)

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from wire.messages import Inventory
+
 from .core.states import DeviceState
 
 
@@ -189,10 +191,13 @@ RuntimeSink = Callable[[RuntimeEvent], None]
 
 
 class StateStore(Protocol):
-    """Keeps the update machine's state across power cuts."""
+    """Keeps the agent's state across power cuts."""
 
     def load(self) -> DeviceState:
         """Return the saved state, or a blank one; raises StorageError."""
 
     def save(self, state: DeviceState) -> None:
         """Put `state` on disk before returning; raises StorageError."""
+
+    def save_inventory(self, inventory: Inventory) -> None:
+        """Keep what a runtime told of itself; raises StorageError."""

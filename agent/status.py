@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
 import json
 import socket
 import sqlite3
+from collections.abc import Iterable
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -96,29 +99,58 @@ def read_status(config: AgentConfig) -> Status:
         broker=config.broker.url,
         is_serving=is_serving,
         answer=answer,
-        waiting_records=_count_records(config.state.dir / "outbox.db"),
+        waiting_records=count_records(config.state.dir / "outbox.db"),
         state=state,
     )
 
 
 def _probe(config: AgentConfig) -> tuple[bool, str]:
-    address = config.serve.address
-    where = config.serve.listen or str(config.serve.socket)
+    where = config.serve.address or config.serve.socket
+    if where is None:
+        return False, "listens nowhere: [serve] has neither listen nor socket"
+    words = config.serve.listen or str(where)
     try:
-        if address is not None:
-            client = http.client.HTTPConnection(*address, timeout=TIMEOUT_S)
-        else:
-            client = _UnixConnection(config.serve.socket)
+        client = _connect(where)
         client.request("GET", "/v2/health/ready")
         status = client.getresponse().status
         client.close()
     except OSError as exc:
-        return False, f"does not answer on {where}: {exc.strerror or exc}"
-    return True, f"answers on {where}, " + ("ready" if status == 200 else "no model yet")
+        return False, f"does not answer on {words}: {exc.strerror or exc}"
+    return True, f"answers on {words}, " + ("ready" if status == 200 else "no model yet")
+
+
+def ask_runtime(where: tuple[str, int] | Path, models: Iterable[str]) -> dict[str, str]:
+    """Return the version of each of these models that a runtime answers.
+
+    Raises:
+        OSError: It does not answer.
+    """
+    versions: dict[str, str] = {}
+    client = _connect(where)
+    try:
+        client.request("GET", "/v2/health/live")
+        client.getresponse().read()
+        for name in models:
+            client.request("GET", f"/v2/models/{name}")
+            answer = client.getresponse()
+            body = answer.read()
+            if answer.status == HTTPStatus.OK:
+                versions[name] = str(json.loads(body)["versions"][0])
+    except (http.client.HTTPException, ValueError, LookupError, TypeError) as exc:
+        raise OSError(errno.EPROTO, "something else than a runtime answers") from exc
+    finally:
+        client.close()
+    return versions
+
+
+def _connect(where: tuple[str, int] | Path) -> http.client.HTTPConnection:
+    if isinstance(where, Path):
+        return _UnixConnection(where)
+    return http.client.HTTPConnection(*where, timeout=TIMEOUT_S)
 
 
 class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path) -> None:
         super().__init__("localhost", timeout=TIMEOUT_S)
         self._path = str(path)
 
@@ -128,7 +160,8 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(self._path)
 
 
-def _count_records(path: Path) -> int:
+def count_records(path: Path) -> int:
+    """Return how many records wait in an outbox; 0 when it cannot be read."""
     try:
         with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as db:
             (count,) = db.execute("SELECT count(*) FROM record").fetchone()

@@ -23,7 +23,6 @@ from wire.content import ChunkRef, Index, offsets, parse_index
 from wire.errors import BundleError, PeerError, StorageError
 from wire.manifest import MANIFEST, Manifest, parse_manifest
 
-READ_BYTES: Final = 1024 * 1024
 DISK_FLOOR_BYTES: Final = 16 * 1024 * 1024
 """What an update must leave free, so that state and outbox can still be written."""
 _TEMPORARY: Final = ".tmp-"
@@ -209,11 +208,7 @@ class ContentStore:
             )
 
     def _verify(self, sha256: str) -> None:
-        digest = hashlib.sha256()
-        with (self.content / sha256).open("rb") as file:
-            while block := file.read(READ_BYTES):
-                digest.update(block)
-        if digest.hexdigest() != sha256:
+        if _digest_of_file(self.content / sha256) != sha256:
             (self.content / sha256).unlink(missing_ok=True)
             raise OSError(errno.EIO, "its bytes have changed on disk")
 
@@ -235,6 +230,27 @@ class ContentStore:
             for path, name in places
             for position, chunk in offsets(index.chunks_of(name))
         ]
+
+
+def find_damage(root: Path, manifest: str) -> str | None:
+    """Return what is wrong with a bundle's bytes, or None; deletes nothing."""
+    content = root / "content"
+    try:
+        if _digest_of_file(content / manifest) != manifest:
+            return "its manifest has changed on disk"
+        for entry in parse_manifest((content / manifest).read_bytes()).files:
+            if _digest_of_file(content / entry.sha256) != entry.sha256:
+                return f"its {entry.path} has changed on disk"
+    except OSError as exc:
+        return f"a file cannot be read: {exc.strerror}"
+    except BundleError as exc:
+        return str(exc)
+    return None
+
+
+def _digest_of_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_range(path: Path, position: int, length: int) -> bytes:

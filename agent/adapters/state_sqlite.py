@@ -1,4 +1,6 @@
-"""The update machine's state on disk: one row in SQLite, WAL and `synchronous=FULL`.
+"""The agent's state on disk: the update machine's and what the last runtime told of itself.
+
+One row each in SQLite, WAL and `synchronous=FULL`.
 
 Measured in 60 power cuts: of all SQLite settings only WAL with FULL lost no acknowledged write
 and tore none. A database that cannot be read is moved aside, so that the agent starts empty
@@ -15,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from agent.core.states import DeviceState
 from wire.errors import StorageError
+from wire.messages import Inventory
 
 SCHEMA_VERSION: Final = 1
 _STATE: Final = TypeAdapter(DeviceState)
@@ -64,7 +67,10 @@ class SqliteStateStore:
         try:
             with self._connection as db:
                 db.execute("CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value INTEGER)")
-                db.execute("CREATE TABLE IF NOT EXISTS state (id INTEGER PRIMARY KEY, body TEXT)")
+                for table in ("state", "inventory"):
+                    db.execute(
+                        f"CREATE TABLE IF NOT EXISTS {table} (id INTEGER PRIMARY KEY, body TEXT)"
+                    )
                 db.execute("INSERT OR IGNORE INTO meta VALUES ('schema', ?)", (SCHEMA_VERSION,))
                 row = db.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
         except sqlite3.DatabaseError as exc:
@@ -84,8 +90,8 @@ class SqliteStateStore:
             StorageError: `state_unreadable`.
         """
         try:
-            row = self._connection.execute("SELECT body FROM state WHERE id = 1").fetchone()
-            return DeviceState() if row is None else _STATE.validate_json(row[0])
+            body = self._body("state")
+            return DeviceState() if body is None else _STATE.validate_json(body)
         except (sqlite3.DatabaseError, ValidationError) as exc:
             raise _unreadable(self._path, str(exc).splitlines()[0]) from exc
 
@@ -95,19 +101,41 @@ class SqliteStateStore:
         Raises:
             StorageError: `state_unwritable`.
         """
-        body = _STATE.dump_json(state).decode()
+        self._write("state", _STATE.dump_json(state).decode())
+
+    def load_inventory(self) -> Inventory:
+        """Return what the last runtime told of itself; blank when none has, or it is unreadable."""
         try:
-            self._connection.execute("INSERT OR REPLACE INTO state VALUES (1, ?)", (body,))
+            body = self._body("inventory")
+            return Inventory() if body is None else Inventory.model_validate_json(body)
+        except (sqlite3.DatabaseError, ValidationError):
+            return Inventory()
+
+    def save_inventory(self, inventory: Inventory) -> None:
+        """Keep what a runtime told of itself, for those who ask this device.
+
+        Raises:
+            StorageError: `state_unwritable`.
+        """
+        self._write("inventory", inventory.model_dump_json())
+
+    def close(self) -> None:
+        """Close the database."""
+        self._connection.close()
+
+    def _body(self, table: str) -> str | None:
+        row = self._connection.execute(f"SELECT body FROM {table} WHERE id = 1").fetchone()  # noqa: S608 - a constant
+        return None if row is None else row[0]
+
+    def _write(self, table: str, body: str) -> None:
+        try:
+            self._connection.execute(f"INSERT OR REPLACE INTO {table} VALUES (1, ?)", (body,))  # noqa: S608 - a constant
         except sqlite3.Error as exc:
             raise StorageError(
                 f"cannot write {self._path}: {exc}",
                 code="state_unwritable",
                 hint="free some disk space, or check that the file system is writable",
             ) from exc
-
-    def close(self) -> None:
-        """Close the database."""
-        self._connection.close()
 
 
 def _unreadable(path: Path, why: str) -> StorageError:

@@ -5,6 +5,7 @@ import pytest
 from agent.adapters.state_sqlite import SqliteStateStore, move_aside, open_database
 from agent.core.states import Assignment, DeviceState, Fetching, OnProbation, Ref
 from wire.errors import StorageError
+from wire.messages import Inventory
 
 REF = Ref("1.0.0", "a" * 64, "b" * 64)
 
@@ -54,3 +55,16 @@ def test_a_newer_schema_is_refused_with_the_way_out(tmp_path):
         SqliteStateStore(tmp_path / "state.db")
     assert caught.value.code == "state_newer"
     assert "newer agent" in caught.value.hint
+
+
+def test_what_a_runtime_told_of_itself_outlives_the_agent(tmp_path):
+    store = SqliteStateStore(tmp_path / "state.db")
+    assert store.load_inventory() == Inventory()
+    told = Inventory(runtime="onnxruntime 1.32.0", protections=("rlimits", "seccomp"))
+    store.save_inventory(told)
+    store.close()
+    store = SqliteStateStore(tmp_path / "state.db")
+    assert store.load_inventory() == told
+    assert store.load() == DeviceState()
+    open_database(tmp_path / "state.db").execute("UPDATE inventory SET body = '[]'")
+    assert store.load_inventory() == Inventory()

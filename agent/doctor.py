@@ -1,0 +1,253 @@
+"""`fleet-agent doctor`: examines this device from outside the agent, whether it runs or not.
+
+It changes nothing: it reads the state, asks the runtime over HTTP and the broker over MQTT (under a
+client id of its own, so that the agent's connection stays), and hashes the bundles on disk.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import queue
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+from wire import codec, topics
+from wire.errors import ConfigError, PeerError, StorageError
+from wire.link import Connected, Delivered, Disconnected, LinkEvent
+from wire.link_paho import PahoLink
+from wire.messages import ControllerPresence, Inventory, Reported
+
+from .adapters.content_files import find_damage
+from .adapters.state_sqlite import SqliteStateStore
+from .config import AgentConfig, load_config
+from .core.diagnosis import (
+    Finding,
+    Verdict,
+    judge_clock,
+    judge_disk,
+    judge_models,
+    judge_protections,
+    judge_quarantine,
+    judge_records,
+)
+from .core.states import DeviceState
+from .status import ask_runtime, count_records
+
+BROKER_TIMEOUT_S: Final = 5.0
+RETAINED_TIMEOUT_S: Final = 1.0
+"""Retained messages come right after the subscription; longer than this, there are none."""
+
+
+def examine(path: Path) -> Iterator[Finding]:
+    """Return findings, most fundamental first; what depends on a fault is left out."""
+    try:
+        config = load_config(path)
+    except ConfigError as exc:
+        yield Finding("configuration", Verdict.FAULT, str(exc), exc.hint)
+        return
+    yield Finding("configuration", Verdict.OK, str(path))
+    yield _find_agent(config)
+    state, inventory, found = _read_state(config)
+    yield found
+    if state is not None:
+        yield from _examine_models(config, state, inventory)
+    broker = _ask_broker(config)
+    yield from _judge_broker(config.broker.url, broker, state.generation if state else None)
+    if state is not None:
+        waiting = count_records(config.state.dir / "outbox.db")
+        yield judge_records(waiting, is_controller_online=broker.is_controller_online)
+
+
+def render(findings: list[Finding]) -> str:
+    """Return findings for a person, one screen."""
+    width = max(len(found.subject) for found in findings)
+    lines = []
+    for found in findings:
+        lines.append(f"{found.verdict:<8} {found.subject:<{width}}  {found.text}")
+        if found.remedy and found.verdict is not Verdict.OK:
+            lines.append(f"{'':<8} {'':<{width}}  -> {found.remedy}")
+    counted = [(sum(f.verdict is v for f in findings), v) for v in (Verdict.FAULT, Verdict.WARNING)]
+    words = [f"{count} {v}{'s' if count > 1 else ''}" for count, v in counted if count]
+    lines.append(", ".join(words) or "all is well")
+    return "\n".join(lines) + "\n"
+
+
+def render_json(findings: list[Finding]) -> str:
+    """Return findings as JSON."""
+    return (
+        json.dumps(
+            [
+                {"subject": f.subject, "verdict": f.verdict, "text": f.text, "remedy": f.remedy}
+                for f in findings
+            ],
+            indent=2,
+        )
+        + "\n"
+    )
+
+
+def _find_agent(config: AgentConfig) -> Finding:
+    """Return whether an agent holds the lock of the state directory."""
+    lock = config.state.dir / "lock"
+    start = "start it: `systemctl start fleet-agent`, or `fleet-agent run --config FILE`"
+    try:
+        with lock.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        text = f"has never run with its state in {config.state.dir}"
+        return Finding("agent", Verdict.FAULT, text, start)
+    except BlockingIOError:
+        return Finding("agent", Verdict.OK, f"{version('modelfleet')}, running")
+    except OSError as exc:
+        return Finding("agent", Verdict.FAULT, f"{lock}: {exc.strerror}", "run this as root")
+    return Finding("agent", Verdict.FAULT, "does not run", start)
+
+
+def _read_state(config: AgentConfig) -> tuple[DeviceState | None, Inventory, Finding]:
+    path = config.state.dir / "state.db"
+    if not path.exists():
+        found = Finding("state", Verdict.OK, f"{config.state.dir}: empty")
+        return None, Inventory(), found
+    try:
+        store = SqliteStateStore(path)
+        try:
+            state, inventory = store.load(), store.load_inventory()
+        finally:
+            store.close()
+    except StorageError as exc:
+        remedy = exc.hint or "run this as root; an agent that starts moves an unreadable file aside"
+        return None, Inventory(), Finding("state", Verdict.FAULT, str(exc), remedy)
+    text = f"{config.state.dir}, generation {state.generation}"
+    return state, inventory, Finding("state", Verdict.OK, text)
+
+
+def _examine_models(
+    config: AgentConfig, state: DeviceState, inventory: Inventory
+) -> Iterator[Finding]:
+    root = config.state.dir
+    answering: dict[str, str] = {}
+    for where in (config.serve.address, config.serve.socket):
+        if where is None:
+            continue
+        try:
+            answering |= ask_runtime(where, [name for name, _ in state.served_set()])
+        except OSError as exc:
+            yield Finding(
+                "runtime",
+                Verdict.FAULT,
+                f"does not answer on {_words(where)}: {exc.strerror or exc}",
+                "if the agent runs, its log says why no runtime serves",
+            )
+        else:
+            yield Finding("runtime", Verdict.OK, f"answers on {_words(where)}")
+    yield from judge_models(state, answering)
+    if (found := judge_quarantine(state)) is not None:
+        yield found
+    yield _check_content(root, state)
+    yield judge_protections(inventory.protections)
+    yield judge_disk(shutil.disk_usage(root).free, str(root))
+    yield judge_clock(time.time(), (root / "state.db").stat().st_mtime)
+
+
+def _words(where: tuple[str, int] | Path) -> str:
+    return str(where) if isinstance(where, Path) else f"{where[0]}:{where[1]}"
+
+
+def _check_content(root: Path, state: DeviceState) -> Finding:
+    """Hash every file of every bundle that is active or a fallback."""
+    refs = [ref for record in state.models for ref in (record.active, record.fallback) if ref]
+    for ref in refs:
+        if (damage := find_damage(root, ref.manifest)) is not None:
+            remedy = "restart the agent: it serves the fallback and fetches the bundle again"
+            return Finding("content", Verdict.FAULT, f"{ref.version}: {damage}", remedy)
+    text = f"{len(refs)} bundles, every byte as it was fetched" if refs else "none yet"
+    return Finding("content", Verdict.OK, text)
+
+
+@dataclass
+class _Broker:
+    """What the broker says about this device, as far as it answers."""
+
+    fault: str | None = None
+    is_controller_online: bool | None = None
+    reported: Reported | None = None
+
+
+def _ask_broker(config: AgentConfig) -> _Broker:
+    url, device = config.broker.url, config.device.id
+    link = PahoLink(url, f"{device}-doctor", ca=str(config.broker.ca) if config.broker.ca else None)
+    events: queue.SimpleQueue[LinkEvent] = queue.SimpleQueue()
+    link.start(events.put, lambda: None)
+    try:
+        match _next(events, BROKER_TIMEOUT_S):
+            case Connected():
+                wanted = [topics.ControllerPresence().text, topics.Reported(device).text]
+                link.subscribe(wanted, qos=1)
+                return _listen(events, len(wanted))
+            case Disconnected(reason=reason):
+                return _Broker(fault=reason)
+            case _:
+                return _Broker(fault=f"{url} does not answer within {BROKER_TIMEOUT_S:g} s")
+    finally:
+        link.stop()
+
+
+def _listen(events: queue.SimpleQueue[LinkEvent], wanted_count: int) -> _Broker:
+    """Take the retained messages; a missing one is waited for in vain, but not for long."""
+    seen = _Broker()
+    until_s = time.monotonic() + RETAINED_TIMEOUT_S
+    while wanted_count and (event := _next(events, until_s - time.monotonic())) is not None:
+        if not isinstance(event, Delivered):
+            continue
+        wanted_count -= 1
+        try:
+            match topics.parse(event.topic):
+                case topics.ControllerPresence():
+                    presence = codec.decode(ControllerPresence, event.payload)
+                    seen.is_controller_online = presence.state == "online"
+                case topics.Reported():
+                    seen.reported = codec.decode(Reported, event.payload)
+        except PeerError:
+            continue
+    return seen
+
+
+def _next(events: queue.SimpleQueue[LinkEvent], timeout_s: float) -> LinkEvent | None:
+    try:
+        return events.get(timeout=max(0.0, timeout_s))
+    except queue.Empty:
+        return None
+
+
+def _judge_broker(url: str, broker: _Broker, generation: int | None) -> Iterator[Finding]:
+    if broker.fault is not None:
+        yield Finding(
+            "broker",
+            Verdict.FAULT,
+            broker.fault,
+            f"is it up, and is [broker] url = {url!r} right? Until then this device serves what "
+            "it has and keeps its records",
+        )
+        return
+    yield Finding("broker", Verdict.OK, f"{url} answers")
+    if broker.is_controller_online is True:
+        yield Finding("controller", Verdict.OK, "online")
+    else:
+        word = "was never here" if broker.is_controller_online is None else "is offline"
+        remedy = "start it with `fleet up`; until then updates and records wait"
+        yield Finding("controller", Verdict.WARNING, word, remedy)
+    reported = broker.reported
+    if generation is not None and reported is not None and reported.generation != generation:
+        yield Finding(
+            "reported",
+            Verdict.WARNING,
+            f"the broker retains generation {reported.generation} of this device, "
+            f"its state has {generation}",
+            "a running agent corrects this by itself; or does another machine use this id?",
+        )
