@@ -1,7 +1,8 @@
 """Bytes to message and back: the one place that decodes JSON from outside.
 
 Refused beyond what a JSON parser refuses: payloads over their cap, invalid UTF-8, duplicate keys,
-NaN and infinities, and nesting deep enough to exhaust the stack.
+NaN and infinities, and nesting deep enough to exhaust the stack. Types are taken as they are: a
+number in quotes is no number.
 """
 
 from __future__ import annotations
@@ -51,13 +52,16 @@ def decode(kind: type[ModelT], payload: bytes, *, max_bytes: int = MAX_CONTROL_B
     """
     parse_json(payload, max_bytes=max_bytes)
     try:
-        return kind.model_validate_json(payload)
+        return kind.model_validate_json(payload, strict=True)
     except ValidationError as exc:
-        first = exc.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "payload"
-        raise PeerError(
-            f"{kind.__name__}: {where}: {first['msg']}"[:300], code="payload_invalid"
-        ) from exc
+        raise PeerError(f"{kind.__name__}: {first_fault(exc)}", code="payload_invalid") from exc
+
+
+def first_fault(exc: ValidationError) -> str:
+    """Return where a payload is wrong first, and how; at most 300 characters."""
+    first = exc.errors(include_url=False, include_input=False, include_context=False)[0]
+    where = ".".join(str(part) for part in first["loc"]) or "payload"
+    return f"{where}: {first['msg']}"[:300]
 
 
 def parse_json(payload: bytes, *, max_bytes: int) -> Any:

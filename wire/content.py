@@ -5,21 +5,23 @@ every file that it leads to is checked against the manifest, and the manifest ag
 in the desired state. An index longer than one chunk is itself cut, and
 `{"v":1,"index":[[sha256,bytes],…]}` leads to its pieces; there is no third level.
 
-A chunk travels as one zstd frame of at most `MAX_CHUNK_BYTES` plain bytes.
+A chunk travels as one zstd frame of at most `MAX_CHUNK_BYTES` plain bytes. It is named by the
+sha-256 of its plain bytes, so that its name does not depend on how it was compressed.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from typing import Annotated, Final, NamedTuple
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import zstandard
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
-from .codec import MAX_MESSAGE_BYTES, parse_json
+from .codec import MAX_MESSAGE_BYTES, first_fault, parse_json
 from .errors import PeerError
 from .ids import Digest
+from .manifest import MAX_FILES
 from .messages import Part
 
 MAX_CHUNK_BYTES: Final = 60 * 1024
@@ -35,20 +37,18 @@ class ChunkRef(NamedTuple):
     bytes: int
 
 
-class _Entry(Part):
-    model_config = ConfigDict(frozen=True)
-
-
 _Pair = tuple[Digest, Annotated[int, Field(ge=1, le=MAX_CHUNK_BYTES)]]
+# An index may hold millions of faults, each of which would cost a kilobyte: stop at the first.
+_Pairs = Annotated[tuple[_Pair, ...], Field(fail_fast=True)]
 _Path = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 
 
-class Index(_Entry):
+class Index(Part):
     """The top level: either the files, or the pieces of the index that holds them."""
 
-    v: Annotated[int, Field(ge=1, le=1)] = 1
-    files: dict[_Path, tuple[_Pair, ...]] | None = None
-    index: tuple[_Pair, ...] | None = None
+    v: Literal[1] = 1
+    files: dict[_Path, _Pairs] | None = None
+    index: _Pairs | None = None
 
     def chunks_of(self, path: str) -> tuple[ChunkRef, ...]:
         """Return the chunks of one file in order; empty for an empty or unknown file."""
@@ -62,13 +62,23 @@ def parse_index(payload: bytes) -> Index:
         PeerError: `index_invalid`.
     """
     try:
-        parse_json(payload, max_bytes=MAX_INDEX_BYTES)
-        index = Index.model_validate_json(payload)
-    except (PeerError, ValidationError) as exc:
-        raise PeerError(f"content index: {exc}"[:300], code="index_invalid") from exc
+        _require_few_files(parse_json(payload, max_bytes=MAX_INDEX_BYTES))
+        index = Index.model_validate_json(payload, strict=True)
+    except PeerError as exc:
+        raise PeerError(f"content index: {exc}", code="index_invalid") from exc
+    except ValidationError as exc:
+        raise PeerError(f"content index: {first_fault(exc)}", code="index_invalid") from exc
     if (index.files is None) == (index.index is None):
         raise PeerError("content index: needs either files or index", code="index_invalid")
+    if sum(length for _, length in index.index or ()) > MAX_INDEX_BYTES:
+        raise PeerError("content index: its pieces are over the cap", code="index_invalid")
     return index
+
+
+def _require_few_files(parsed: Any) -> None:
+    files = parsed.get("files") if isinstance(parsed, dict) else None
+    if isinstance(files, dict) and len(files) > MAX_FILES + 1:  # and the manifest
+        raise PeerError(f"names {len(files)} files", code="index_invalid")
 
 
 def encode_chunk(plain: bytes) -> bytes:

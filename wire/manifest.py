@@ -11,7 +11,7 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
-from .codec import parse_json
+from .codec import first_fault, parse_json
 from .errors import BundleError, PeerError
 from .ids import Digest, ModelName, Version
 from .messages import Part
@@ -54,9 +54,13 @@ class TensorSpec(_Strict):
 
     name: PrintableName
     datatype: Datatype
-    shape: Annotated[tuple[Annotated[int, Field(ge=-1, le=2**31)], ...], Field(max_length=8)]
-    feature_names: Annotated[tuple[PrintableName, ...], Field(max_length=65_536)] = ()
-    units: Annotated[tuple[str, ...], Field(max_length=65_536)] = ()
+    shape: Annotated[
+        tuple[Annotated[int, Field(ge=-1, le=2**31)], ...], Field(max_length=8, fail_fast=True)
+    ]
+    feature_names: Annotated[
+        tuple[PrintableName, ...], Field(max_length=65_536, fail_fast=True)
+    ] = ()
+    units: Annotated[tuple[str, ...], Field(max_length=65_536, fail_fast=True)] = ()
 
 
 class Budgets(_Strict):
@@ -81,12 +85,12 @@ class Manifest(_Strict):
     v: Literal[1] = 1
     name: ModelName
     version: Version
-    files: Annotated[tuple[ArtifactEntry, ...], Field(max_length=MAX_FILES)]
-    inputs: Annotated[tuple[TensorSpec, ...], Field(min_length=1, max_length=64)]
-    outputs: Annotated[tuple[TensorSpec, ...], Field(min_length=1, max_length=64)]
+    files: Annotated[tuple[ArtifactEntry, ...], Field(max_length=MAX_FILES, fail_fast=True)]
+    inputs: Annotated[tuple[TensorSpec, ...], Field(min_length=1, max_length=64, fail_fast=True)]
+    outputs: Annotated[tuple[TensorSpec, ...], Field(min_length=1, max_length=64, fail_fast=True)]
     opset: dict[str, Annotated[int, Field(ge=1, le=1000)]]
     ir_version: Annotated[int, Field(ge=1, le=1000)]
-    ops: tuple[str, ...]
+    ops: Annotated[tuple[str, ...], Field(fail_fast=True)]
     minimum_runtime: Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+){0,2}$")]
     device_class: Annotated[str, Field(max_length=64)] = "any"
     budgets: Budgets = Budgets()
@@ -120,15 +124,12 @@ def parse_manifest(payload: bytes) -> Manifest:
     """
     try:
         parse_json(payload, max_bytes=MAX_MANIFEST_BYTES)
-        return Manifest.model_validate_json(payload)
+        return Manifest.model_validate_json(payload, strict=True)
     except PeerError as exc:
         raise BundleError(f"manifest.json: {exc}", code="manifest_invalid") from exc
     except ValidationError as exc:
-        first = exc.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "manifest"
-        raise BundleError(
-            f"manifest.json: {where}: {first['msg']}"[:300], code="manifest_invalid"
-        ) from exc
+        fault = first_fault(exc)
+        raise BundleError(f"manifest.json: {fault}", code="manifest_invalid") from exc
 
 
 def digest_of(payload: bytes) -> str:
