@@ -2,32 +2,64 @@
 
 Unknown fields are ignored, so that a newer side may add some; a missing or mistyped field refuses
 the whole message. Times are milliseconds of the Unix epoch by the writer's clock, durations are
-seconds, ratios are 0 to 1.
+seconds, ratios are 0 to 1. Every field has a longest form, so every message has one too.
+
+The texts below fields are their meaning in `docs/topics.md`; run `make docs` after changing one.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from .ids import BootId, DeviceId, Digest, ModelName, RolloutId, Version
 from .lifecycle import Outcome, UpdateState
 
-MAX_MODELS_PER_DEVICE = 8
+MAX_MODELS_PER_DEVICE: Final = 8
 """So that desired and reported state, at their longest, stay below the 8 kB of a control payload."""
-MAX_ACK_RANGES = 64
-MAX_MISSING_CHUNKS = 64
-MAX_QUARANTINED = 8
-MAX_DETAIL_CHARS = 300
-MAX_REPORTED_DETAIL_CHARS = 80
+MAX_ACK_RANGES: Final = 64
+MAX_MISSING_CHUNKS: Final = 64
+MAX_QUARANTINED: Final = 8
+MAX_PROTECTIONS: Final = 10
+MAX_DETAIL_BYTES: Final = 300
+MAX_REPORTED_DETAIL_BYTES: Final = 80
+MAX_INTEGER: Final = 2**53 - 1
+"""The largest that every JSON reader keeps exact."""
 
-Count = Annotated[int, Field(ge=0, le=2**53 - 1)]
-UnixMs = Annotated[int, Field(ge=0, le=2**53 - 1)]
+
+def _fit(max_bytes: int) -> BeforeValidator:
+    """Make a text for people fit: what is not printable becomes a blank, what is over is cut.
+
+    Such a text comes from anywhere, and is never worth the message that it explains. Its length is
+    that of its JSON in UTF-8.
+    """
+
+    def fit(value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        text = "".join(c if c.isprintable() else " " for c in value[:max_bytes])
+        used = 0
+        for position, character in enumerate(text):
+            used += len(character.encode()) + (character in '"\\')
+            if used > max_bytes:
+                return text[:position]
+        return text
+
+    return BeforeValidator(fit)
+
+
+Count = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
+PositiveCount = Annotated[int, Field(ge=1, le=MAX_INTEGER)]
+UnixMs = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
 Seconds = Annotated[float, Field(ge=0, le=86_400 * 365)]
 Ratio = Annotated[float, Field(ge=0, le=1)]
-Detail = Annotated[str, Field(max_length=MAX_DETAIL_CHARS)]
-CodeText = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
+Detail = Annotated[str, Field(max_length=MAX_DETAIL_BYTES), _fit(MAX_DETAIL_BYTES)]
+ReportedDetail = Annotated[
+    str, Field(max_length=MAX_REPORTED_DETAIL_BYTES), _fit(MAX_REPORTED_DETAIL_BYTES)
+]
+Label = Annotated[str, Field(max_length=32), _fit(32)]
+CodeText = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
 
 
 class Part(BaseModel):
@@ -37,35 +69,47 @@ class Part(BaseModel):
 
 
 class Message(Part):
-    """A whole payload; `v` is its schema's version."""
+    """A whole payload."""
 
     v: Literal[1] = 1
+    """Version of the schema. Fields are added within a version, never changed or removed."""
 
 
 class Probation(Part):
     """How long a new model serves on trial before it counts as good."""
 
     min_s: Seconds = 60.0
+    """Shortest trial."""
     max_s: Seconds = 3600.0
+    """When the trial ends: without traffic, the golden rows decide then."""
     min_inferences: Count = 1
+    """Requests that must have been answered well."""
 
 
 class Guards(Part):
     """Limits whose breach during probation returns the device to its fallback."""
 
     error_ratio: Ratio = 0.05
-    min_requests: Annotated[int, Field(ge=1)] = 20
+    """Largest share of requests that may fail by the model's fault."""
+    min_requests: PositiveCount = 20
+    """Requests before the share is judged, so that one unlucky request condemns nothing."""
 
 
 class DesiredModel(Part):
     """One model that a device shall serve."""
 
     name: ModelName
+    """The line of models, in the path of inference requests. Not twice in one desired state."""
     version: Version
+    """For people; must be what the manifest says."""
     manifest: Digest
+    """Digest of `manifest.json`: the release's identity, and what all its files are checked by."""
     index: Digest
+    """Chunk that holds the content index, where fetching begins."""
     mode: Literal["active"] = "active"
+    """`active` serves."""
     rollout: RolloutId | None = None
+    """The rollout that asks for it; null after a return by hand."""
     probation: Probation = Probation()
     guards: Guards = Guards()
 
@@ -74,9 +118,14 @@ class Desired(Message):
     """Everything the controller wants of one device. Models that are not named are removed."""
 
     device: DeviceId
-    generation: Annotated[int, Field(ge=1, le=2**53 - 1)]
+    """The device meant; any other refuses it."""
+    generation: PositiveCount
+    """Counts the desired states of this device; an older one than the newest seen is ignored."""
     expires_unix_ms: UnixMs | None = None
-    models: Annotated[tuple[DesiredModel, ...], Field(max_length=MAX_MODELS_PER_DEVICE)] = ()
+    """When it stops being a command; null is never."""
+    models: Annotated[
+        tuple[DesiredModel, ...], Field(max_length=MAX_MODELS_PER_DEVICE, fail_fast=True)
+    ] = ()
 
 
 class Release(Part):
@@ -87,20 +136,25 @@ class Release(Part):
 
 
 class ReportedModel(Part):
-    """What one device says of one model.
-
-    `target` is what `outcome` and `code` speak of: the release that was last asked for.
-    """
+    """What one device says of one model."""
 
     name: ModelName
     state: UpdateState
+    """Where its update stands; `idle` when none is under way."""
     active: Release | None = None
+    """What serves, on probation included."""
     fallback: Release | None = None
+    """What a rollback returns to."""
     target: Release | None = None
+    """What was last asked for; `outcome`, `code` and `detail` speak of it."""
     outcome: Outcome | None = None
+    """How that ended; null while it is under way."""
     code: CodeText | None = None
-    detail: Annotated[str, Field(max_length=MAX_REPORTED_DETAIL_CHARS)] = ""
+    """Why it ended so, from the list of codes."""
+    detail: ReportedDetail = ""
+    """The cause in words; the event has more of it."""
     served: Count = 0
+    """Requests answered during the last probation."""
 
 
 class QuarantinedBundle(Part):
@@ -108,39 +162,55 @@ class QuarantinedBundle(Part):
 
     manifest: Digest
     code: CodeText
+    """Why, from the list of codes."""
 
 
 class Inventory(Part):
     """What the device is and which protections are really active on it."""
 
-    arch: Annotated[str, Field(max_length=32)] = ""
+    arch: Label = ""
+    """Machine type as the kernel names it."""
     cores: Count = 0
+    """CPUs that it may use."""
     memory_bytes: Count = 0
-    runtime: Annotated[str, Field(max_length=64)] = ""
+    """Memory of the machine."""
+    runtime: Label = ""
+    """Inference library and its version; empty before one has started."""
     max_opset: Count = 0
+    """Newest ONNX operator set that it can run."""
     protections: Annotated[
-        tuple[Annotated[str, Field(max_length=32)], ...], Field(max_length=16)
+        tuple[CodeText, ...], Field(max_length=MAX_PROTECTIONS, fail_fast=True)
     ] = ()
+    """What confines the runtime's process, by name; what this kernel lacks is not in it."""
 
 
 class Reported(Message):
-    """The whole reported state of a device; `generation` is the one it acted on."""
+    """The whole reported state of a device."""
 
     boot: BootId
     seq: Count
+    """Counts the reports of this boot, apart from its records; an older one is ignored."""
     generation: Count
-    models: Annotated[tuple[ReportedModel, ...], Field(max_length=MAX_MODELS_PER_DEVICE)] = ()
-    quarantined: Annotated[tuple[QuarantinedBundle, ...], Field(max_length=MAX_QUARANTINED)] = ()
+    """Generation of the desired state that it acts on; 0 before any."""
+    models: Annotated[
+        tuple[ReportedModel, ...], Field(max_length=MAX_MODELS_PER_DEVICE, fail_fast=True)
+    ] = ()
+    quarantined: Annotated[
+        tuple[QuarantinedBundle, ...], Field(max_length=MAX_QUARANTINED, fail_fast=True)
+    ] = ()
+    """The newest ones."""
     inventory: Inventory = Inventory()
 
 
 class Presence(Message):
-    """Connected or not. The will carries the birth's boot and number, so a stale one is known."""
+    """Connected or not."""
 
     state: Literal["online", "offline"]
     boot: BootId
     birth: Count
-    agent: Annotated[str, Field(max_length=64)] = ""
+    """Number of this connection within the boot. The will carries it too, so a stale one is known."""
+    agent: Label = ""
+    """Version of the agent."""
 
 
 class ControllerPresence(Message):
@@ -149,7 +219,9 @@ class ControllerPresence(Message):
     state: Literal["online", "offline"]
     boot: BootId
     birth: Count
-    version: Annotated[str, Field(max_length=64)] = ""
+    """Number of this connection within the boot."""
+    version: Label = ""
+    """Version of the controller."""
 
 
 class Record(Message):
@@ -157,6 +229,7 @@ class Record(Message):
 
     boot: BootId
     seq: Count
+    """Counts the records of this boot, over all kinds."""
 
 
 class UpdateEvent(Record):
@@ -164,23 +237,31 @@ class UpdateEvent(Record):
 
     at_unix_ms: UnixMs
     generation: Count
+    """Generation of the desired state that it serves."""
     model: ModelName
     manifest: Digest | None = None
+    """The release it is about."""
     from_: Annotated[UpdateState, Field(alias="from")]
     to: UpdateState
     code: CodeText
+    """Why, from the list of codes."""
     detail: Detail = ""
+    """The cause in words."""
 
     model_config = ConfigDict(populate_by_name=True)
 
 
 class GapEvent(Record):
-    """Records that the outbox had to drop: `first` to `last` of `lost_boot`, `count` of them."""
+    """Records that the outbox had to drop."""
 
     lost_boot: BootId
+    """Boot that had written them."""
     first: Count
+    """Lowest number lost."""
     last: Count
+    """Highest number lost."""
     count: Count
+    """How many of these were lost; others between them may have been kept."""
     reason: CodeText
 
 
@@ -189,27 +270,35 @@ class AlarmEvent(Record):
 
     at_unix_ms: UnixMs
     code: CodeText
+    """What kind of thing."""
     detail: Detail = ""
+    """The same in words."""
 
 
 class ChunksMissing(Message):
     """Chunks that a device waits for in vain; a request, not a record."""
 
     boot: BootId
-    chunks: Annotated[tuple[Digest, ...], Field(min_length=1, max_length=MAX_MISSING_CHUNKS)]
+    chunks: Annotated[
+        tuple[Digest, ...], Field(min_length=1, max_length=MAX_MISSING_CHUNKS, fail_fast=True)
+    ]
 
 
 class ErrorCount(Part):
-    """Requests of a window that failed, by cause; `client` is never the model's fault."""
+    """Requests of a window that failed, by cause."""
 
     runtime: Count = 0
+    """The model raised."""
     deadline: Count = 0
+    """The answer came too late."""
     client: Count = 0
+    """The request was wrong; never the model's fault."""
     non_finite: Count = 0
+    """The model made NaN or infinity of finite inputs."""
 
 
 class LatencyMs(Part):
-    """Latency quantiles of answered requests, in milliseconds; None without any."""
+    """Latency quantiles of requests, in milliseconds, `client` errors left out; null without any."""
 
     p50: float | None = None
     p99: float | None = None
@@ -219,12 +308,16 @@ class InferenceTelemetry(Record):
     """What one model answered on one device over one window."""
 
     start_unix_ms: UnixMs
+    """When the window began."""
     duration_s: Seconds
+    """Length of the window."""
     model: ModelName
     version: Version
     manifest: Digest
     request_count: Count
+    """All requests, failed ones included."""
     row_count: Count
+    """Rows answered."""
     error_count: ErrorCount = ErrorCount()
     latency_ms: LatencyMs = LatencyMs()
 
@@ -233,19 +326,27 @@ class VitalsTelemetry(Record):
     """How the machine and the agent are doing."""
 
     at_unix_ms: UnixMs
-    uptime_s: Seconds
+    uptime_s: Annotated[float, Field(ge=0, le=MAX_INTEGER)]
+    """Since the machine's start, which may be years ago."""
     cpu_ratio: Ratio
+    """Share of all CPUs in use since the last report."""
     memory_available_bytes: Count
     disk_free_bytes: Count
+    """Where the agent keeps its state."""
     supervisor_rss_bytes: Count
+    """Resident memory of the agent itself."""
     runtime_rss_bytes: Count
+    """Resident memory of the process that serves."""
     temperature_c: float | None = None
+    """The hottest sensor; null without one."""
     runtime_restarts: Count = 0
+    """Times that the serving process had to be replaced, since the agent's start."""
     records_dropped: Count = 0
+    """Records that were lost, since the agent's start."""
 
 
 class StoredRange(Part):
-    """Records `first` to `last`, both included, of one series."""
+    """Records `first` to `last`, both included, of one boot."""
 
     boot: BootId
     first: Count
@@ -255,4 +356,4 @@ class StoredRange(Part):
 class Ack(Message):
     """Records that are safely in the controller's store; the outbox deletes exactly these."""
 
-    stored: Annotated[tuple[StoredRange, ...], Field(max_length=MAX_ACK_RANGES)]
+    stored: Annotated[tuple[StoredRange, ...], Field(max_length=MAX_ACK_RANGES, fail_fast=True)]

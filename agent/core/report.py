@@ -8,7 +8,6 @@ from wire.lifecycle import UpdateState
 from wire.messages import (
     MAX_MODELS_PER_DEVICE,
     MAX_QUARANTINED,
-    MAX_REPORTED_DETAIL_CHARS,
     Desired,
     Inventory,
     QuarantinedBundle,
@@ -71,7 +70,7 @@ def _model(state: DeviceState, record: ModelRecord) -> ReportedModel:
         target=_release(record.target),
         outcome=record.outcome,
         code=record.code,
-        detail=record.detail[:MAX_REPORTED_DETAIL_CHARS],
+        detail=record.detail,
         served=record.served,
     )
 
