@@ -1,4 +1,4 @@
-"""The topic grammar: build and parse, with quality of service and retention per channel.
+"""The topic grammar: build and parse, with writer, quality of service and retention per channel.
 
 Laws, kept by tests: `parse(topic.text) == topic`; every topic has at most 7 slashes and 128 bytes,
 and levels of `[A-Za-z0-9_-]` only (the strictest of mosquitto, NATS, EMQX and AWS IoT Core).
@@ -18,6 +18,7 @@ MAX_FILTERS_PER_SUBSCRIBE: Final = 8  # AWS IoT Core's limit
 MAX_SUBSCRIPTIONS: Final = 50  # AWS IoT Core's limit per connection
 
 Qos = Literal[0, 1]
+Writer = Literal["device", "controller"]
 EventKind = Literal["update", "chunks_missing", "gap", "alarm"]
 TelemetryKind = Literal["inference", "vitals"]
 EVENT_KINDS: Final[tuple[EventKind, ...]] = ("update", "chunks_missing", "gap", "alarm")
@@ -28,6 +29,7 @@ TELEMETRY_KINDS: Final[tuple[TelemetryKind, ...]] = ("inference", "vitals")
 class Presence:
     """Whether a device is connected; written by the device and by its will."""
 
+    writer: ClassVar[Writer] = "device"
     qos: ClassVar[Qos] = 1
     retain: ClassVar[bool] = True
     device: str
@@ -41,6 +43,7 @@ class Presence:
 class Desired:
     """What the controller wants of a device."""
 
+    writer: ClassVar[Writer] = "controller"
     qos: ClassVar[Qos] = 1
     retain: ClassVar[bool] = True
     device: str
@@ -54,6 +57,7 @@ class Desired:
 class Reported:
     """What the agent says is true; the whole of it, each time."""
 
+    writer: ClassVar[Writer] = "device"
     qos: ClassVar[Qos] = 1
     retain: ClassVar[bool] = True
     device: str
@@ -67,6 +71,7 @@ class Reported:
 class Event:
     """Something that happened on a device."""
 
+    writer: ClassVar[Writer] = "device"
     qos: ClassVar[Qos] = 1
     retain: ClassVar[bool] = False
     device: str
@@ -81,6 +86,7 @@ class Event:
 class Telemetry:
     """What a device measured over a span of time."""
 
+    writer: ClassVar[Writer] = "device"
     qos: ClassVar[Qos] = 1
     retain: ClassVar[bool] = False
     device: str
@@ -95,6 +101,7 @@ class Telemetry:
 class Ack:
     """Which records of a device are safely in the controller's store."""
 
+    writer: ClassVar[Writer] = "controller"
     qos: ClassVar[Qos] = 1
     retain: ClassVar[bool] = False
     device: str
@@ -108,6 +115,7 @@ class Ack:
 class Chunk:
     """One piece of content; the digest in its name is its proof."""
 
+    writer: ClassVar[Writer] = "controller"
     qos: ClassVar[Qos] = 1
     retain: ClassVar[bool] = True
     digest: str
@@ -121,6 +129,7 @@ class Chunk:
 class ControllerPresence:
     """Whether the controller is connected; written by it and by its will."""
 
+    writer: ClassVar[Writer] = "controller"
     qos: ClassVar[Qos] = 1
     retain: ClassVar[bool] = True
 
