@@ -12,7 +12,6 @@ from wire.errors import ConfigError
 from wire.ids import DeviceId
 from wire.link_paho import parse_broker_url
 
-
 CORRECT: Final = (
     "correct it; `fleet-agent check-config` judges it, systemd/agent.toml has every key"
 )
