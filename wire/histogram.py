@@ -5,6 +5,7 @@ Counts over the same edges merge exactly, by addition, over time and over device
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Final
 
 import numpy as np
@@ -79,6 +80,8 @@ def count(values: FloatArray, edges: FloatArray) -> tuple[IntArray, int]:
 def latency_quantile(counts: IntArray, share: float) -> float | None:
     """Return the upper edge, in ms, of the bin that holds the quantile `share`; None if empty.
 
+    The last bin has no upper edge and answers its lower one, 100 s: "at least".
+
     Args:
         counts: Shape (len(LATENCY_EDGES_MS) + 1,), as bisect_right over the edges fills it.
         share: 0 to 1.
@@ -86,5 +89,7 @@ def latency_quantile(counts: IntArray, share: float) -> float | None:
     total = int(counts.sum())
     if total == 0:
         return None
-    position = int(np.searchsorted(np.cumsum(counts), share * total, side="left"))
+    # The smallest value is rank 1. A share that is no binary fraction may round a whole rank up.
+    rank = max(1, math.ceil(share * total * (1 - 1e-12)))
+    position = int(np.searchsorted(np.cumsum(counts), rank, side="left"))
     return round(LATENCY_EDGES_MS[min(position, len(LATENCY_EDGES_MS) - 1)], 4)
