@@ -121,7 +121,8 @@ def is_foreign(line: str, root: Path, ports: set[int]) -> bool:
     base = re.search(r"\((?:AT_FDCWD|\d+)<([^>]*)>", line)
     for text in QUOTED.findall(line):
         path = os.path.normpath(Path(base[1] if base else root / "work") / text)
-        if not f"{path}/".startswith((f"{root}/work/", f"{root}/tmp/", *HARMLESS)):
+        ours = tuple(f"{root / name}/" for name in ("work", "tmp"))
+        if not f"{path}/".startswith((*ours, *HARMLESS)):
             return True
     return False
 
