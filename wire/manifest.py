@@ -44,37 +44,48 @@ class ArtifactEntry(_Strict):
     """One file of the bundle beside the manifest."""
 
     path: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+    """File name; there are no directories."""
     sha256: Digest
     bytes: Annotated[int, Field(ge=0, le=MAX_FILE_BYTES)]
+    """Size of the file."""
     media_type: Annotated[str, Field(max_length=128)]
+    """For people and browsers; nothing depends on it."""
 
 
 class TensorSpec(_Strict):
-    """One input or output. `shape` has -1 for a free dimension; the first is the rows."""
+    """One input or output."""
 
     name: PrintableName
+    """As in the ONNX graph and in inference requests."""
     datatype: Datatype
     shape: Annotated[
         tuple[Annotated[int, Field(ge=-1, le=2**31)], ...], Field(max_length=8, fail_fast=True)
     ]
+    """-1 is a free dimension; the first is the rows."""
     feature_names: Annotated[
         tuple[PrintableName, ...], Field(max_length=65_536, fail_fast=True)
     ] = ()
+    """Names of the columns, in order, where they are known."""
     units: Annotated[tuple[str, ...], Field(max_length=65_536, fail_fast=True)] = ()
+    """Units of the columns, in the same order."""
 
 
 class Budgets(_Strict):
     """What the author promises, never measured: bytes must not depend on the building machine."""
 
     p99_ms: Annotated[float, Field(gt=0)] | None = None
+    """99th percentile of latency."""
     memory_mb: Annotated[int, Field(gt=0)] | None = None
+    """Memory beyond that of the empty runtime; the device caps the process by it."""
 
 
 class Lineage(_Strict):
     """Where the model came from; no clock time, so that equal inputs give equal bytes."""
 
     data_sha256: Digest | None = None
+    """Digest of the file of training data."""
     code_commit: Annotated[str, Field(max_length=64)] | None = None
+    """Commit of the training code."""
     parameters: dict[str, str] = Field(default_factory=dict)
     metrics: dict[str, float] = Field(default_factory=dict)
 
@@ -84,17 +95,26 @@ class Manifest(_Strict):
 
     v: Literal[1] = 1
     name: ModelName
+    """The line of models."""
     version: Version
+    """The release's name for people; the digest of these bytes identifies it."""
     files: Annotated[tuple[ArtifactEntry, ...], Field(max_length=MAX_FILES, fail_fast=True)]
+    """All files of the bundle but this one; the required four, and others."""
     inputs: Annotated[tuple[TensorSpec, ...], Field(min_length=1, max_length=64, fail_fast=True)]
     outputs: Annotated[tuple[TensorSpec, ...], Field(min_length=1, max_length=64, fail_fast=True)]
     opset: dict[str, Annotated[int, Field(ge=1, le=1000)]]
+    """ONNX operator sets by domain; the empty domain is ONNX itself."""
     ir_version: Annotated[int, Field(ge=1, le=1000)]
+    """Version of the ONNX format."""
     ops: Annotated[tuple[str, ...], Field(fail_fast=True)]
-    minimum_runtime: Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+){0,2}$")]
+    """Operators that the graph uses."""
+    minimum_runtime: Annotated[str, Field(pattern=r"^[0-9]{1,6}(\.[0-9]{1,6}){0,2}$")]
+    """Oldest onnxruntime that knows these operator sets."""
     device_class: Annotated[str, Field(max_length=64)] = "any"
+    """Machine type that it is made for, such as `aarch64`; `any` is all."""
     budgets: Budgets = Budgets()
     nan_policy: Literal["reject", "pass"] = "reject"
+    """Whether NaN and infinite inputs are refused or reach the model."""
     lineage: Lineage = Lineage()
 
     @model_validator(mode="after")

@@ -120,7 +120,7 @@ class Desired(Message):
     device: DeviceId
     """The device meant; any other refuses it."""
     generation: PositiveCount
-    """Counts the desired states of this device; an older one than the newest seen is ignored."""
+    """Counts the desired states of this device; one that is not higher than the last is ignored."""
     expires_unix_ms: UnixMs | None = None
     """When it stops being a command; null is never."""
     models: Annotated[
@@ -189,7 +189,7 @@ class Reported(Message):
 
     boot: BootId
     seq: Count
-    """Counts the reports of this boot, apart from its records; an older one is ignored."""
+    """Counts the reports of this boot, apart from its records; one not higher is ignored."""
     generation: Count
     """Generation of the desired state that it acts on; 0 before any."""
     models: Annotated[
