@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from itertools import pairwise
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from wire.ids import DeviceId, Digest, ModelName, RolloutId, Version
 from wire.messages import Guards, Probation, Seconds
@@ -140,6 +141,22 @@ class RolloutIn(Schema):
     """Failed devices, over the whole rollout, that do not yet halt it."""
     probation: Probation = Probation()
     guards: Guards = Guards()
+
+    @field_validator("phases")
+    @classmethod
+    def _phases_grow(cls, phases: list[str]) -> list[str]:
+        # A count and a share compare only once the number of devices is known.
+        for unit in ("%", ""):
+            sizes = [int(p.rstrip("%")) for p in phases if p.endswith("%") == bool(unit)]
+            if any(later <= earlier for earlier, later in pairwise(sizes)):
+                raise ValueError("phases are cumulative: each must be larger than the one before")
+        return phases
+
+    @model_validator(mode="after")
+    def _probation_has_room(self) -> Self:
+        if self.probation.min_s > self.probation.max_s:
+            raise ValueError("the shortest probation is longer than the longest")
+        return self
 
 
 class RolloutMember(Schema):

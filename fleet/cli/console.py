@@ -197,6 +197,11 @@ def ago(unix_ms: int | None) -> str:
     return f"{seconds} s ago"
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a number of things in words: 1 device, 2 devices."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def in_bytes(count: float) -> str:
     """Return a size in words."""
     if count < 1000:

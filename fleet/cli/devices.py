@@ -21,6 +21,7 @@ from .console import (
     ago,
     checked_tags,
     confirm,
+    counted,
     given_name,
     in_bytes,
     parse_address,
@@ -136,7 +137,7 @@ def _add_many(source: Path, folder: Path | None, listen: str, controller: str | 
             for file in files:
                 file.check()
         client.post_list("/v1/devices", rows, Device)
-    say(f"added {len(rows)} devices")
+    say(f"added {counted(len(rows), 'device')}")
     for file in files:
         write_agent_file(file)
     if files:

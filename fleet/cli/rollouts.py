@@ -19,6 +19,7 @@ from .console import (
     Match,
     ago,
     confirm,
+    counted,
     given_name,
     given_release,
     parse_seconds,
@@ -37,6 +38,7 @@ _OPTIONS: Final = {
     "soak_s": "--soak",
     "min_s": "--probation-min",
     "max_s": "--probation-max",
+    "probation": "--probation-min",
 }
 
 Id = Annotated[str, typer.Argument(help="The rollout's id; `fleet rollouts` lists them.")]
@@ -105,15 +107,15 @@ def start(
         )
     except ValidationError as exc:
         fault = exc.errors(include_url=False)[0]
-        name = str(fault["loc"][0])
-        why = "write them like 1,50%,100%" if name == "phases" else fault["msg"]
+        name = str(fault["loc"][0]) if fault["loc"] else "probation"
+        why = fault["msg"].removeprefix("Value error, ")
+        if name == "phases":
+            why += "; write them like 1,50%,100%"
         raise typer.BadParameter(why, param_hint=_OPTIONS.get(name, name)) from exc
-    if body.probation.min_s > body.probation.max_s:
-        raise typer.BadParameter("is longer than --probation-max", param_hint="--probation-min")
     with Client(controller) as client:
         rollout = client.post("/v1/rollouts", body, Rollout)
         if not json:
-            say(f"rollout {rollout.id}: {release} to {_size(rollout)} devices")
+            say(f"rollout {rollout.id}: {release} to {counted(_size(rollout), 'device')}")
         if wait:
             rollout = follow_rollout(client, rollout, is_quiet=json)
     if json:
