@@ -38,7 +38,7 @@ from .core.states import DeviceState, OnProbation
 from .core.update import step
 from .effects import Effects
 from .ports import RuntimeEvent, StateStore
-from .runtimes import Runtimes
+from .runtimes import DISPLACED, Runtimes
 from .telemetry import TelemetryReporter
 from .uplink import Uplink
 
@@ -155,11 +155,20 @@ class Loop:
                 self._apply(item)
             case _:
                 for event in self._runtimes.translate(item, self._state):
+                    self._tell_of_death(event)
                     self._apply(event)
                 self._telemetry.observe(item)
                 if self._runtimes.inventory != self._inventory_seen:
                     self._publish_report()
                     self._keep_inventory()
+
+    def _tell_of_death(self, event: Event) -> None:
+        """Say that a runtime ended by itself; on probation the rollback says it."""
+        if not isinstance(event, RuntimeEnded) or event is DISPLACED:
+            return
+        log.warning("the runtime ended: %s (%s); another is started", event.detail, event.code)
+        if not isinstance(self._state.update, OnProbation):
+            self._uplink.alarm(event.code, event.detail)
 
     def _delivered(self, delivery: Delivered) -> None:
         try:

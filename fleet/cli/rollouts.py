@@ -110,6 +110,8 @@ def start(
         name = str(fault["loc"][0]) if fault["loc"] else "probation"
         why = fault["msg"].removeprefix("Value error, ")
         if name == "phases":
+            if fault["type"] == "string_pattern_mismatch":
+                why = f"{fault['input']!r} is neither a number of devices nor a share of them"
             why += "; write them like 1,50%,100%"
         raise typer.BadParameter(why, param_hint=_OPTIONS.get(name, name)) from exc
     with Client(controller) as client:
