@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check bench soak env clean
+.PHONY: demo test check docs bench soak env clean
 
 demo: $(STAMP)  ## the main job from end to end on loopback
 	$(BIN)/python examples/demo/demo.py --bin $(BIN)
@@ -18,6 +18,9 @@ check: $(STAMP)  ## before each commit: lint, types, import contracts, unit test
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m pytest -q -m "not broker and not system and not slow"
+
+docs: $(STAMP)  ## docs/topics.md, from what wire/ says
+	$(BIN)/python docs/generate.py
 
 env: $(STAMP)
 

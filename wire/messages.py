@@ -26,6 +26,7 @@ MAX_DETAIL_BYTES: Final = 300
 MAX_REPORTED_DETAIL_BYTES: Final = 80
 MAX_INTEGER: Final = 2**53 - 1
 """The largest that every JSON reader keeps exact."""
+CODE_PATTERN: Final = r"^[a-z][a-z0-9_]{0,31}$"
 
 
 def _fit(max_bytes: int) -> BeforeValidator:
@@ -59,7 +60,7 @@ ReportedDetail = Annotated[
     str, Field(max_length=MAX_REPORTED_DETAIL_BYTES), _fit(MAX_REPORTED_DETAIL_BYTES)
 ]
 Label = Annotated[str, Field(max_length=32), _fit(32)]
-CodeText = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
+CodeText = Annotated[str, Field(pattern=CODE_PATTERN)]
 
 
 class Part(BaseModel):
