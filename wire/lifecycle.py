@@ -50,6 +50,7 @@ class Code(StrEnum):
     # the bundle's fault: quarantined
     MANIFEST_INVALID = "manifest_invalid"
     DIGEST_MISMATCH = "digest_mismatch"
+    MODEL_REFUSED = "model_refused"
     LOAD_FAILED = "load_failed"
     SELF_TEST_FAILED = "self_test_failed"
     START_TIMEOUT = "start_timeout"
