@@ -39,6 +39,7 @@ Result = tuple[DeviceState, tuple[Effect, ...]]
 BUNDLE_FAULTS: Final = frozenset(
     {
         Code.MANIFEST_INVALID,
+        Code.MODEL_REFUSED,
         Code.LOAD_FAILED,
         Code.SELF_TEST_FAILED,
         Code.START_TIMEOUT,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ import numpy.typing as npt
 
 from agent.control import Model
 from wire.errors import BundleError
+from wire.graph import refuse_undeclared, scan_model
 from wire.lifecycle import Code
 from wire.manifest import GOLDEN, MANIFEST, MODEL, Manifest, TensorSpec, parse_manifest
 
@@ -53,14 +55,15 @@ class LoadedModel:
     """
 
     def __init__(self, model: Model) -> None:
-        """Load the model and compare its inputs and outputs with the manifest.
+        """Sieve the file, load it, and compare its inputs and outputs with the manifest.
 
         Raises:
-            BundleError: `load_failed` or `manifest_invalid`.
+            BundleError: `model_refused`, `load_failed` or `manifest_invalid`.
         """
         self.model = model
         self.manifest: Manifest = parse_manifest(Path(model.files[MANIFEST]).read_bytes())
         self.is_slow = False
+        _sieve(Path(model.files[MODEL]), self.manifest)
         options = ort.SessionOptions()
         options.intra_op_num_threads = max(1, min(2, len(os.sched_getaffinity(0))))
         options.inter_op_num_threads = 1
@@ -106,6 +109,16 @@ class LoadedModel:
 
 class InferenceError(Exception):
     """The model failed on an input that its contract allows: the model's fault."""
+
+
+def _sieve(path: Path, manifest: Manifest) -> None:
+    if not path.stat().st_size:
+        raise BundleError("model.onnx is empty", code=Code.LOAD_FAILED)
+    with path.open("rb") as file:
+        # Never closed by hand: a refusal's traceback still holds views of it.
+        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    facts = scan_model(memoryview(data))
+    refuse_undeclared(facts, manifest.ops)
 
 
 def _compare(kind: str, specs: Sequence[TensorSpec], nodes: Sequence[Any]) -> None:

@@ -24,6 +24,7 @@ from agent.ports import (
     RuntimeSettings,
     ServedModel,
 )
+from wire.graph import scan_model
 from wire.manifest import BASELINE, GOLDEN, MANIFEST, MODEL, PARITY, digest_of
 
 TYPES = {"FP32": TensorProto.FLOAT, "INT64": TensorProto.INT64, "BYTES": TensorProto.STRING}
@@ -147,7 +148,7 @@ def make_model(tmp_path):
             "outputs": [{"name": "Y", "datatype": "FP32", "shape": [-1, 1]}],
             "opset": {"": 17},
             "ir_version": 8,
-            "ops": [],
+            "ops": sorted(map(str, scan_model(proto.SerializeToString()).ops)),
             "minimum_runtime": "1.20",
         } | manifest
         files[MANIFEST] = json.dumps(body).encode()

@@ -1,6 +1,7 @@
 """Real runtime processes: start, answer, fail, die, hang, end."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -137,13 +138,23 @@ def test_a_candidate_that_does_not_prove_itself_never_serves(bench, make_model, 
     assert bench.infer()[1]["model_version"] == "1"
 
 
-@pytest.mark.parametrize("damage", [b"", b"no protobuf at all", None])
-def test_a_damaged_file_is_a_load_failure(bench, make_model, damage):
+@pytest.mark.parametrize(
+    ("pattern", "damage", "code"),
+    [
+        (rb".*", b"", Code.LOAD_FAILED),
+        (rb".*", b"\x08\x08", Code.LOAD_FAILED),  # a version of the format, and no graph
+        (rb".*", b"no protobuf at all", Code.MODEL_REFUSED),
+        (rb".{20}$", b"", Code.MODEL_REFUSED),
+        (rb"ReduceSum", b"Reduce\x1b[m", Code.MODEL_REFUSED),
+        (rb"ReduceSum", b"ReduceMin", Code.MODEL_REFUSED),
+    ],
+)
+def test_a_damaged_file_never_serves(bench, make_model, pattern, damage, code):
     model = make_model("1")
     path = model.files["model.onnx"]
-    path.write_bytes(path.read_bytes()[:-20] if damage is None else damage)
+    path.write_bytes(re.sub(pattern, damage, path.read_bytes(), count=1, flags=re.DOTALL))
     failed = bench.serve(model)
-    assert (type(failed), failed.code) == (CandidateFailed, Code.LOAD_FAILED)
+    assert (type(failed), failed.model, failed.code) == (CandidateFailed, "m", code)
 
 
 def test_a_killed_runtime_is_reported_and_requests_wait_for_the_next(bench, make_model):
