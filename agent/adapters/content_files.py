@@ -74,8 +74,19 @@ class ContentStore:
             raise storage_error(temporary, exc) from exc
 
     def read_chunk(self, chunk: ChunkRef) -> bytes:
-        """Return a chunk that `has_chunk` has seen."""
-        return (self._chunks / chunk.digest).read_bytes()
+        """Return a chunk that `has_chunk` has seen.
+
+        Raises:
+            PeerError: `digest_mismatch` when it is not as long as the index says: a few lengths
+                of 1 would otherwise pass every cap and become gigabytes.
+        """
+        data = (self._chunks / chunk.digest).read_bytes()
+        if chunk.bytes not in (0, len(data)):  # 0: the index itself, whose length nobody names
+            raise PeerError(
+                f"chunk {chunk.digest[:12]} is not as long as the index says",
+                code="digest_mismatch",
+            )
+        return data
 
     def copy_known_chunks(self, wanted: Iterable[ChunkRef]) -> int:
         """Copy chunks that are part of bundles already here into `chunks/`; return how many."""

@@ -2,7 +2,7 @@ import pytest
 
 from agent.adapters.content_files import ContentStore
 from wire.content import ChunkRef
-from wire.errors import StorageError
+from wire.errors import PeerError, StorageError
 from wire.manifest import MODEL, digest_of
 
 
@@ -65,3 +65,15 @@ def test_half_written_files_are_swept_and_torn_chunks_not_believed(tmp_path):
     assert list(again.content.iterdir()) == []
     assert not again.has_chunk(chunk)
     assert list((tmp_path / "chunks").iterdir()) == []
+
+
+def test_a_chunk_that_is_longer_than_the_index_says_does_not_grow_a_file(tmp_path):
+    store = ContentStore(tmp_path)
+    digest, whole = digest_of(b"chunk"), b"chunk" * 3
+    store.put_chunk(digest, b"chunk")
+    store.assemble(digest_of(whole), [ChunkRef(digest, 5)] * 3)
+    (store.content / digest_of(whole)).unlink()
+    with pytest.raises(PeerError) as caught:
+        store.assemble(digest_of(whole), [ChunkRef(digest, 1)] * 3)
+    assert caught.value.code == "digest_mismatch"
+    assert list(store.content.iterdir()) == []
