@@ -1,0 +1,86 @@
+"""How fast a real agent brings a release to its disk, from each broker."""
+
+from __future__ import annotations
+
+import sys
+import tarfile
+from pathlib import Path
+
+from fleets import Fleet
+from models import Models
+from observer import Observer
+from programs import BENCHMARKS, BenchError, run, wait_for
+from result import Line, Outcome
+
+from fleet.broker import find_broker
+from wire.errors import ConfigError
+
+WIDTH, LAYERS = 2048, 4
+VERSION = "1.0.0"
+PULLS = BENCHMARKS / "pulls.py"
+
+
+def measure(directory: Path, models: Models, *, is_quick: bool) -> Outcome:
+    """Have fresh agents fetch the same release, in turns with receivers that have none of our code."""
+    bundle = models.network(VERSION, width=WIDTH, layers=LAYERS, body=3, head=3)
+    name = bundle.name.removesuffix(f"-{VERSION}.bundle")
+    with tarfile.open(bundle) as tar:
+        size_mb = sum(member.size for member in tar.getmembers()) / 1e6
+    runs = 2 if is_quick else 5
+    lines, notes = [], []
+    for kind in ("mosquitto", "nats"):
+        try:
+            find_broker(kind)
+        except ConfigError:
+            notes.append(f"{kind} is not installed here.")
+            continue
+        with Fleet(directory / kind, kind) as fleet, Observer(fleet.broker_port) as observer:
+            fleet.push(bundle)
+            rates = [_once(fleet, observer, f"{name}:{VERSION}", n, size_mb) for n in range(runs)]
+        ours, paho, plain = (list(column) for column in zip(*rates, strict=True))
+        lines += [
+            Line(f"fetch from {kind}", "MB/s", ours, "one TCP connection into a synced file", plain, "higher"),
+            Line(f"fetch from {kind}", "MB/s", ours, "paho alone, nothing kept", paho, "higher"),
+        ]  # fmt: skip
+    if not lines:
+        raise BenchError("there is no broker on this machine")
+    return Outcome(
+        title="Content fetch rate",
+        how=(
+            f"A release of {size_mb:.0f} MB (plain bytes), fetched by agents that have nothing "
+            "yet: from the assignment to the last file assembled, verified against the manifest "
+            "and synced, by the device's own events. The first floor is the same payloads over one "
+            "plain TCP connection, written to one file and synced once. The second is a paho client "
+            "that subscribes to the same chunks from the same broker in the same window of 8, and "
+            "neither opens, verifies nor keeps them."
+        ),
+        lines=lines,
+        notes=notes,
+    )
+
+
+def _once(
+    fleet: Fleet, observer: Observer, release: str, number: int, size_mb: float
+) -> tuple[float, float, float]:
+    """Return the rates of a fresh agent, of paho alone and of a plain socket."""
+    device = f"cam-{number:02}"
+    fleet.add_devices([device])
+    agent = fleet.start_agent(device)
+    fleet.wait_until_online([device])
+    fleet.start_rollout(release, match=f"name={device}", min_inferences="0")
+    fetched = wait_for(
+        f"{device} to fetch",
+        lambda: observer.of("fetched").get(device),
+        program=agent,
+        timeout_s=120,
+    )
+    began = observer.of("assigned")[device]
+    fleet.stop_agent(device)
+    folder = fleet.directory / "store" / "chunks"
+    listing = fleet.directory / "digests"
+    listing.write_text("\n".join(sorted(path.name for path in folder.glob("??/*"))))
+    paho = run([sys.executable, PULLS, "paho", fleet.broker_port, listing], cwd=fleet.directory)
+    target = fleet.directory / "pulled"
+    plain = run([sys.executable, PULLS, "socket", folder, listing, target], cwd=fleet.directory)
+    took_s = fetched.told_s - began.told_s
+    return size_mb / took_s, size_mb / float(paho), size_mb / float(plain)
