@@ -1,192 +1,175 @@
 """The child process: loads, exports and runs; leaves files in a directory, nothing else.
 
-    python -m converter.child REQUEST.json OUTPUT_DIR
+    python -P -m converter.child REQUEST.json OUTPUT_DIR
 
 Whatever a source does when it is loaded, it does here. The parent reads numbers and JSON only.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
+import os
+import resource
+import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 
 from wire.errors import BundleError
 
-from .export import INPUT_NAME, canonical_rows, export_estimator, keep_outputs
-from .inspect import describe_tensors, graph_inputs, read_model
-from .parity import ATOL, RTOL, OnnxModel
+from .handover import MODEL_FILE, Answers, Facts, leave, leave_error
+from .rows import canonical_rows, cast_rows, check_finite
 
 Array = npt.NDArray[Any]
 
-PROBE_ROWS = 16
+PROBE_ROWS: Final = 16
 """Rows asked one by one as well, to see that a batch changes nothing."""
 
 
 def main() -> int:
-    """Do what REQUEST.json says; return 0, or 1 with the error in `error.json`."""
+    """Do what REQUEST.json says; return 0, or 1 with the error left for the parent."""
+    # A source that crashes leaves no memory image in the user's directory.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     request = json.loads(Path(sys.argv[1]).read_text())
+    _die_with(request["parent"])
     out = Path(sys.argv[2])
     given = np.load(request["rows"], allow_pickle=False)
     try:
         if request["source"].endswith(".onnx"):
-            facts = _take_onnx(Path(request["source"]), given, out)
+            facts, answers = _take_onnx(request, given, out / MODEL_FILE)
         else:
-            facts = _take_estimator(request, given, out)
+            facts, answers = _take_estimator(request, given, out / MODEL_FILE)
     except BundleError as exc:
-        error = {"message": str(exc), "code": exc.code, "hint": exc.hint}
-        (out / "error.json").write_text(json.dumps(error))
+        leave_error(out, exc)
         return 1
-    (out / "facts.json").write_text(json.dumps(facts))
+    leave(out, facts, answers)
     return 0
 
 
-def _take_onnx(source: Path, given: Array, out: Path) -> dict[str, Any]:
+def _die_with(parent: int) -> None:
+    """Have the kernel end this process when its parent ends, however that happens."""
+    if sys.platform != "linux":
+        return
+    set_parent_death_signal = 1
+    ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before
+        os._exit(1)
+
+
+def _take_onnx(request: dict[str, Any], given: Array, path: Path) -> tuple[Facts, Answers]:
+    import onnx
+
+    from .inspect import describe_input, describe_tensors, graph_inputs, read_model
+
+    source = Path(request["source"])
     model = read_model(source)
-    inputs = graph_inputs(model)
-    if len(inputs) != 1:
-        raise BundleError(
-            f"the model has {len(inputs)} inputs; one of [rows, features] is supported",
-            code="model_invalid",
-        )
-    (out / "model.onnx").write_bytes(source.read_bytes())
-    describe_tensors(inputs, "input")
+    spec = describe_input(model)
     describe_tensors(model.graph.output, "output")
-    wanted = onnx.helper.tensor_dtype_to_np_dtype(inputs[0].type.tensor_type.elem_type)
-    _answer(out, inputs[0].name, _cast(given, np.dtype(wanted)))
-    return {"kind": "onnx", "estimator": None, "parameters": {}, "feature_names": []}
-
-
-def _cast(rows: Array, wanted: np.dtype[Any]) -> Array:
-    try:
-        return rows.astype(wanted)
-    except ValueError as exc:
+    if spec.shape[1] not in (-1, given.shape[1]):
         raise BundleError(
-            f"X holds {rows.dtype}, the model takes {wanted}", code="data_invalid"
-        ) from exc
+            f"X has {given.shape[1]} columns, the model takes {spec.shape[1]}", code="data_invalid"
+        )
+    wanted = graph_inputs(model)[0].type.tensor_type.elem_type
+    rows = cast_rows(given, np.dtype(onnx.helper.tensor_dtype_to_np_dtype(wanted)))
+    check_finite(rows, request["nan_policy"])
+    path.write_bytes(source.read_bytes())
+    converted, again, single = _ask_converted(path, spec.name, rows)
+    for name, answer in converted.items():
+        if answer.shape[:1] != (len(rows),):
+            raise BundleError(
+                f"output {name} has shape {answer.shape} for {len(rows)} rows: its first dimension "
+                "must be the rows",
+                code="model_invalid",
+            )
+    return Facts(kind="onnx"), Answers(rows, converted, again, single, None)
 
 
-def _take_estimator(request: dict[str, Any], given: Array, out: Path) -> dict[str, Any]:
-    from sklearn.base import is_classifier, is_regressor
-
+def _take_estimator(request: dict[str, Any], given: Array, path: Path) -> tuple[Facts, Answers]:
+    from .export import INPUT_NAME, export_estimator, keep_outputs
     from .load import load_estimator
+    from .original import (
+        ask_original,
+        changed_share,
+        kind_of,
+        noting_versions,
+        parameters_of,
+        score_choice,
+    )
 
-    estimator = load_estimator(request["source"], trust_pickle=request["trust_pickle"])
     rows = canonical_rows(given)
-    model = export_estimator(estimator, rows, request["name"])
+    check_finite(rows, request["nan_policy"])
+    warnings: list[str] = []
+    with noting_versions(warnings):
+        estimator = load_estimator(request["source"], trust_pickle=request["trust_pickle"])
     # The device's values in the type that it was trained on: what rounding changes is told apart.
     seen = rows.astype(given.dtype)
-    originals = _ask_original(estimator, seen)
-    exact = originals if np.array_equal(seen, given) else _ask_original(estimator, given)
-    path = out / "model.onnx"
+    originals = ask_original(estimator, seen)
+    is_exact = np.array_equal(seen, given, equal_nan=given.dtype.kind == "f")
+    exact = originals if is_exact else ask_original(estimator, given)
+    parameters = parameters_of(estimator)
+    model = export_estimator(estimator, rows, request["name"])
     path.write_bytes(model.SerializeToString(deterministic=True))
-    answers = _answer(out, INPUT_NAME, rows)
-    kept: dict[str, Array] = {}
-    for position, name in enumerate(answers):
-        if position in originals:
-            shaped = _shaped(originals[position], answers[name])
-            if shaped is not None:
-                kept[name] = shaped
-    if not kept:
-        raise BundleError(
-            f"{type(estimator).__name__} has no answer to compare the converted model with",
-            code="export_failed",
-        )
-    dropped = sorted(set(answers) - set(kept))
+    converted, again, single = _ask_converted(path, INPUT_NAME, rows)
+    kept = _comparable(originals, converted)
+    dropped = sorted(set(converted) - set(kept))
     if dropped:
         keep_outputs(model, set(kept))
         path.write_bytes(model.SerializeToString(deterministic=True))
-        _answer(out, INPUT_NAME, rows)
-    _save(out / "original.npz", kept)
-    kind = "classifier" if is_classifier(estimator) else "other"
-    return {
-        "kind": "regressor" if is_regressor(estimator) else kind,
-        "estimator": type(estimator).__name__,
-        "parameters": _parameters(estimator),
-        "feature_names": [str(name) for name in getattr(estimator, "feature_names_in_", [])],
-        "dropped": dropped,
-        "rounding_share": _changed_share(originals[0], exact[0]),
-    }
+        converted, again, single = _ask_converted(path, INPUT_NAME, rows)
+    facts = Facts(
+        kind=kind_of(estimator),
+        estimator=type(estimator).__name__,
+        parameters=parameters,
+        feature_names=tuple(str(name) for name in getattr(estimator, "feature_names_in_", ())),
+        choice=score_choice(estimator),
+        dropped=tuple(dropped),
+        rounding_share=changed_share(originals[0], exact[0]),
+        warnings=tuple(warnings),
+    )
+    return facts, Answers(rows, converted, again, single, kept)
 
 
-def _ask_original(estimator: Any, rows: Array) -> dict[int, Array]:
-    """Return the original's answers by the position of the output that they belong to."""
-    answers: dict[int, Array] = {}
-    try:
-        if hasattr(estimator, "predict"):
-            answers[0] = np.asarray(estimator.predict(rows))
-            for method in ("predict_proba", "decision_function", "score_samples", "transform"):
-                if hasattr(estimator, method):
-                    answers[1] = np.asarray(getattr(estimator, method)(rows))
-                    break
-        elif hasattr(estimator, "transform"):
-            answers[0] = np.asarray(estimator.transform(rows))
-    except Exception as exc:  # estimators raise whatever they like
-        raise BundleError(
-            f"{type(estimator).__name__} does not take the rows of --data: {str(exc)[:200]}",
-            code="data_invalid",
-            hint="X must have the columns that the model was trained on",
-        ) from exc
-    return answers
+def _ask_converted(
+    path: Path, input_name: str, rows: Array
+) -> tuple[dict[str, Array], dict[str, Array], dict[str, Array]]:
+    """Run the converted model on all rows, again, and on some one by one."""
+    from .parity import OnnxModel
 
-
-def _shaped(original: Array, converted: Array) -> Array | None:
-    """Return the original's answer in the converted one's shape, or None if it is another thing."""
-    if original.shape == converted.shape:
-        return original
-    if original.size == converted.size:
-        return original.reshape(converted.shape)
-    if original.ndim == 1 and converted.shape == (original.size, 2):
-        # A binary decision function: ONNX gives both sides.
-        return np.stack([-original, original], axis=1)
-    return None
-
-
-def _changed_share(rounded: Array, exact: Array) -> float:
-    """Return the share of rows that float32 answers otherwise than the rows as they were given."""
-    if exact.dtype.kind == "f":
-        differs = ~np.isclose(rounded, exact, rtol=RTOL, atol=ATOL, equal_nan=True)
-    else:
-        differs = rounded != exact
-    return float(np.mean(differs.reshape(len(exact), -1).any(axis=1)))
-
-
-def _answer(out: Path, input_name: str, rows: Array) -> dict[str, Array]:
-    """Run the converted model on all rows, again, and on some one by one; save all answers."""
-    model = OnnxModel(out / "model.onnx")
+    model = OnnxModel(path)
     answers = model.run({input_name: rows})
     again = model.run({input_name: rows})
     count = min(PROBE_ROWS, len(rows))
-    singles = [model.run({input_name: rows[i : i + 1]}) for i in range(count)]
-    _save(out / "converted.npz", answers)
-    _save(out / "again.npz", again)
-    _save(
-        out / "single.npz", {name: np.concatenate([s[name] for s in singles]) for name in answers}
-    )
-    return answers
+    alone = [model.run({input_name: rows[i : i + 1]}) for i in range(count)]
+    single = {name: np.concatenate([answer[name] for answer in alone]) for name in answers}
+    return answers, again, single
 
 
-def _save(path: Path, arrays: dict[str, Array]) -> None:
-    plain = {
-        name: array.astype(str) if array.dtype.kind == "O" else array
-        for name, array in arrays.items()
-    }
-    # Names of outputs are no safe names of members: number them.
-    names = json.dumps(list(plain))
-    numbered = {f"a{i}": array for i, array in enumerate(plain.values())}
-    np.savez(path, allow_pickle=False, names=np.array(names), **numbered)
+def _comparable(originals: dict[int, Array], converted: dict[str, Array]) -> dict[str, Array]:
+    """Return the original's answers by the outputs that they can be compared with.
 
+    Raises:
+        BundleError: `model_invalid` when the first output, the one that the model is for, is none.
+    """
+    from .original import shaped_like
 
-def _parameters(estimator: Any) -> dict[str, str]:
-    """Return the settings that are plain values; others may print addresses."""
-    found = estimator.get_params(deep=False) if hasattr(estimator, "get_params") else {}
-    plain = {k: v for k, v in found.items() if isinstance(v, (bool, int, float, str))}
-    return {key: str(value)[:200] for key, value in sorted(plain.items())[:100]}
+    kept = {}
+    for position, (name, answer) in enumerate(converted.items()):
+        original = originals.get(position)
+        shaped = shaped_like(answer, original) if original is not None else None
+        if shaped is not None:
+            kept[name] = shaped
+        elif position == 0:
+            raise BundleError(
+                f"the converted model answers {name} in the shape {answer.shape}, the original in "
+                f"{originals[0].shape}",
+                code="model_invalid",
+                hint="skl2onnx converts this kind of model wrongly",
+            )
+    return kept
 
 
 if __name__ == "__main__":

@@ -2,71 +2,42 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import signal
-import subprocess
-import sys
+import importlib.util
+import re
 import tempfile
-import zipfile
-import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from wire.errors import BundleError
-from wire.manifest import (
-    BASELINE,
-    GOLDEN,
-    MODEL,
-    PARITY,
-    Budgets,
-    Lineage,
-    Manifest,
-    TensorSpec,
-)
+from wire.errors import ConfigError, StorageError
+from wire.manifest import BASELINE, GOLDEN, MODEL, PARITY, Budgets, Lineage, Manifest, TensorSpec
 
-from . import baseline, golden, parity
-from .bundle import describe_files, write_bundle
+from . import baseline, certificate, golden, metrics, parity
+from .bundle import check_output, describe_files, write_bundle
+from .process import Converted, run_child
 from .request import ConvertReport, ConvertRequest
+from .rows import Rows, read_rows
 
 Array = npt.NDArray[Any]
 Progress = Callable[[str], None]
 
-MAX_DATA_BYTES: Final = 4 * 1024**3
-"""Of rows, unpacked; they are held in memory several times over."""
 MAX_ROUNDING_SHARE: Final = 0.01
-# What a damaged archive or array raises: unknown compressions, encryption, shapes that only exist
-# in a header.
-_NPZ_FAULTS: Final = (
-    ValueError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError, RuntimeError,
-    MemoryError, OverflowError, AttributeError, SyntaxError,
-)  # fmt: skip
-_LIBRARIES: Final = ("scikit-learn", "skl2onnx", "onnx", "onnxruntime", "numpy")
+MAX_FEATURE_NAME_CHARS: Final = 256 * 1024
+"""Of all names together, so that the manifest stays below its cap."""
+_LIBRARIES: Final = ("onnx", "onnxruntime", "skl2onnx", "sklearn", "skops")
 
 
 @dataclass(frozen=True, slots=True)
-class _Converted:
-    """What the child left: the model, its answers, the original's, and facts."""
+class _Pack:
+    """What goes into a bundle."""
 
-    model: bytes
-    answers: dict[str, Array]
-    again: dict[str, Array]
-    single: dict[str, Array]
-    original: dict[str, Array] | None
-    facts: dict[str, Any]
-    inputs: list[TensorSpec]
-    outputs: list[TensorSpec]
-    opset: dict[str, int]
-    ir_version: int
-    ops: list[str]
-    minimum_runtime: str
+    manifest: Manifest
+    files: dict[str, bytes]
+    golden_count: int
 
 
 def convert(request: ConvertRequest, progress: Progress) -> ConvertReport:
@@ -79,37 +50,66 @@ def convert(request: ConvertRequest, progress: Progress) -> ConvertReport:
     Raises:
         BundleError: The source, its data or its answers are at fault; `parity_failed` when the
             converted model disagrees with the original.
-        StorageError: `output_unwritable`.
+        ConfigError: `converter_missing`, with what to install.
+        PeerError: `request_invalid`.
+        StorageError: `output_unwritable` or `scratch_unwritable`.
     """
+    request.check()
+    _check_installed()
+    check_output(request.output, (Path(request.source), request.data))
     progress(f"reading {request.data}")
-    rows, labels, data_sha256 = _read_data(request.data)
-    with tempfile.TemporaryDirectory(prefix="convert-") as folder:
-        progress(f"loading {request.source}, exporting, asking both on {len(rows)} rows")
-        converted = _run_child(request, rows, Path(folder))
+    rows = read_rows(request.data)
+    count = len(rows.values)
+    golden.choose_rows(count, 1, None)  # too few are refused before any work is done
+    with _scratch() as folder:
+        progress(f"converting {request.source} and asking it on {count} rows")
+        converted = run_child(request, rows.values, Path(folder))
     progress("comparing the answers")
-    margins = _margins(converted, len(rows))
-    outputs, worst = _judge(converted, rows, margins)
-    verdict = "parity" if converted.original is not None else "no_original"
+    margins = _margins(converted)
+    outputs = certificate.judge(converted.answers, rows.values, margins)
+    verdict = "parity" if converted.answers.original is not None else "no_original"
     progress("choosing golden rows, counting the baseline, packing")
-    metrics = _metrics(converted, labels)
-    chosen = golden.choose_rows(len(rows), margins)
-    feeds = _feeds(converted, rows)
-    answers = [converted.answers[spec.name] for spec in converted.outputs]
+    pack = _pack(request, rows, converted, margins, certificate.encode(verdict, count, outputs))
+    digest, size = write_bundle(request.output, pack.manifest, pack.files)
+    return ConvertReport(
+        output=request.output,
+        name=request.name,
+        version=request.version,
+        manifest=digest,
+        bytes=size,
+        verdict=verdict,
+        row_count=count,
+        golden_count=pack.golden_count,
+        worst=tuple(result.to_line() for result in outputs),
+        metrics=pack.manifest.lineage.metrics,
+        warnings=tuple(_warnings(converted, pack.manifest)),
+    )
+
+
+def _pack(
+    request: ConvertRequest,
+    rows: Rows,
+    converted: Converted,
+    margins: Array | None,
+    proof: bytes,
+) -> _Pack:
+    answers = [converted.answers.converted[spec.name] for spec in converted.outputs]
+    fed, spec = converted.answers.fed, _with_feature_names(converted)
+    chosen = golden.choose_rows(len(fed), sum(a[:1].nbytes for a in (fed, *answers)), margins)
     files = {
         MODEL: converted.model,
-        GOLDEN: golden.encode([feeds[chosen]], [answer[chosen] for answer in answers]),
+        GOLDEN: golden.encode([fed[chosen]], [answer[chosen] for answer in answers]),
         BASELINE: baseline.make_baseline(
-            [(converted.inputs[0], feeds)],
-            list(zip(converted.outputs, answers, strict=True)),
-            data_sha256,
+            [(spec, fed)], list(zip(converted.outputs, answers, strict=True)), rows.sha256
         ).model_dump_json().encode(),
-        PARITY: _certificate(verdict, len(rows), outputs),
+        PARITY: proof,
     }  # fmt: skip
+    facts = converted.facts
     manifest = Manifest(
         name=request.name,
         version=request.version,
         files=describe_files(files),
-        inputs=tuple(converted.inputs),
+        inputs=(spec,),
         outputs=tuple(converted.outputs),
         opset=converted.opset,
         ir_version=converted.ir_version,
@@ -119,266 +119,76 @@ def convert(request: ConvertRequest, progress: Progress) -> ConvertReport:
         budgets=Budgets(p99_ms=request.p99_ms, memory_mb=request.memory_mb),
         nan_policy="pass" if request.nan_policy == "pass" else "reject",
         lineage=Lineage(
-            data_sha256=data_sha256,
+            data_sha256=rows.sha256,
             code_commit=request.code_commit,
-            parameters=_parameters(converted.facts),
-            metrics=metrics,
+            parameters={
+                **({"estimator": facts.estimator} if facts.estimator else {}),
+                **facts.parameters,
+            },
+            metrics=metrics.measure(facts.kind, answers[0], rows.labels),
         ),
     )
-    digest, size = write_bundle(request.output, manifest, files)
-    return ConvertReport(
-        output=request.output,
-        name=request.name,
-        version=request.version,
-        manifest=digest,
-        bytes=size,
-        verdict=verdict,
-        row_count=len(rows),
-        worst=tuple(worst),
-        metrics=metrics,
-        warnings=tuple(_warnings(converted, len(rows))),
-    )
+    return _Pack(manifest, files, len(chosen))
 
 
-def _read_data(path: Path) -> tuple[Array, Array | None, str]:
-    """Return X, y if there is one, and the file's digest."""
+def _check_installed() -> None:
+    missing = [name for name in _LIBRARIES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(
+            f"the converter is not installed: there is no {', '.join(missing)}",
+            code="converter_missing",
+            hint="pip install 'modelfleet[converter]'",
+        )
+
+
+def _scratch() -> tempfile.TemporaryDirectory[str]:
     try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        with zipfile.ZipFile(path) as archive:
-            unpacked = sum(member.file_size for member in archive.infolist())
-        arrays = _read_arrays(path) if unpacked <= MAX_DATA_BYTES else {}
+        return tempfile.TemporaryDirectory(prefix="convert-")
     except OSError as exc:
-        raise BundleError(
-            f"cannot read {path}: {exc.strerror or exc}", code="data_unreadable"
+        raise StorageError(
+            f"there is no temporary directory: {exc.strerror or exc}",
+            code="scratch_unwritable",
+            hint="set TMPDIR to a directory that can be written to",
         ) from exc
-    except _NPZ_FAULTS as exc:
-        raise BundleError(
-            f"{path} is no .npz of plain arrays: {str(exc)[:200] or type(exc).__name__}",
-            code="data_unreadable",
-            hint="write it with numpy.savez(path, X=rows, y=labels)",
-        ) from exc
-    if unpacked > MAX_DATA_BYTES:
-        raise BundleError(f"{path} unpacks to over 4 GB", code="data_invalid")
-    rows, labels = arrays.get("X"), arrays.get("y")
-    if rows is None:
-        raise BundleError(
-            f"{path} has no array named X",
-            code="data_invalid",
-            hint="write it with numpy.savez(path, X=rows, y=labels)",
-        )
-    if rows.ndim != 2 or not len(rows) or not rows.shape[1] or rows.dtype.kind not in "fiubU":
-        raise BundleError(
-            f"X has shape {rows.shape} and type {rows.dtype}; it must be (n_rows, n_features) "
-            "of numbers or strings",
-            code="data_invalid",
-        )
-    if labels is not None and labels.shape[:1] != (len(rows),):
-        raise BundleError(
-            f"X has {len(rows)} rows, y has shape {labels.shape}", code="data_invalid"
-        )
-    return rows, labels, digest
 
 
-def _read_arrays(path: Path) -> dict[str, Array]:
-    with np.load(path, allow_pickle=False) as archive:
-        return {name: archive[name] for name in ("X", "y") if name in archive.files}
-
-
-def _run_child(request: ConvertRequest, rows: Array, folder: Path) -> _Converted:
-    rows_path, out = folder / "rows.npy", folder / "out"
-    out.mkdir()
-    np.save(rows_path, rows, allow_pickle=False)
-    order = {
-        "source": request.source,
-        "name": request.name,
-        "rows": str(rows_path),
-        "trust_pickle": request.trust_pickle,
-    }
-    (folder / "request.json").write_text(json.dumps(order))
-    argv = [sys.executable, "-m", "converter.child", str(folder / "request.json"), str(out)]
-    environment = {**os.environ, "ORT_DISABLE_TELEMETRY": "1"}
-    try:
-        done = subprocess.run(
-            argv,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=request.timeout_s,
-            env=environment,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as exc:
-        raise BundleError(
-            f"converting {request.source} did not end within {request.timeout_s:g} s",
-            code="convert_timeout",
-            hint="give fewer rows in --data, or a larger timeout",
-        ) from exc
-    if (out / "error.json").exists():
-        error = json.loads((out / "error.json").read_text())
-        raise BundleError(
-            str(error["message"]), code=str(error["code"]), hint=str(error.get("hint", ""))
-        )
-    if done.returncode != 0:
-        raise BundleError(_crash(request.source, done), code="convert_crashed")
-    return _collect(out)
-
-
-def _crash(source: str, done: subprocess.CompletedProcess[bytes]) -> str:
-    last = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
-    how = (
-        f"was ended by {signal.Signals(-done.returncode).name}"
-        if done.returncode < 0
-        else f"failed: {last[0][:300] if last else 'without a word'}"
-    )
-    return f"the process that converts {source} {how}"
-
-
-def _collect(out: Path) -> _Converted:
-    from .inspect import (
-        describe_tensors,
-        graph_inputs,
-        minimum_runtime,
-        operators,
-        read_model,
-    )
-
-    facts = json.loads((out / "facts.json").read_text())
-    model = read_model(out / "model.onnx")
-    original = out / "original.npz"
-    inputs = describe_tensors(graph_inputs(model), "input")
-    names = tuple(facts["feature_names"])
-    if names and all(name.isprintable() and name.isascii() for name in names):
-        inputs = [inputs[0].model_copy(update={"feature_names": names})]
-    return _Converted(
-        model=(out / "model.onnx").read_bytes(),
-        answers=_read_answers(out / "converted.npz"),
-        again=_read_answers(out / "again.npz"),
-        single=_read_answers(out / "single.npz"),
-        original=_read_answers(original) if original.exists() else None,
-        facts=facts,
-        inputs=inputs,
-        outputs=describe_tensors(model.graph.output, "output"),
-        opset={entry.domain or "ai.onnx": entry.version for entry in model.opset_import},
-        ir_version=model.ir_version,
-        ops=operators(model),
-        minimum_runtime=minimum_runtime(model),
-    )
-
-
-def _read_answers(path: Path) -> dict[str, Array]:
-    with np.load(path, allow_pickle=False) as archive:
-        names = json.loads(str(archive["names"]))
-        return {name: archive[f"a{i}"] for i, name in enumerate(names)}
-
-
-def _margins(converted: _Converted, row_count: int) -> Array | None:
+def _margins(converted: Converted) -> Array | None:
     """Return how clear each row's label is, by the scores beside it, or None without any."""
-    source = converted.original or converted.answers
-    scores = [a for a in source.values() if a.dtype.kind == "f" and a.ndim == 2]
-    has_labels = any(a.dtype.kind != "f" for a in source.values())
-    return parity.tie_margins(scores[0], row_count) if scores and has_labels else None
+    answers = converted.answers
+    if all(answer.dtype.kind == "f" for answer in answers.converted.values()):
+        return None
+    scores = [
+        (answers.original or answers.converted)[name]
+        for name, answer in answers.converted.items()
+        if answer.dtype.kind == "f"
+    ]
+    return parity.tie_margins(scores[0], converted.facts.choice) if scores else None
 
 
-def _judge(
-    converted: _Converted, rows: Array, margins: Array | None
-) -> tuple[list[parity.OutputParity], list[str]]:
-    """Return the parity of each output, and words about it.
-
-    Raises:
-        BundleError: `unstable_model` or `parity_failed`, with the worst row.
-    """
-    for name, answer in converted.answers.items():
-        if len(answer) != len(rows):
-            raise BundleError(
-                f"output {name} has {len(answer)} rows for {len(rows)} rows of input",
-                code="model_invalid",
-            )
-        fault = parity.check_stable(name, answer, converted.again[name], converted.single[name])
-        if fault is not None:
-            raise BundleError(f"the converted model is not stable: {fault}", code="unstable_model")
-    if converted.original is None:
-        return [], ["the source is ONNX already: there is no original to compare with"]
-    outputs = []
-    for name, original in converted.original.items():
-        result = parity.compare(name, original, converted.answers[name], margins=margins)
-        outputs.append(result)
-        if not result.is_within:
-            raise BundleError(
-                _worst_row(result, rows, original, converted.answers[name]),
-                code="parity_failed",
-                hint="the converted model answers differently; it would be wrong on the devices",
-            )
-    return outputs, [result.to_line() for result in outputs]
+def _with_feature_names(converted: Converted) -> TensorSpec:
+    """Return the input's description, with the names of its columns if a manifest can hold them."""
+    names, spec = converted.facts.feature_names, converted.input
+    are_plain = all(re.fullmatch(r"[ -~]{1,128}", name) for name in names)
+    is_short = sum(map(len, names)) <= MAX_FEATURE_NAME_CHARS
+    if are_plain and is_short and len(names) == converted.answers.fed.shape[1]:
+        return spec.model_copy(update={"feature_names": names})
+    return spec
 
 
-def _worst_row(result: parity.OutputParity, rows: Array, original: Array, answer: Array) -> str:
-    row = result.worst_row
-    if original.shape != answer.shape:
-        return f"{result.name}: original has shape {original.shape}, converted {answer.shape}"
-    return (
-        f"converted and original disagree: {result.to_line()}. Worst is row {row}: "
-        f"X = {_short(rows[row])}, original {_short(original[row])}, "
-        f"converted {_short(answer[row])}"
-    )
-
-
-def _short(values: Any, limit: int = 6) -> str:
-    flat: Sequence[Any] = np.asarray(values).reshape(-1).tolist()
-    words = [f"{v:.6g}" if isinstance(v, float) else str(v)[:40] for v in flat[:limit]]
-    more = f", … {len(flat) - limit} more" if len(flat) > limit else ""
-    return f"[{', '.join(words)}{more}]"
-
-
-def _feeds(converted: _Converted, rows: Array) -> Array:
-    """Return the rows as the devices will send them."""
-    types = {"FP32": np.float32, "FP64": np.float64, "INT64": np.int64}
-    wanted = types.get(converted.inputs[0].datatype)
-    return rows.astype(wanted) if wanted is not None else rows
-
-
-def _metrics(converted: _Converted, labels: Array | None) -> dict[str, float]:
-    """Return how good the *converted* model is on the given labels."""
-    if labels is None or not converted.answers:
-        return {}
-    first = next(iter(converted.answers.values()))
-    answers = first.reshape(len(first), -1)
-    if first.dtype.kind != "f" and answers.shape[1] == 1:
-        right = answers[:, 0].astype(str) == labels.astype(str)
-        return {"accuracy": round(float(right.mean()), 6)}
-    if converted.facts["kind"] == "regressor" and labels.dtype.kind in "fiu":
-        truth = labels.astype(np.float64).reshape(answers.shape)
-        spread = float(((truth - truth.mean(axis=0)) ** 2).sum())
-        error = float(((truth - answers) ** 2).sum())
-        return {"r2": round(1.0 - error / spread, 6)} if spread else {}
-    return {}
-
-
-def _parameters(facts: dict[str, Any]) -> dict[str, str]:
-    named = {"estimator": str(facts["estimator"])} if facts["estimator"] else {}
-    return {**named, **facts["parameters"]}
-
-
-def _certificate(verdict: str, row_count: int, outputs: list[parity.OutputParity]) -> bytes:
-    body = {
-        "v": 1,
-        "verdict": verdict,
-        "rows": row_count,
-        "limits": {"atol": parity.ATOL, "rtol": parity.RTOL, "tie_margin": parity.TIE_MARGIN},
-        "outputs": [output.to_json() for output in outputs],
-        "libraries": {name: version(name) for name in _LIBRARIES},
-    }
-    return json.dumps(body, sort_keys=True, separators=(",", ":")).encode()
-
-
-def _warnings(converted: _Converted, row_count: int) -> list[str]:
-    found = [f"output {name} is left out: it is not comparable with the original's"
-             for name in converted.facts.get("dropped", [])]  # fmt: skip
-    share = converted.facts.get("rounding_share", 0.0)
-    if share > MAX_ROUNDING_SHARE:
+def _warnings(converted: Converted, manifest: Manifest) -> list[str]:
+    facts, answers = converted.facts, converted.answers
+    found = list(facts.warnings)
+    found += [f"output {name} is left out: the original has nothing to compare it with"
+              for name in facts.dropped]  # fmt: skip
+    if facts.feature_names and not manifest.inputs[0].feature_names:
+        found.append("the feature names are left out: they are no plain ASCII, or too long")
+    if facts.rounding_share > MAX_ROUNDING_SHARE:
         found.append(
-            f"rounding X to float32, as devices get it, changes {share:.1%} of the answers: "
-            "scale or shift the features before training"
+            f"rounding X to float32, as devices get it, changes {facts.rounding_share:.1%} of the "
+            "answers: scale or shift the features before training"
         )
-    if row_count < golden.MIN_ROWS:
-        found.append(f"only {row_count} rows: give {golden.MIN_ROWS} or more for golden rows")
+    floats = [a.reshape(len(a), -1) for a in answers.converted.values() if a.dtype.kind == "f"]
+    bad_count = sum(int((~np.isfinite(a).all(axis=1)).sum()) for a in floats)
+    if bad_count:
+        found.append(f"{bad_count} answers are NaN or infinite: devices count these as errors")
     return found

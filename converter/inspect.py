@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import onnx
+from pydantic import ValidationError
 
+from wire.codec import first_fault
 from wire.errors import BundleError
 from wire.manifest import TensorSpec
 
+from .wording import first_line
+
 MAX_MODEL_BYTES: Final = 2 * 1024**3 - 1
 """protobuf's own limit; larger models need external data, which a bundle does not carry."""
-MAX_IR_VERSION: Final = 12
+MAX_OUTPUTS: Final = 64
+"""As in the manifest."""
 
-DATATYPES: Final = {
+DATATYPES: Final[Mapping[int, str]] = {
     onnx.TensorProto.BOOL: "BOOL",
     onnx.TensorProto.UINT8: "UINT8",
     onnx.TensorProto.UINT16: "UINT16",
@@ -30,8 +36,12 @@ DATATYPES: Final = {
     onnx.TensorProto.DOUBLE: "FP64",
     onnx.TensorProto.STRING: "BYTES",
 }
-# The oldest onnxruntime for each ai.onnx opset, from its table of versions.
-_RUNTIMES: Final = ((21, "1.20"), (22, "1.21"), (23, "1.22"), (24, "1.23"), (25, "1.24"))
+# The first onnxruntime that loads each ai.onnx opset, and each version of the format: tried on the
+# wheels of 1.20 to 1.32.
+_FOR_OPSET: Final = (
+    (21, "1.20"), (22, "1.21"), (23, "1.23"), (25, "1.24"), (26, "1.25"), (28, "1.32"),
+)  # fmt: skip
+_FOR_IR: Final = ((10, "1.20"), (11, "1.23"), (13, "1.24"), (14, "1.32"))
 
 
 def read_model(path: Path) -> onnx.ModelProto:
@@ -50,28 +60,23 @@ def read_model(path: Path) -> onnx.ModelProto:
         raise BundleError(f"{path} is no ONNX file", code="source_unreadable") from exc
     if model is None:
         raise BundleError(f"{path} is over 2 GB", code="model_invalid")
-    for tensor in model.graph.initializer:
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            raise BundleError(
-                f"{path} keeps weights in other files",
-                code="model_invalid",
-                hint="save it as one file: onnx.save(model, path, save_as_external_data=False)",
-            )
+    if not model.graph.node:
+        raise BundleError(f"{path} is no ONNX file: it has no graph", code="source_unreadable")
+    minimum_runtime(model)
+    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in _tensors(model)):
+        raise BundleError(
+            f"{path} keeps weights in other files",
+            code="model_invalid",
+            hint="save it as one file: onnx.save(model, path, save_as_external_data=False)",
+        )
     try:
         onnx.checker.check_model(model)
     except Exception as exc:  # as above
-        text = (str(exc).strip().splitlines() or ["unknown"])[0][:300]
-        raise BundleError(f"{path}: onnx.checker: {text}", code="model_invalid") from exc
-    if model.ir_version > MAX_IR_VERSION:
-        raise BundleError(
-            f"{path} has IR version {model.ir_version}, devices load up to {MAX_IR_VERSION}",
-            code="model_invalid",
-            hint="export it with an older opset, or set model.ir_version",
-        )
+        raise BundleError(f"{path}: onnx.checker: {first_line(exc)}", code="model_invalid") from exc
     return model
 
 
-def describe_tensors(values: Any, kind: str, *, rows: int | None = None) -> list[TensorSpec]:
+def describe_tensors(values: Iterable[onnx.ValueInfoProto], kind: str) -> list[TensorSpec]:
     """Return the inputs or outputs of a graph as the manifest has them.
 
     Raises:
@@ -93,40 +98,102 @@ def describe_tensors(values: Any, kind: str, *, rows: int | None = None) -> list
             dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else -1
             for dim in tensor.shape.dim
         ]
-        specs.append(
-            TensorSpec.model_validate({"name": value.name, "datatype": datatype, "shape": shape})
-        )
+        try:
+            specs.append(
+                TensorSpec.model_validate(
+                    {"name": value.name, "datatype": datatype, "shape": shape}
+                )
+            )
+        except ValidationError as exc:
+            raise BundleError(
+                f"{kind} {value.name}: {first_fault(exc)}", code="model_invalid"
+            ) from exc
+    if len(specs) > MAX_OUTPUTS:
+        raise BundleError(f"the model has over {MAX_OUTPUTS} {kind}s", code="model_invalid")
     return specs
+
+
+def describe_input(model: onnx.ModelProto) -> TensorSpec:
+    """Return the model's only input.
+
+    Raises:
+        BundleError: `model_invalid` unless there is one, of [any number of rows, features].
+    """
+    specs = describe_tensors(graph_inputs(model), "input")
+    if len(specs) != 1:
+        raise BundleError(
+            f"the model has {len(specs)} inputs; one of [rows, features] is supported",
+            code="model_invalid",
+            hint="concatenate them into one inside the graph",
+        )
+    spec = specs[0]
+    if len(spec.shape) != 2 or spec.shape[0] != -1:
+        raise BundleError(
+            f"input {spec.name} has the shape {list(spec.shape)} (-1 is free); [-1, features] is "
+            "supported: any number of rows",
+            code="model_invalid",
+            hint="export it with a free first dimension, and reshape inside the graph",
+        )
+    return spec
 
 
 def graph_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
     """Return the inputs that a caller must give: those without an initializer."""
     given = {tensor.name for tensor in model.graph.initializer}
+    given |= {tensor.values.name for tensor in model.graph.sparse_initializer}
     return [value for value in model.graph.input if value.name not in given]
 
 
 def operators(model: onnx.ModelProto) -> list[str]:
-    """Return the operators used, subgraphs included, as `domain:name`, sorted."""
-    found: set[str] = set()
-    graphs = [model.graph]
-    while graphs:
-        for node in graphs.pop().node:
-            found.add(f"{node.domain or 'ai.onnx'}:{node.op_type}")
-            for attribute in node.attribute:
-                if attribute.type == onnx.AttributeProto.GRAPH:
-                    graphs.append(attribute.g)
-                graphs.extend(attribute.graphs)
-    return sorted(found)
+    """Return the operators used, subgraphs and functions included, as `domain:name`, sorted."""
+    return sorted({f"{node.domain or 'ai.onnx'}:{node.op_type}" for node in _nodes(model)})
 
 
 def minimum_runtime(model: onnx.ModelProto) -> str:
-    """Return the oldest onnxruntime that loads the model's opset."""
+    """Return the oldest onnxruntime that loads the model's opset and format.
+
+    Raises:
+        BundleError: `model_invalid` when none does.
+    """
     opset = max((e.version for e in model.opset_import if e.domain in ("", "ai.onnx")), default=1)
-    for newest, runtime in _RUNTIMES:
-        if opset <= newest:
-            return runtime
-    raise BundleError(
-        f"ai.onnx opset {opset} is newer than any device's runtime",
-        code="model_invalid",
-        hint=f"export it with opset {_RUNTIMES[-1][0]} or older",
-    )
+    for_opset = next((runtime for newest, runtime in _FOR_OPSET if opset <= newest), None)
+    for_format = next((runtime for newest, runtime in _FOR_IR if model.ir_version <= newest), None)
+    if for_opset is None:
+        raise BundleError(
+            f"ai.onnx opset {opset} is newer than any device's runtime",
+            code="model_invalid",
+            hint=f"export it with opset {_FOR_OPSET[-1][0]} or older",
+        )
+    if for_format is None:
+        raise BundleError(
+            f"IR version {model.ir_version} is newer than any device's runtime",
+            code="model_invalid",
+            hint=f"set model.ir_version to {_FOR_IR[-1][0]} or less and save it again",
+        )
+    return max(for_opset, for_format)
+
+
+def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    pending: list[Any] = [model.graph, *model.functions]
+    while pending:
+        for node in pending.pop().node:
+            yield node
+            for attribute in node.attribute:
+                if attribute.type == onnx.AttributeProto.GRAPH:
+                    pending.append(attribute.g)
+                pending.extend(attribute.graphs)
+
+
+def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Yield every constant, wherever it stands."""
+    graphs = [model.graph]
+    for node in _nodes(model):
+        for attribute in node.attribute:
+            yield from (attribute.t, *attribute.tensors)
+            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+                yield from (sparse.values, sparse.indices)
+            graphs += [attribute.g, *attribute.graphs]
+    for graph in graphs:
+        yield from graph.initializer
+        for sparse in graph.sparse_initializer:
+            yield from (sparse.values, sparse.indices)

@@ -9,12 +9,15 @@ from typing import Any, Final
 
 from wire.errors import BundleError
 
+from .wording import first_line
+
 PICKLES: Final = (".joblib", ".pkl", ".pickle")
 SAFE_TYPES: Final = frozenset(
     {
         # Parts of fitted estimators that skops does not trust by itself: data with known fields,
         # no callable beyond scikit-learn's own. The trees' and neighbours' index arrays are not
         # checked by scikit-learn, so a forged file can crash the child, which is why it is one.
+        "sklearn._loss.loss.HalfTweedieLoss",
         "sklearn._loss.loss.HalfTweedieLossIdentity",
         "sklearn.calibration._CalibratedClassifier",
         "sklearn.calibration._SigmoidCalibration",
@@ -38,11 +41,15 @@ SAFE_TYPES: Final = frozenset(
         "sklearn.metrics._dist_metrics.EuclideanDistance64",
         "sklearn.metrics._dist_metrics.ManhattanDistance64",
         "sklearn.metrics._dist_metrics.MinkowskiDistance64",
+        "sklearn.metrics._scorer._PassthroughScorer",
+        "sklearn.model_selection._split.KFold",
+        "sklearn.model_selection._split.StratifiedKFold",
         "sklearn.neighbors._ball_tree.BallTree",
         "sklearn.neighbors._kd_tree.KDTree",
         "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
         "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",
         "sklearn.tree._tree.Tree",
+        "sklearn.utils._bunch.Bunch",
         "numpy.dtype",
         "numpy.mean",
         "scipy.interpolate._bsplines.BSpline",
@@ -53,23 +60,31 @@ SAFE_TYPES: Final = frozenset(
 
 
 def load_estimator(source: str, *, trust_pickle: bool) -> Any:
-    """Return the fitted estimator that `source` names.
+    """Return the estimator that `source` names, which may not be fitted.
 
     Raises:
-        BundleError: `source_unreadable`, `source_untrusted` or `source_unknown`.
+        BundleError: `source_unreadable`, `source_untrusted`, `source_unknown` or `source_invalid`.
     """
     suffix = Path(source).suffix
     if suffix == ".skops":
-        return _load_skops(Path(source))
-    if suffix in PICKLES:
-        return _load_pickle(Path(source), trust_pickle=trust_pickle)
-    if ":" in source:
-        return _load_attribute(source)
-    raise BundleError(
-        f"{source} is of no kind that can be converted",
-        code="source_unknown",
-        hint="give a .skops, .onnx, .joblib or .pkl file, or module:attribute",
-    )
+        found = _load_skops(Path(source))
+    elif suffix in PICKLES:
+        found = _load_pickle(Path(source), trust_pickle=trust_pickle)
+    elif ":" in source:
+        found = _load_attribute(source)
+    else:
+        raise BundleError(
+            f"{source} is of no kind that can be converted",
+            code="source_unknown",
+            hint="give a .skops, .onnx, .joblib or .pkl file, or module:attribute",
+        )
+    can_answer = hasattr(found, "predict") or hasattr(found, "transform")
+    if isinstance(found, type) or not hasattr(found, "fit") or not can_answer:
+        raise BundleError(
+            f"{source} holds no scikit-learn estimator but a {type(found).__name__}",
+            code="source_invalid",
+        )
+    return found
 
 
 def _load_skops(path: Path) -> Any:
@@ -80,14 +95,14 @@ def _load_skops(path: Path) -> Any:
         refused = sorted(untrusted - SAFE_TYPES)
         estimator = None if refused else io.load(path, trusted=sorted(untrusted))
     except Exception as exc:  # a forged archive raises whatever its content provokes
-        raise BundleError(
-            f"cannot read {path}: {str(exc)[:200]}", code="source_unreadable"
-        ) from exc
+        raise _unreadable(f"cannot read {path}", exc) from exc
     if refused:
+        more = f" and {len(refused) - 5} more" if len(refused) > 5 else ""
         raise BundleError(
-            f"{path.name} holds types that are not known to be safe: {', '.join(refused[:5])}",
+            f"{path.name} holds what is not known to be safe: {', '.join(refused[:5])}{more}",
             code="source_untrusted",
-            hint="build the model from scikit-learn's own parts, or give module:attribute",
+            hint="build the model from scikit-learn's own parts; what is your own code can be given"
+            " as module:attribute",
         )
     return estimator
 
@@ -101,24 +116,32 @@ def _load_pickle(path: Path, *, trust_pickle: bool) -> Any:
         )
     import joblib
 
+    _look_in_working_directory()  # a pickle names the classes that its author had beside it
     try:
         return joblib.load(path)
-    except Exception as exc:  # a pickle raises whatever it likes
-        raise BundleError(
-            f"cannot load {path}: {type(exc).__name__}: {str(exc)[:200]}", code="source_unreadable"
-        ) from exc
+    except (Exception, SystemExit) as exc:  # a pickle raises whatever it likes
+        raise _unreadable(f"cannot load {path}", exc) from exc
 
 
 def _load_attribute(source: str) -> Any:
     module_name, _, attribute = source.partition(":")
-    sys.path.insert(0, str(Path.cwd()))
+    _look_in_working_directory()
     try:
         found = getattr(importlib.import_module(module_name), attribute)
-    except Exception as exc:  # a module raises whatever it likes
-        raise BundleError(
-            f"cannot import {source}: {type(exc).__name__}: {str(exc)[:200]}",
-            code="source_unreadable",
-            hint="module:attribute is looked up from this directory",
-        ) from exc
-    # Classes have `predict` too, and a factory has not.
-    return found() if callable(found) and not hasattr(found, "fit") else found
+        # An estimator has `fit` and is no type; a factory, or a class, makes one.
+        is_made = hasattr(found, "fit") and not isinstance(found, type)
+        return found if is_made or not callable(found) else found()
+    except (Exception, SystemExit) as exc:  # a module raises whatever it likes
+        hint = "module:attribute is looked up from this directory"
+        raise _unreadable(f"cannot import {source}", exc, hint) from exc
+
+
+def _look_in_working_directory() -> None:
+    sys.path.insert(0, str(Path.cwd()))
+
+
+def _unreadable(what: str, exc: BaseException, hint: str = "") -> BundleError:
+    why = f"{type(exc).__name__}: {first_line(exc)}"
+    if isinstance(exc, OSError) and exc.strerror:
+        why = exc.strerror
+    return BundleError(f"{what}: {why}", code="source_unreadable", hint=hint)

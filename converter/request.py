@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from pydantic import ValidationError
+
+from wire.codec import first_fault
+from wire.errors import PeerError
+from wire.ids import NAME_PATTERN, VERSION_PATTERN
+from wire.manifest import Budgets, Lineage
+
+MAX_DEVICE_CLASS_CHARS: Final = 64
+"""As in the manifest."""
 DEFAULT_TIMEOUT_S: Final = 600.0
 """For the child process: a forest of a thousand deep trees exports in about a minute."""
 
@@ -44,6 +54,33 @@ class ConvertRequest:
     code_commit: str | None = None
     timeout_s: float = DEFAULT_TIMEOUT_S
 
+    def check(self) -> None:
+        """Check what is declared, before any work is done.
+
+        Raises:
+            PeerError: `request_invalid`, naming the option.
+        """
+        fault = None
+        try:
+            Budgets(p99_ms=self.p99_ms, memory_mb=self.memory_mb)
+            Lineage(code_commit=self.code_commit)
+        except ValidationError as exc:
+            fault = first_fault(exc)
+        if not re.fullmatch(NAME_PATTERN, self.name):
+            fault = "name: 1 to 64 letters, digits, '_' or '-', beginning with a letter or digit"
+        if not re.fullmatch(VERSION_PATTERN, self.version):
+            fault = "version: 1 to 64 letters, digits, '.', '_', '+' or '-', beginning like 1.0.0"
+        if len(self.device_class) > MAX_DEVICE_CLASS_CHARS:
+            fault = f"device_class: at most {MAX_DEVICE_CLASS_CHARS} characters"
+        if self.nan_policy not in ("reject", "pass"):
+            fault = "nan_policy: reject or pass"
+        if self.timeout_s <= 0:
+            fault = "timeout: more than 0 s"
+        if fault is not None:
+            field_name, _, what = fault.partition(": ")
+            option = f"--{field_name.replace('_', '-')}"
+            raise PeerError(f"{option}: {what}", code="request_invalid")
+
 
 @dataclass(frozen=True, slots=True)
 class ConvertReport:
@@ -56,8 +93,9 @@ class ConvertReport:
         manifest: The digest that identifies the release.
         bytes: The bundle's size.
         verdict: `parity`, or `no_original` for a source that is already ONNX.
-        row_count: Rows compared.
-        worst: One sentence per output on its largest error.
+        row_count: Rows that were asked.
+        golden_count: Rows of them that devices test themselves with.
+        worst: One phrase per output on its largest error; none without an original.
         metrics: Accuracy or r2 of the converted model on the given labels, if there are any.
         warnings: What the user should know though nothing failed.
     """
@@ -69,6 +107,7 @@ class ConvertReport:
     bytes: int
     verdict: str
     row_count: int
+    golden_count: int
     worst: tuple[str, ...] = ()
     metrics: Mapping[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()

@@ -9,7 +9,19 @@ import typer
 
 from wire.errors import PeerError
 
-from .console import Json, given_release, in_bytes, say, show_facts, show_json
+from .console import (
+    Json,
+    in_bytes,
+    parse_seconds,
+    say,
+    show_facts,
+    show_json,
+)
+
+_VERDICTS = {
+    "parity": "parity with the original on {} rows",
+    "no_original": "ONNX already, so there is no original to compare it with; it answered {} rows",
+}
 
 
 def register(app: typer.Typer) -> None:
@@ -23,7 +35,9 @@ def convert(
     ],
     name: Annotated[str, typer.Option(help="The model's name on the devices.")],
     version: Annotated[str, typer.Option(help="The release's version, such as 1.0.0.")],
-    data: Annotated[Path, typer.Option(help="Rows as .npz: X, and y if there are labels.")],
+    data: Annotated[
+        Path, typer.Option(help="Rows as .npz, 64 or more: X, and y if there are labels.")
+    ],
     output: Annotated[Path | None, typer.Option(help="Else NAME-VERSION.bundle.")] = None,
     trust_pickle: Annotated[
         bool,
@@ -36,12 +50,11 @@ def convert(
         str, typer.Option(help="What devices do with missing values: reject or pass.")
     ] = "reject",
     code_commit: Annotated[str | None, typer.Option(help="Commit it was trained from.")] = None,
+    timeout: Annotated[str, typer.Option(help="How long loading and exporting may take.")] = "10m",
     json: Json = False,
 ) -> None:
     """Convert a model to ONNX, prove that it answers alike, and pack it as a bundle."""
-    given_release(f"{name}:{version}")
-    if nan_policy not in ("reject", "pass"):
-        raise typer.BadParameter("reject or pass", param_hint="--nan-policy")
+    timeout_s = parse_seconds(timeout, option="--timeout")
     try:
         from converter import ConvertRequest
         from converter import convert as run
@@ -51,22 +64,25 @@ def convert(
             code="converter_missing",
             hint="pip install 'modelfleet[converter]'",
         ) from exc
-    report = run(
-        ConvertRequest(
-            source=source,
-            name=name,
-            version=version,
-            data=data,
-            output=output or Path(f"{name}-{version}.bundle"),
-            trust_pickle=trust_pickle,
-            p99_ms=p99_ms,
-            memory_mb=memory_mb,
-            device_class=device_class,
-            nan_policy=nan_policy,
-            code_commit=code_commit,
-        ),
-        progress=say,
+    request = ConvertRequest(
+        source=source,
+        name=name,
+        version=version,
+        data=data,
+        output=output or Path(f"{name}-{version}.bundle"),
+        trust_pickle=trust_pickle,
+        p99_ms=p99_ms,
+        memory_mb=memory_mb,
+        device_class=device_class,
+        nan_policy=nan_policy,
+        code_commit=code_commit,
+        timeout_s=timeout_s,
     )
+    try:
+        request.check()
+    except PeerError as exc:
+        raise typer.BadParameter(str(exc)) from exc
+    report = run(request, progress=say)
     if json:
         show_json(report.to_json())
         return
@@ -74,9 +90,10 @@ def convert(
         [
             ("bundle", f"{report.output} ({in_bytes(report.bytes)})"),
             ("manifest", report.manifest),
-            ("verdict", f"{report.verdict} on {report.row_count} rows"),
+            ("verdict", _VERDICTS[report.verdict].format(report.row_count)),
             *(("", line) for line in report.worst),
-            *((metric, f"{value:.4f}") for metric, value in report.metrics.items()),
+            ("golden", f"{report.golden_count} rows, which devices test themselves with"),
+            *((metric, f"{value:.4f} on y") for metric, value in report.metrics.items()),
             *(("warning", line) for line in report.warnings),
         ]
     )
