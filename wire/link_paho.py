@@ -10,12 +10,16 @@ paho's traps and what is done here about each:
 - The network thread may still die (a fault inside paho): the keeper thread watches it.
 - More than 10 unacknowledged messages break brokers that announce a receive maximum of 10.
 - Its queue is unbounded by default: it is bounded here, and a full one is told to the caller.
+- It leaves Nagle's algorithm on, which holds each small packet back until the broker's delayed
+  acknowledgement, 40 ms later: it is switched off as soon as there is a socket.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import secrets
+import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -224,6 +228,7 @@ class PahoLink:
             client.username_pw_set(self._address.username, self._address.password)
         if (will := self._will()) is not None:
             client.will_set(will.topic, will.payload, qos=1, retain=True)
+        client.on_socket_open = self._on_socket_open
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_message = self._on_message
@@ -239,6 +244,14 @@ class PahoLink:
 
     def _emit(self, event: LinkEvent) -> None:
         self._guarded(lambda: self._sink(event))
+
+    def _on_socket_open(self, client: Client, _data: Any, opened: Any) -> None:
+        def set_no_delay() -> None:
+            # A duplicate, since a websocket's wrapper takes no options; they are of the connection.
+            with socket.socket(fileno=os.dup(opened.fileno())) as same:
+                same.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+        self._guarded(set_no_delay)
 
     def _on_connect(
         self,
