@@ -18,20 +18,24 @@ SILENCE_S: Final = 5.0
 class FetchPlan:
     """What is still needed, in order, and what has been asked for.
 
+    Every step costs the same, however much is needed: a large model has tens of thousands of chunks.
+
     Attributes:
-        needed: Digests not on disk yet, in the order in which they are wanted.
-        asked: Those with a subscription under way.
+        queue: Digests in the order in which they are wanted.
+        position: How many of `queue` have been asked for.
+        asked: Those that are awaited, with a subscription under way.
         quiet_since_s: When the last chunk came, or asking began; monotonic.
     """
 
-    needed: tuple[str, ...]
-    asked: frozenset[str] = frozenset()
+    queue: tuple[str, ...]
+    position: int = 0
+    asked: tuple[str, ...] = ()
     quiet_since_s: float = 0.0
 
     @property
     def is_done(self) -> bool:
         """Whether everything is on disk."""
-        return not self.needed
+        return not self.asked and self.position == len(self.queue)
 
 
 def begin(missing: Sequence[str], now_s: float) -> FetchPlan:
@@ -41,25 +45,24 @@ def begin(missing: Sequence[str], now_s: float) -> FetchPlan:
 
 def ask(plan: FetchPlan) -> tuple[FetchPlan, tuple[str, ...]]:
     """Return the chunks to subscribe to now, at most `WINDOW` outstanding."""
-    free = WINDOW - len(plan.asked)
-    fresh = tuple(digest for digest in plan.needed if digest not in plan.asked)[: max(0, free)]
-    asked = plan.asked | set(fresh)
-    return FetchPlan(plan.needed, asked, plan.quiet_since_s), fresh
+    fresh = plan.queue[plan.position : plan.position + WINDOW - len(plan.asked)]
+    position, asked = plan.position + len(fresh), plan.asked + fresh
+    return FetchPlan(plan.queue, position, asked, plan.quiet_since_s), fresh
 
 
 def received(plan: FetchPlan, digest: str, now_s: float) -> FetchPlan:
-    """Return the plan after a verified chunk is on disk."""
-    needed = tuple(d for d in plan.needed if d != digest)
-    return FetchPlan(needed, plan.asked - {digest}, now_s)
+    """Return the plan after a verified chunk that was asked for is on disk."""
+    asked = tuple(d for d in plan.asked if d != digest)
+    return FetchPlan(plan.queue, plan.position, asked, now_s)
 
 
 def link_lost(plan: FetchPlan, now_s: float) -> FetchPlan:
-    """Return the plan after all subscriptions are gone."""
-    return FetchPlan(plan.needed, frozenset(), now_s)
+    """Return the plan after all subscriptions are gone: what was asked for comes first again."""
+    return FetchPlan(plan.asked + plan.queue[plan.position :], quiet_since_s=now_s)
 
 
 def overdue(plan: FetchPlan, now_s: float) -> tuple[FetchPlan, AbstractSet[str]]:
     """Return the chunks that do not come, to be asked for by name and subscribed to again."""
-    if plan.is_done or not plan.asked or now_s - plan.quiet_since_s < SILENCE_S:
+    if not plan.asked or now_s - plan.quiet_since_s < SILENCE_S:
         return plan, frozenset()
-    return FetchPlan(plan.needed, frozenset(), now_s), plan.asked
+    return link_lost(plan, now_s), frozenset(plan.asked)
