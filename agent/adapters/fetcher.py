@@ -130,8 +130,7 @@ class Fetcher:
             with self._lock:
                 job = self._job
             if job is None or job is done:
-                with contextlib.suppress(queue.Empty):
-                    self._inbox.get(timeout=IDLE_POLL_S)
+                self._inbox.get()  # whatever gives work or ends the thread puts something in
                 continue
             try:
                 self._tell(self._work(job))
@@ -248,7 +247,7 @@ class Fetcher:
         except queue.Empty:
             return plan
         match item:
-            case _Chunk(digest=digest, payload=payload) if digest in plan.needed:
+            case _Chunk(digest=digest, payload=payload) if digest in plan.asked:
                 try:
                     plain = decode_chunk(digest, payload)
                 except PeerError as exc:
