@@ -22,6 +22,9 @@ check: $(STAMP)  ## before each commit: lint, types, import contracts, unit test
 docs: $(STAMP)  ## docs/topics.md, from what wire/ says
 	$(BIN)/python docs/generate.py
 
+bench: $(STAMP)  ## measured beside peers and floors, in about 15 minutes; writes docs/performance.md
+	$(BIN)/python benchmarks/run.py $(BENCH_ARGS)
+
 env: $(STAMP)
 
 $(STAMP): requirements.lock pyproject.toml

@@ -94,6 +94,11 @@ def _outcome(first: Path, second: Path, whole: Received, update: Received) -> Ou
             "prefix, a window that covers both. It needs one patch for each pair of versions and "
             "a server that knows what each device has; chunks need neither."
         ),
+        why=(
+            "A patch costs what differs; chunks cost the chunks in which something differs. The "
+            "golden rows travel whole, since their inputs and their new outputs share one chunk, "
+            "and so does the list of all chunks."
+        ),
         lines=[
             Line("second version", "kB", ours, "the model in full", [len(new_model) / 1e3]),
             Line("second version", "kB", ours, "zstd patch of the bundle", [patch / 1e3]),
@@ -106,11 +111,15 @@ def _outcome(first: Path, second: Path, whole: Received, update: Received) -> Ou
             ),
         ],
         notes=[
-            f"The second version came in {len(update.chunks)} chunks: "
-            f"{_by_file(new, update.chunks)}. {changed:,} bytes of `model.onnx` differ.",
+            (
+                f"The second version came in {len(update.chunks)} chunks: "
+                f"{_by_file(new, update.chunks)}. {changed:,} bytes of `model.onnx` differ."
+            ),
             f"A zstd patch of `model.onnx` alone has {patch_bytes(old_model, new_model):,} bytes.",
-            f"With MQTT's own bytes, commands, reports and telemetry, the update took "
-            f"{update.down_bytes:,} bytes down and {update.up_bytes:,} up.",
+            (
+                f"With MQTT's own bytes, commands, reports and telemetry, the update took "
+                f"{update.down_bytes:,} bytes down and {update.up_bytes:,} up."
+            ),
         ],
     )
 

@@ -6,12 +6,12 @@ import http.client
 import json
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from load import Asker, request_bytes
 from models import Models
-from procfs import family
 from programs import BIN, HOST, Program, free_ports, fresh_directory, run, wait_for
 
 DIGITS_INFER = "/v2/models/digits/infer"
@@ -49,7 +49,7 @@ class Fleet:
         self.agents: dict[str, Program] = {}
         fresh_directory(directory)
 
-    def __enter__(self) -> Fleet:
+    def __enter__(self) -> Self:
         init = [BIN / "fleet", "init", self.directory, "--broker-kind", self._broker]
         run([*init, "--listen", f"{HOST}:{self._api_port}"], cwd=self.directory.parent)
         settings = self.directory / "fleet.toml"
@@ -78,11 +78,6 @@ class Fleet:
         """Return what the controller's API answers, None when it does not."""
         status, body = fetch_json(self._api_port, path)
         return body if status == http.client.OK else None
-
-    @property
-    def broker_pid(self) -> int:
-        """The broker's process: the controller's only child."""
-        return family(self.controller.pid)[1]
 
     def push(self, bundle: Path) -> None:
         """Register a bundle, and return when the broker has all its chunks."""
@@ -124,19 +119,19 @@ class Fleet:
     def wait_until_online(self, devices: Sequence[str], *, timeout_s: float = 120) -> None:
         """Return when the controller has all these devices online and their runtimes answer."""
         for device in devices:
-            port, agent = self.ports[device], self.agents[device]
-            wait_for(
-                f"{device} to answer",
-                lambda port=port: fetch_json(port, "/v2/health/live")[0] == http.client.OK,
-                program=agent,
-                timeout_s=timeout_s,
-            )
-            wait_for(
-                f"{device} to be online",
-                lambda device=device: self.device(device)["state"] == "online",
-                program=agent,
-                timeout_s=timeout_s,
-            )
+            for what, probe in (("answer", self._answers), ("be online", self._is_online)):
+                wait_for(
+                    f"{device} to {what}",
+                    partial(probe, device),
+                    program=self.agents[device],
+                    timeout_s=timeout_s,
+                )
+
+    def _answers(self, device: str) -> bool:
+        return fetch_json(self.ports[device], "/v2/health/live")[0] == http.client.OK
+
+    def _is_online(self, device: str) -> bool:
+        return bool(self.device(device)["state"] == "online")
 
     def device(self, name: str) -> dict[str, Any]:
         """Return a device as the controller knows it."""
@@ -184,7 +179,7 @@ class Fleet:
         for device in devices:
             wait_for(
                 f"{device} to confirm {version}",
-                lambda device=device: is_done(device),
+                partial(is_done, device),
                 timeout_s=120,
                 program=self.agents[device],
             )

@@ -53,6 +53,11 @@ def measure(directory: Path, models: Models, *, is_quick: bool) -> Outcome:
             "whose only work is a paho client with the same keep-alive, on the same broker at the "
             "same time."
         ),
+        why=(
+            "Each second: two turns of the supervisor's loop, one look at the link's thread, one "
+            "heartbeat from the runtime and the supervisor's reading of it, paho's own turn, one "
+            "Date header."
+        ),
         lines=[
             Line("processor, whole agent", cpu, [s[0] for s in sums], FLOOR, bare_cpu),
             Line("processor, supervisor", cpu, [a[0] for a, _ in ours], FLOOR, bare_cpu),

@@ -180,9 +180,7 @@ def main() -> None:
         os.sched_setaffinity(0, {options.core})
     request = request_bytes(options.path, options.body.read_bytes())
     if options.mode == "watch":
-        rows = watch(
-            options.port, request, is_new=options.new_connections, pause_s=options.pause
-        )
+        rows = watch(options.port, request, is_new=options.new_connections, pause_s=options.pause)
         options.output.write_bytes(rows.tobytes())
     elif options.connections == 1:
         print(json.dumps(measure_one(options.port, request, options.seconds)))

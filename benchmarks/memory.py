@@ -8,7 +8,7 @@ from pathlib import Path
 from fleets import Fleet
 from load import Asker
 from models import Models
-from peers import NAME, MlServer, peer_versions
+from peers import NAME, MlServer, open_peer, peer_versions
 from procfs import Peak, family, family_pss_bytes, pss_bytes
 from result import Line, Outcome
 
@@ -22,6 +22,7 @@ MIB = 2**20
 def measure(directory: Path, models: Models, *, is_quick: bool) -> Outcome:
     """Measure fresh processes each time, agents and peer in turns."""
     samples: dict[str, list[float]] = {}
+    peer = open_peer(directory.parent / "memory-peer", models)
     with Fleet(directory) as fleet:
         for version in (FIRST, SECOND):
             fleet.push(models.digits(version))
@@ -30,8 +31,9 @@ def measure(directory: Path, models: Models, *, is_quick: bool) -> Outcome:
         for _ in range(1 if is_quick else 3):
             for mode, device in DEVICES.items():
                 _add(samples, mode, _agent_sizes(fleet, models, device))
-            _add(samples, "peer", _peer_sizes(directory / "peer", models))
-    peak, steady = samples["peer peak"], samples["peer whole"]
+            if peer is not None:
+                _add(samples, "peer", _peer_sizes(peer))
+    peak, steady = samples.get("peer peak", []), samples.get("peer whole", [])
     return Outcome(
         title="Memory",
         how=(
@@ -73,19 +75,18 @@ def _agent_sizes(fleet: Fleet, models: Models, device: str) -> dict[str, float]:
     return {**sizes, "peak": peak.highest}
 
 
-def _peer_sizes(directory: Path, models: Models) -> dict[str, float]:
-    peer = MlServer(directory, models)
+def _peer_sizes(peer: MlServer) -> dict[str, float]:
     with peer.start() as program:
         peer.wait_until_ready(program)
         asker = peer.asker()
         _use(asker)
         whole = family_pss_bytes(program.pid)
-        with Peak(lambda: family_pss_bytes(program.pid)) as peak:
+        with Peak(lambda: family_pss_bytes(program.pid)) as highest:
             peer.reload()
             asker.ask()
             time.sleep(0.2)
         asker.close()
-    return {"whole": whole, "peak": peak.highest}
+    return {"whole": whole, "peak": highest.highest}
 
 
 def _use(asker: Asker) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import tarfile
 from pathlib import Path
@@ -82,7 +83,7 @@ class Models:
 def _network(width: int, layers: int, body: int, head: int) -> onnx.ModelProto:
     sizes = [PIXELS, *[width] * layers, LABELS]
     nodes, weights, name = [], [], "X"
-    for number, (n_in, n_out) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for number, (n_in, n_out) in enumerate(itertools.pairwise(sizes)):
         is_last = number == layers
         chance = np.random.default_rng([head if is_last else body, number])
         matrix = chance.standard_normal((n_in, n_out), dtype=np.float32) / np.sqrt(n_in / 2)

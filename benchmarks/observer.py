@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from dataclasses import dataclass
+from typing import Self
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
@@ -43,7 +44,7 @@ class Observer:
         self._port = port
         self.steps: list[Step] = []
 
-    def __enter__(self) -> Observer:
+    def __enter__(self) -> Self:
         self._client.connect(HOST, self._port)
         self._client.loop_start()
         wait_for("the observer's subscription", self._subscribed.is_set)

@@ -56,6 +56,16 @@ def install() -> None:
     stamp.write_text(digest)
 
 
+def open_peer(directory: Path, models: Models) -> MlServer | None:
+    """Return the peer ready to start, or None where it cannot be installed; that is printed."""
+    try:
+        install()
+    except BenchError as exc:
+        print(f"{NAME} cannot be installed here, so its columns stay empty: {exc}")
+        return None
+    return MlServer(directory, models)
+
+
 class MlServer:
     """The peer, serving the digits from the same ONNX file, all in one process.
 
@@ -64,7 +74,6 @@ class MlServer:
     """
 
     def __init__(self, directory: Path, models: Models, *, version: str = "1.0.0") -> None:
-        install()
         self._directory = fresh_directory(directory)
         self._body = models.digits_body()
         self.port, grpc, metrics = free_ports(3)

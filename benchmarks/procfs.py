@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 PROC = Path("/proc")
 
@@ -91,7 +92,7 @@ class Peak(threading.Thread):
             self.highest = max(self.highest, self._read())
             self.count += 1
 
-    def __enter__(self) -> Peak:
+    def __enter__(self) -> Self:
         self.start()
         return self
 

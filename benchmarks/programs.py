@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Self, TypeVar
 
 T = TypeVar("T")
 
@@ -39,7 +39,7 @@ class Program:
     def __init__(
         self,
         name: str,
-        argv: Sequence[str | Path],
+        argv: Sequence[object],
         *,
         cwd: Path,
         env: Mapping[str, str] | None = None,
@@ -58,7 +58,7 @@ class Program:
             )
         self.pid = self._process.pid
 
-    def __enter__(self) -> Program:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -88,7 +88,7 @@ class Program:
 
 
 def run(
-    argv: Sequence[str | Path],
+    argv: Sequence[object],
     *,
     cwd: Path,
     env: Mapping[str, str] | None = None,

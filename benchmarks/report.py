@@ -24,7 +24,7 @@ to compare between machines. Cells say *median (minimum to maximum)*.
 
 def write(kept: dict[str, Any]) -> None:
     """Write the page."""
-    newest = {run["name"]: run for run in kept["runs"]}
+    newest = {run["name"]: run for run in kept["runs"] if not run["is_quick"]}
     parts = [INTRODUCTION, _machine(list(newest.values()))]
     parts += [_section(run) for run in newest.values()]
     PAGE.write_text("\n".join(parts))
@@ -51,6 +51,7 @@ def _section(run: dict[str, Any]) -> str:
     table = [f"| {' | '.join(row)} |" for row in rows]
     parts = [f"## {outcome.title}", "", outcome.how, "", *table, ""]
     parts += [*(f"- {note}" for note in outcome.notes), ""] if outcome.notes else []
+    parts += [outcome.why, ""] if outcome.why else []
     return "\n".join(parts)
 
 

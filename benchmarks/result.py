@@ -46,6 +46,7 @@ class Outcome:
         title: What was measured, as a heading.
         how: How, in a few sentences that do not depend on the numbers.
         lines: The table.
+        why: What stands between us and the peer or the floor, as it was found by profiling.
         notes: Facts of this very run that the table has no room for.
         versions: Of the programs that took part and are not in our environment.
     """
@@ -53,6 +54,7 @@ class Outcome:
     title: str
     how: str
     lines: list[Line] = field(default_factory=list)
+    why: str = ""
     notes: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
 
@@ -64,7 +66,7 @@ class Outcome:
 def outcome_of(kept: dict[str, Any]) -> Outcome:
     """Return what `as_json` was made of."""
     lines = [Line(**line) for line in kept["lines"]]
-    return Outcome(kept["title"], kept["how"], lines, kept["notes"], kept["versions"])
+    return Outcome(**{**kept, "lines": lines})
 
 
 def in_words(value: float) -> str:

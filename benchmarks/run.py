@@ -31,23 +31,30 @@ KEPT_RUNS = 200
 def main() -> int:
     """Run what was asked for; return 1 when something could not be measured."""
     parser = argparse.ArgumentParser(description="Measure modelfleet beside peers and floors.")
-    parser.add_argument("--only", action="append", choices=CASES, metavar="NAME",
-                        help=f"one of {', '.join(CASES)}; repeatable")  # fmt: skip
+    parser.add_argument(
+        "--only",
+        action="append",
+        choices=CASES,
+        metavar="NAME",
+        help=f"one of {', '.join(CASES)}; repeatable",
+    )
     parser.add_argument("--quick", action="store_true", help="fewer runs, for development")
     options = parser.parse_args()
     fresh_directory(BUILD)
     models = Models()
-    failed = [name for name in options.only or CASES if not _measure(name, models, options.quick)]
+    wanted = options.only or CASES
+    failed = [name for name in wanted if not _measure(name, models, is_quick=options.quick)]
     if failed:
         print(f"could not be measured: {', '.join(failed)}")
-    elif options.only is None:
+    elif options.only is None and not options.quick:
         report.write(json.loads(RESULTS.read_text()))
         print(f"wrote {report.PAGE.relative_to(ROOT)}")
-    shutil.rmtree(BUILD, ignore_errors=not failed)
+    if not failed:
+        shutil.rmtree(BUILD)  # else its logs may tell why
     return 1 if failed else 0
 
 
-def _measure(name: str, models: Models, is_quick: bool) -> bool:
+def _measure(name: str, models: Models, *, is_quick: bool) -> bool:
     print(f"\n===== {name}", flush=True)
     load, began_s = load_average(), time.monotonic()
     try:
@@ -86,9 +93,11 @@ def _keep(entry: dict[str, Any]) -> None:
 
 def _table(rows: list[list[str]]) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-             for row in rows]  # fmt: skip
-    return "\n".join(lines)
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    ]
+    return "\n".join(line.rstrip() for line in lines)
 
 
 if __name__ == "__main__":

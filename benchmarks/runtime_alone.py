@@ -52,4 +52,3 @@ def start_runtime(state: Path, manifest: str, body: bytes) -> Start:
     finally:
         asker.close()
         host.stop()
-

@@ -26,8 +26,7 @@ class OnnxModel(MLModel):
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
         """Answer one request."""
         feeds = {
-            tensor.name: self.decode(tensor, default_codec=NumpyCodec)
-            for tensor in payload.inputs
+            tensor.name: self.decode(tensor, default_codec=NumpyCodec) for tensor in payload.inputs
         }
         answers = self._session.run(self._names, feeds)
         return InferenceResponse(
