@@ -84,7 +84,11 @@ def _show_row(row: int, given: Array, original: Array, converted: Array) -> str:
 
 
 def _show(values: Array) -> str:
-    flat: list[Any] = values.reshape(-1).tolist()
-    words = [f"{v:.6g}" if isinstance(v, float) else str(v)[:40] for v in flat[:_SHOWN_VALUES]]
-    more = f", … {len(flat) - len(words)} more" if len(flat) > len(words) else ""
-    return f"[{', '.join(words)}{more}]"
+    shown = values.reshape(-1)[:_SHOWN_VALUES]
+    more = f", … {values.size - shown.size} more" if values.size > shown.size else ""
+    return f"[{', '.join(_show_value(value) for value in shown)}{more}]"
+
+
+def _show_value(value: Any) -> str:
+    # The shortest text that is this float32, and of a float64 not all of its digits.
+    return f"{float(str(value)):.10g}" if isinstance(value, np.floating) else str(value)[:40]

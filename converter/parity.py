@@ -188,8 +188,9 @@ def tie_margins(scores: Array, choice: Choice = "largest") -> Array | None:
         gaps = None
     if gaps is None:
         return None
-    typical = float(np.median(np.abs(_finite(flat)).max(axis=1)))
-    margins: Array = gaps / typical if typical > 0 else gaps
+    sizes = np.abs(_finite(flat)).max(axis=1)
+    typical = np.median(sizes[sizes > 0]) if sizes.any() else 1.0
+    margins: Array = gaps / typical
     return margins
 
 

@@ -20,6 +20,7 @@ from wire.manifest import TensorSpec
 
 from .handover import MODEL_FILE, Answers, Facts, take, take_error
 from .request import ConvertRequest
+from .wording import plain
 
 Array = npt.NDArray[Any]
 
@@ -111,7 +112,7 @@ def _run(argv: list[str], request: ConvertRequest, stderr: Path) -> tuple[int, s
             _end(process)
         said.seek(max(0, said.seek(0, os.SEEK_END) - _MAX_STDERR_BYTES))
         lines = said.read().decode(errors="replace").strip().splitlines()
-    return returncode, lines[-1] if lines else ""
+    return returncode, plain(lines[-1]) if lines else ""
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -127,7 +128,7 @@ def _crashed(source: str, returncode: int, said: str) -> BundleError:
         how = f"was ended by {_signal_name(-returncode)}"
         hint = "was there enough memory?" if returncode == -signal.SIGKILL else ""
     else:
-        how = f"failed: {said[:300] or f'it ended with {returncode} and no word'}"
+        how = f"failed: {said or f'it ended with {returncode} and no word'}"
     return BundleError(
         f"the process that converts {source} {how}", code="convert_crashed", hint=hint
     )

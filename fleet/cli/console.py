@@ -93,8 +93,11 @@ def say_error(exc: ModelfleetError) -> None:
 
 
 def printable(text: str) -> str:
-    """Return `text` without control characters: it may come from a device."""
-    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "�", text)
+    """Return `text` without control characters: it may come from a device.
+
+    Halves of characters go too: they stand for bytes in file names, and no terminal takes them.
+    """
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]", "�", text)
 
 
 def parse_seconds(text: str, *, option: str) -> float:

@@ -13,6 +13,7 @@ from .console import (
     Json,
     in_bytes,
     parse_seconds,
+    printable,
     say,
     show_facts,
     show_json,
@@ -97,4 +98,4 @@ def convert(
             *(("warning", line) for line in report.warnings),
         ]
     )
-    typer.echo(f"next: fleet push {report.output}")
+    typer.echo(f"next: fleet push {printable(str(report.output))}")
