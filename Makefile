@@ -22,7 +22,7 @@ check: $(STAMP)  ## before each commit: lint, types, import contracts, unit test
 docs: $(STAMP)  ## docs/topics.md, from what wire/ says
 	$(BIN)/python docs/generate.py
 
-bench: $(STAMP)  ## measured beside peers and floors, in about 15 minutes; writes docs/performance.md
+bench: $(STAMP)  ## measured beside peers and floors, in about ten minutes; writes docs/performance.md
 	$(BIN)/python benchmarks/run.py $(BENCH_ARGS)
 
 env: $(STAMP)

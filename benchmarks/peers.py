@@ -31,7 +31,9 @@ NAME = "MLServer"
 
 
 def peer_versions() -> dict[str, str]:
-    """Return the peer and its pinned version."""
+    """Return the peer and its pinned version, or that it could not be had."""
+    if not (VENV / "installed").exists():
+        return {NAME: "could not be installed here: its columns are empty"}
     version = next(
         line.partition("==")[2] for line in PINS.read_text().split() if line.startswith("mlserver=")
     )

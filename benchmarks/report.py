@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from typing import Any
 
 from programs import ROOT
 from result import Outcome, cells, header, outcome_of
 
 PAGE = ROOT / "docs" / "performance.md"
+CASES = ("delta", "fetch", "memory", "start", "swap", "rollout", "ingest", "idle", "inference")
+"""The benchmarks, one module each, in the order of the page."""
+WIDTH = 100
 
 INTRODUCTION = """\
 # Performance
 
-Measured, not promised. `make bench` runs everything on loopback in about a quarter of an hour and
-writes this page; `make bench BENCH_ARGS="--only swap"` runs one benchmark and only prints it.
+Measured, not promised. `make bench` runs everything on loopback in about ten minutes and writes
+this page; `make bench BENCH_ARGS="--only swap"` runs one benchmark and only prints it. What is
+compared with what, and how, stands above each table; `benchmarks/` has the programs.
 
 Every number stands beside a peer or a floor that was measured in the same minutes, in turns.
 The *ratio* is ours over the other's, the median over the pairs where runs were paired, and is what
@@ -26,15 +31,15 @@ def write(kept: dict[str, Any]) -> None:
     """Write the page."""
     newest = {run["name"]: run for run in kept["runs"] if not run["is_quick"]}
     parts = [INTRODUCTION, _machine(list(newest.values()))]
-    parts += [_section(run) for run in newest.values()]
+    parts += [_section(newest[name]) for name in CASES if name in newest]
     PAGE.write_text("\n".join(parts))
 
 
 def _machine(runs: list[dict[str, Any]]) -> str:
     first, facts = runs[0], dict(runs[0]["machine"])
-    loads = [run["load_before"] for run in runs]
+    loads = sorted({run["load_before"] for run in runs})
     facts["date"] = first["at"][:10]
-    facts["load when each began"] = f"{min(loads)} to {max(loads)}"
+    facts["load of the machine before"] = ", ".join(str(load) for load in loads)
     for run in runs:
         facts.update(run["outcome"]["versions"])
     others = [run["name"] for run in runs if run["machine"] != first["machine"]]
@@ -49,10 +54,21 @@ def _section(run: dict[str, Any]) -> str:
     titles = header()
     rows = [titles, ["---"] * len(titles), *(cells(line) for line in outcome.lines)]
     table = [f"| {' | '.join(row)} |" for row in rows]
-    parts = [f"## {outcome.title}", "", outcome.how, "", *table, ""]
-    parts += [*(f"- {note}" for note in outcome.notes), ""] if outcome.notes else []
-    parts += [outcome.why, ""] if outcome.why else []
+    parts = [f"## {outcome.title}", "", _wrapped(outcome.how), "", *table, ""]
+    parts += [*(_wrapped(note, "- ") for note in outcome.notes), ""] if outcome.notes else []
+    parts += [_wrapped(outcome.why), ""] if outcome.why else []
     return "\n".join(parts)
+
+
+def _wrapped(text: str, bullet: str = "") -> str:
+    return textwrap.fill(
+        text,
+        WIDTH,
+        initial_indent=bullet,
+        subsequent_indent=" " * len(bullet),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 if __name__ == "__main__":

@@ -24,7 +24,6 @@ from programs import BUILD, ROOT, fresh_directory
 from result import Outcome, cells, header
 
 RESULTS = ROOT / "build" / "bench.json"
-CASES = ("delta", "fetch", "memory", "start", "swap", "rollout", "ingest", "idle", "inference")
 KEPT_RUNS = 200
 
 
@@ -34,16 +33,16 @@ def main() -> int:
     parser.add_argument(
         "--only",
         action="append",
-        choices=CASES,
+        choices=report.CASES,
         metavar="NAME",
-        help=f"one of {', '.join(CASES)}; repeatable",
+        help=f"one of {', '.join(report.CASES)}; repeatable",
     )
     parser.add_argument("--quick", action="store_true", help="fewer runs, for development")
     options = parser.parse_args()
     fresh_directory(BUILD)
     models = Models()
-    wanted = options.only or CASES
-    failed = [name for name in wanted if not _measure(name, models, is_quick=options.quick)]
+    wanted, load = options.only or report.CASES, load_average()
+    failed = [name for name in wanted if not _measure(name, models, load, is_quick=options.quick)]
     if failed:
         print(f"could not be measured: {', '.join(failed)}")
     elif options.only is None and not options.quick:
@@ -54,9 +53,9 @@ def main() -> int:
     return 1 if failed else 0
 
 
-def _measure(name: str, models: Models, *, is_quick: bool) -> bool:
+def _measure(name: str, models: Models, load: float, *, is_quick: bool) -> bool:
     print(f"\n===== {name}", flush=True)
-    load, began_s = load_average(), time.monotonic()
+    began_s = time.monotonic()
     try:
         case = importlib.import_module(name)
         outcome: Outcome = case.measure(BUILD / name, models, is_quick=is_quick)

@@ -69,7 +69,7 @@ def measure(directory: Path, models: Models, *, is_quick: bool) -> Outcome:
         why=(
             "The supervisor spends 0.25 s on its own imports (pydantic and the messages' models are "
             "half of them) before it starts the runtime; from then on the time is that of the "
-            "bare script and 50 ms for the golden rows and the server."
+            "bare script."
         ),
         versions=peer_versions(),
     )
