@@ -54,9 +54,8 @@ def measure(directory: Path, models: Models, *, is_quick: bool) -> Outcome:
             "same time."
         ),
         why=(
-            "Each second: two turns of the supervisor's loop, one look at the link's thread, one "
-            "heartbeat from the runtime and the supervisor's reading of it, paho's own turn, one "
-            "Date header."
+            "By thread, in switches a second: four in the supervisor's loop, three in the thread that reads "
+            "the runtime's reports, one in each of the link's two threads, one in the runtime."
         ),
         lines=[
             Line("processor, whole agent", cpu, [s[0] for s in sums], FLOOR, bare_cpu),

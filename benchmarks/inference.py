@@ -86,8 +86,8 @@ def _outcome(samples: Mapping[tuple[str, str], list[float]], shares: list[float]
         how=(
             "One row of 64 pixels as JSON to the digits, the same bytes to all three over kept "
             "connections; answers are read to their last byte. All threads of a server are kept on "
-            "one core, the client on the same one or on another: the same echo differs by a factor "
-            "of four between the two, so a ratio without placement is noise. "
+            "one core, the client on the same one or on another: where they are changes the echo's "
+            "latency by more than a half, so a ratio without placement says little. "
             f"{NAME} runs the same ONNX file in one process, without workers. The echo is uvicorn "
             "with the same event loop and parser, answering our answer's bytes from memory: the "
             "floor of any server built on it."
@@ -95,11 +95,12 @@ def _outcome(samples: Mapping[tuple[str, str], list[float]], shares: list[float]
         lines=lines,
         notes=notes,
         why=(
-            "Of the distance to the echo a third is parsing and checking the request, a third "
-            "onnxruntime, the rest encoding the answer and our own dispatch; each costs two to "
-            "three times what it does in a hot loop, because caches and branch predictors are cold "
-            "after every switch to the client. uvicorn writes head and body of each answer with "
-            "two calls; joining them gives a tenth, and is not done yet."
+            "Of the distance to the echo, timed inside a server on the same core, parsing and checking the "
+            "request is a quarter, onnxruntime a fifth and encoding the answer a tenth; dispatch, counting "
+            "and the rest were not taken apart. The same calls take two to four times what they take in a "
+            "hot loop, probably since caches are cold after each switch to the client; that was not "
+            "proven. Confinement is not it: the same application without it is as slow. uvicorn writes "
+            "head and body of an answer with two calls; joining them gives a tenth, and is not done."
         ),
         versions=peer_versions(),
     )
