@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 .PHONY: demo test check docs bench soak env clean
 
 demo: $(STAMP)  ## the main job from end to end on loopback
-	$(BIN)/python examples/demo/demo.py --bin $(BIN)
+	$(BIN)/python examples/demo/demo.py --bin $(BIN) $(DEMO_ARGS)
 
 test: $(STAMP)  ## every test that this machine can run; what is skipped is listed with its reason
 	$(BIN)/python -m pytest -ra $(PYTEST_ARGS)

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wire.errors import BundleError, StorageError
+from wire.graph import scan_model
 from wire.manifest import TensorSpec
 
 from .handover import MODEL_FILE, Answers, Facts, take, take_error
@@ -157,8 +158,10 @@ def _collect(source: str, out: Path) -> Converted:
         )
     facts, answers = taken
     model = read_model(out / MODEL_FILE)
+    serialised = (out / MODEL_FILE).read_bytes()
+    scan_model(serialised)  # what every device would refuse is refused here
     return Converted(
-        model=(out / MODEL_FILE).read_bytes(),
+        model=serialised,
         facts=facts,
         answers=answers,
         input=describe_input(model),

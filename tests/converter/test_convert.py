@@ -286,6 +286,11 @@ def test_onnx_that_cannot_be_served_is_refused(digits, graph, ask, refused, says
     assert says in str(refused(ask(model, digits.rows), "model_invalid"))
 
 
+def test_onnx_that_every_device_would_refuse_is_refused_here(digits, graph, ask, refused):
+    model = graph([("Add", ["X", "X"], ["t\x1b[m"]), ("Identity", ["t\x1b[m"], ["Y"])])
+    assert "not printable" in str(refused(ask(model, digits.rows), "model_refused"))
+
+
 def test_onnx_that_is_cut_or_absent_is_refused(digits, doubling, ask, refused, tmp_path):
     (tmp_path / "cut.onnx").write_bytes(doubling.SerializeToString()[:40])
     refused(ask(tmp_path / "cut.onnx", digits.rows), "source_unreadable")
