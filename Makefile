@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check docs bench soak env clean
+.PHONY: demo test check fire docs bench soak env clean
 
 demo: $(STAMP)  ## the main job from end to end on loopback
 	$(BIN)/python examples/demo/demo.py --bin $(BIN) $(DEMO_ARGS)
@@ -18,6 +18,9 @@ check: $(STAMP)  ## before each commit: lint, types, import contracts, unit test
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m pytest -q -m "not broker and not system and not slow"
+
+fire: $(STAMP)  ## kill one process at an instant that nobody chose; SEED=7 again, SEEDS=100-130 others
+	FIRE_SEEDS="$(or $(SEED),$(SEEDS),1-12)" $(BIN)/python -m pytest -v tests/spine/test_fire.py
 
 docs: $(STAMP)  ## docs/topics.md, from what wire/ says
 	$(BIN)/python docs/generate.py

@@ -47,10 +47,10 @@ class Uplink:
         self._reported: Reported | None = None
         self._reported_seq = 0
         self._is_up = False
-        self._sent: dict[tuple[str, int], None] = {}
+        # In the order of sending, with the monotonic instant of it.
+        self._sent: dict[tuple[str, int], float] = {}
         self._cursor = 0
         self._resend_s = RESEND_FIRST_S
-        self._resend_at_s = 0.0
         self.dropped_count = 0
 
     def will(self) -> Will:
@@ -128,14 +128,16 @@ class Uplink:
             PeerError: The payload is not an acknowledgement.
         """
         ack = codec.decode(Ack, payload)
+        oldest = next(iter(self._sent), None)
         if not self._outbox.delete(ack.stored):
             return
         for span in ack.stored:
             for key in [k for k in self._sent if k[0] == span.boot]:
                 if span.first <= key[1] <= span.last:
                     del self._sent[key]
-        self._resend_s = RESEND_FIRST_S
-        self._resend_at_s = time.monotonic() + self._resend_s
+        # Only the oldest counts as progress: later ones are also acknowledged while it is lost.
+        if next(iter(self._sent), None) != oldest:
+            self._resend_s = RESEND_FIRST_S
         self._pump()
 
     def controller_seen(self) -> None:
@@ -151,7 +153,8 @@ class Uplink:
         """
         if not self._is_up:
             return
-        if self._sent and now_s >= self._resend_at_s:
+        oldest_s = next(iter(self._sent.values()), now_s)
+        if now_s - oldest_s >= self._resend_s:
             self._resend_s = min(RESEND_CAP_S, self._resend_s * 2)
             self._start_over()
         else:
@@ -160,7 +163,6 @@ class Uplink:
     def _start_over(self) -> None:
         self._sent.clear()
         self._cursor = 0
-        self._resend_at_s = time.monotonic() + self._resend_s
         self._pump()
 
     def _pump(self) -> None:
@@ -180,9 +182,7 @@ class Uplink:
         token = self._link.publish(waiting.topic, waiting.payload, qos=1, retain=False)
         if token is None:
             return False
-        if not self._sent:
-            self._resend_at_s = time.monotonic() + self._resend_s
-        self._sent[(waiting.boot, waiting.seq)] = None
+        self._sent[(waiting.boot, waiting.seq)] = time.monotonic()
         return True
 
     def _report_gap(self, gap: Gap) -> None:

@@ -1,6 +1,7 @@
 """Presence, reported state and records, over an in-memory broker with a controller that acks."""
 
 import json
+import time
 
 import pytest
 
@@ -102,12 +103,35 @@ def test_a_long_backlog_goes_out_window_by_window(uplink, controller):
 def test_silence_of_the_controller_sends_again_ever_more_seldom(uplink, controller):
     uplink.test_connect()
     uplink.alarm("x", "")
-    start_s = uplink._resend_at_s
-    uplink.tick(start_s - 0.1)
+    sent_s = time.monotonic()
+    uplink.tick(sent_s + RESEND_FIRST_S - 1)
     assert controller.seqs() == [1]
-    uplink.tick(start_s + 0.1)
+    uplink.tick(sent_s + RESEND_FIRST_S)
     assert controller.seqs() == [1, 1]
-    assert uplink._resend_s == 2 * RESEND_FIRST_S
+    uplink.tick(sent_s + 2 * RESEND_FIRST_S - 1)
+    assert controller.seqs() == [1, 1]
+    uplink.tick(sent_s + 2 * RESEND_FIRST_S + 1)
+    assert controller.seqs() == [1, 1, 1]
+
+
+def test_a_record_that_was_lost_is_sent_again_though_later_ones_are_acknowledged(
+    uplink, controller
+):
+    uplink.test_connect()
+    for _ in range(3):
+        uplink.alarm("x", "")
+    sent_s = time.monotonic()
+    for seq in (2, 3):
+        ack(controller, (seq, seq))
+    uplink.tick(sent_s + RESEND_FIRST_S)
+    assert controller.seqs() == [1, 2, 3, 1]
+    # One that is never stored must not be sent every few seconds for as long as others are.
+    uplink.alarm("x", "")
+    ack(controller, (4, 4))
+    uplink.tick(sent_s + 2 * RESEND_FIRST_S - 1)
+    assert controller.seqs() == [1, 2, 3, 1, 4]
+    ack(controller, (1, 1))
+    assert uplink._resend_s == RESEND_FIRST_S
 
 
 def test_a_new_birth_with_each_connection_and_a_will_that_matches(uplink, controller, broker):
