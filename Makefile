@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check fire docs bench soak env clean
+.PHONY: demo test check fire wheelhouse docs bench soak env clean
 
 demo: $(STAMP)  ## the main job from end to end on loopback
 	$(BIN)/python examples/demo/demo.py --bin $(BIN) $(DEMO_ARGS)
@@ -21,6 +21,9 @@ check: $(STAMP)  ## before each commit: lint, types, import contracts, unit test
 
 fire: $(STAMP)  ## kill one process at an instant that nobody chose; SEED=7 again, SEEDS=100-130 others
 	FIRE_SEEDS="$(or $(SEED),$(SEEDS),1-12)" $(BIN)/python -m pytest -v tests/spine/test_fire.py
+
+wheelhouse: $(STAMP)  ## all that a device needs to install without a network; ARCH=aarch64, PYTHON_VERSION=3.12
+	$(BIN)/python systemd/wheelhouse.py --arch $(or $(ARCH),x86_64) --python $(or $(PYTHON_VERSION),3.11)
 
 docs: $(STAMP)  ## docs/topics.md, from what wire/ says
 	$(BIN)/python docs/generate.py

@@ -142,14 +142,15 @@ def test_sample_configuration_agrees_with_the_units() -> None:
 def test_users_and_directories_are_made_as_the_units_need_them(tmp_path: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("needs root: files change owner")
-    for kind in ("sysusers", "tmpfiles"):
-        target = tmp_path / f"usr/lib/{kind}.d"
-        target.mkdir(parents=True)
-        shutil.copy(UNITS / f"modelfleet.{kind}.conf", target / "modelfleet.conf")
+    for path in UNITS.glob("*.conf"):
+        name, kind, _ = path.name.split(".")
+        target = tmp_path / f"etc/{kind}.d"
+        target.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target / f"{name}.conf")
     config = tmp_path / "etc/modelfleet"
     config.mkdir(parents=True)
     shutil.copy(UNITS / "agent.toml", config)
-    made = run(tool("systemd-sysusers"), f"--root={tmp_path}", "modelfleet.conf")
+    made = run(tool("systemd-sysusers"), f"--root={tmp_path}")
     assert made.returncode == 0, made.stderr
     made = run(tool("systemd-tmpfiles"), f"--root={tmp_path}", "--create", "modelfleet.conf")
     assert made.returncode == 0, made.stderr
