@@ -358,7 +358,8 @@ uninstall() {
     rm -f $UNITS/$SERVICE $UNITS/$SOCKET $SERVICE_DROP_IN $SOCKET_DROP_IN $SYSUSERS $TMPFILES
     [ "$(readlink $COMMAND || :)" != $PREFIX/bin/fleet-agent ] || rm -f $COMMAND
     rm -rf $PREFIX $VERSIONS /run/modelfleet
-    rmdir $UNITS/$SERVICE.d $UNITS/$SOCKET.d 2>/dev/null || :
+    # Debian has no /etc/sysusers.d of its own; one that holds others' files stays.
+    rmdir $UNITS/$SERVICE.d $UNITS/$SOCKET.d "$(dirname $SYSUSERS)" 2>/dev/null || :
     if [ -d /run/systemd/system ]; then
         systemctl daemon-reload
         systemctl reset-failed $SERVICE $SOCKET 2>/dev/null || :
