@@ -10,6 +10,7 @@ import argparse
 import importlib
 import json
 import shutil
+import signal
 import sys
 import time
 import traceback
@@ -39,6 +40,9 @@ def main() -> int:
     )
     parser.add_argument("--quick", action="store_true", help="fewer runs, for development")
     options = parser.parse_args()
+    # Without this a SIGTERM would leave the programs behind, which live in sessions of their own.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda received, _: sys.exit(128 + received))
     fresh_directory(BUILD)
     models = Models()
     wanted, load = options.only or report.CASES, load_average()
