@@ -325,6 +325,27 @@ def test_another_address_is_systemds_business_too(serving, house):
     assert until(lambda: infer(serving), "it serves where it did") == "1.0.0"
 
 
+def test_the_state_may_lie_on_a_data_partition(serving, house):
+    assert (serving.root / "var/lib/modelfleet/state.db").exists()
+    serving.run("mkdir", "/data")
+    serving.run("cp", "-a", "/var/lib/modelfleet", "/data/modelfleet")
+    serving.install(house, "--state", "/data/modelfleet")
+    assert until(lambda: infer(serving), "it serves from there") == "1.0.0"
+    assert "/data/modelfleet" in serving.run("fleet-agent", "doctor", code=None).stdout
+    # Another root file system may know the user by another number.
+    serving.run("systemctl", "stop", "fleet-agent.service")
+    serving.run("chown", "-R", "12345:12345", "/data/modelfleet")
+    serving.run("systemctl", "start", "fleet-agent.service")
+    assert until(lambda: infer(serving), "it serves from there again") == "1.0.0"
+    serving.install(house)
+    drop_in = serving.root / "etc/systemd/system/fleet-agent.service.d/50-install.conf"
+    assert "ReadWritePaths=/data/modelfleet" in drop_in.read_text(), "remembered for upgrades"
+    serving.install(house, "--state", "/var/lib/modelfleet")
+    assert not drop_in.exists()
+    assert until(lambda: infer(serving), "it serves from where it was") == "1.0.0"
+    serving.run("rm", "-r", "/data")
+
+
 def test_uninstalled_it_keeps_the_state_and_purged_it_leaves_nothing(serving, house, configuration):
     said = serving.run("/opt/modelfleet/install.sh", "--uninstall").stdout
     assert "--purge" in said
