@@ -92,7 +92,8 @@ def describe_tensors(values: Iterable[onnx.ValueInfoProto], kind: str) -> list[T
             raise BundleError(
                 f"{kind} {value.name} is no tensor of a known type",
                 code="model_invalid",
-                hint="outputs that are maps or sequences cannot be answered over HTTP",
+                hint="maps and sequences cannot be answered over HTTP: skl2onnx exports tensors with"
+                " options={'zipmap': False}",
             )
         shape = [
             dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else -1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -83,6 +85,7 @@ def convert(
         request.check()
     except PeerError as exc:
         raise typer.BadParameter(str(exc)) from exc
+    _end_in_order()
     report = run(request, progress=say)
     if json:
         show_json(report.to_json())
@@ -99,3 +102,10 @@ def convert(
         ]
     )
     typer.echo(f"next: fleet push {printable(str(report.output))}")
+
+
+def _end_in_order() -> None:
+    """Have a polite end clear up as an error does; what is ignored, as by nohup, stays ignored."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, lambda number, _frame: sys.exit(128 + number))

@@ -1,18 +1,23 @@
 """`fleet convert` as people and scripts meet it: the installed command, its words and its codes."""
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import skops.io
 
 from fleet.bundle import read_bundle
 
 ROOT = Path(__file__).parents[2]
+FLEET = Path(sys.prefix) / "bin" / "fleet"
 
 
 @pytest.fixture
@@ -175,6 +180,40 @@ def test_help_says_what_each_option_is_for(fleet, place):
     for option in ("--data", "--output", "--trust-pickle", "--nan-policy", "--timeout"):
         line = next(line for line in text.splitlines() if line.strip().startswith(option))
         assert len(line.split()) > 3, line
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (signal.SIGTERM, 143),
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow),
+    ],
+)
+def test_who_is_told_to_end_leaves_nothing(place, number, code):
+    (place / "tmp").mkdir()
+    (place / "hangs.py").write_text(
+        "import os, pathlib, signal\n"
+        "pathlib.Path('pid').write_text(str(os.getpid()))\n"
+        "signal.pause()\n"
+    )
+    before = sorted(place.rglob("*"))
+    argv = ["convert", "hangs:m", "--name", "m", "--version", "1", "--data", "d.npz"]
+    running = subprocess.Popen(
+        [FLEET, *argv], cwd=place, env={**os.environ, "TMPDIR": str(place / "tmp")},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    pid, deadline = place / "pid", time.monotonic() + 60
+    while not (pid.exists() and pid.read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    running.send_signal(number)
+    stdout, stderr = running.communicate(timeout=60)
+    assert (running.returncode, stdout) == (code, "")
+    assert "Traceback" not in stderr
+    assert not psutil.pid_exists(int(pid.read_text()))  # it was waited for
+    pid.unlink()
+    assert sorted(place.rglob("*")) == before
 
 
 @pytest.mark.slow

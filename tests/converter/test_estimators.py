@@ -180,7 +180,9 @@ TABLE = [
     ("bagging", BaggingClassifier(n_jobs=2, **SEED), "three"),
     ("voting", VotingClassifier([("a", logistic()), ("b", GaussianNB())], voting="soft"), "three"),
     (
-        "voting by heads", VotingClassifier([("a", logistic()), ("b", GaussianNB())]), "three",
+        "voting by heads",  # as many voters as classes
+        VotingClassifier([("a", logistic()), ("b", GaussianNB()), ("c", LinearSVC())]),
+        "three",
         {"dropped": ["scores"]},
     ),
     ("voting regressor", VotingRegressor([("a", Ridge()), ("b", LinearRegression())]), "value"),

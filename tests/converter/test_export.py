@@ -8,7 +8,7 @@ from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import RandomForestClassifier, VotingClassifier
 from sklearn.feature_selection import RFE
 from sklearn.linear_model import LogisticRegression, RidgeClassifier, SGDClassifier
-from sklearn.model_selection import GridSearchCV
+from sklearn.model_selection import GridSearchCV, RandomizedSearchCV
 from sklearn.naive_bayes import GaussianNB
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
@@ -83,6 +83,7 @@ SCORED = [
     make_pipeline(StandardScaler(), make_pipeline(StandardScaler(), SVC())),
     make_pipeline(RFE(LogisticRegression(), n_features_to_select=2), LinearSVC()),
     GridSearchCV(LinearSVC(), {"C": [1.0, 2.0]}, cv=2),
+    RandomizedSearchCV(RidgeClassifier(), {"alpha": [1.0, 2.0]}, n_iter=2, cv=2),
     GridSearchCV(make_pipeline(StandardScaler(), SVC()), {"svc__C": [1.0]}, cv=2),
 ]
 

@@ -150,7 +150,7 @@ def test_every_tensor_type_of_the_protocol_is_described(kind):
         ([tensor("x" * 129)], "unprintable name"),
         ([tensor("c", TensorProto.COMPLEX64)], "output c is no tensor of a known type"),
         ([tensor("b", TensorProto.BFLOAT16)], "output b is no tensor of a known type"),
-        ([helper.make_tensor_sequence_value_info("s", FLOAT, None)], "maps or sequences"),
+        ([helper.make_tensor_sequence_value_info("s", FLOAT, None)], "maps and sequences"),
         (
             [
                 helper.make_value_info(
@@ -160,7 +160,7 @@ def test_every_tensor_type_of_the_protocol_is_described(kind):
                     ),
                 )
             ],
-            "maps or sequences",
+            "maps and sequences",
         ),
         ([tensor("X", shape=[1] * 9)], "output X: shape"),
         ([tensor("X", shape=[2**40])], "output X: shape"),

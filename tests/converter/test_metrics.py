@@ -29,6 +29,8 @@ def test_r2_compares_with_the_mean():
     assert measure("regressor", truth.reshape(-1, 1), truth) == {"r2": 1.0}
     assert measure("regressor", np.full(4, 2.5), truth) == {"r2": 0.0}
     two = np.stack([truth, truth * 100], axis=1)
+    means = np.broadcast_to(two.mean(axis=0), two.shape)
+    assert measure("regressor", means, two) == {"r2": 0.0}
     assert measure("regressor", two.astype(np.float32), two) == {"r2": 1.0}
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -20,12 +21,22 @@ ROWS = np.zeros((70, 4), np.float32)
 def module(tmp_path, monkeypatch, ask):
     """Return a function that makes a request for a module with this body."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
 
     def make(body, **options):
         (tmp_path / "source.py").write_text(f"import os, pathlib, signal, subprocess, sys\n{body}")
         return ask("source:model", ROWS, **options)
 
     return make
+
+
+@pytest.fixture
+def cores():
+    """Let what crashes here leave a memory image, as far as this system does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_CORE, (soft, hard))
 
 
 def gone(pid):
@@ -46,6 +57,7 @@ def test_a_module_that_raises_is_quoted(module, refused):
     assert str(error) == "cannot import source:model: ValueError: not"
 
 
+@pytest.mark.usefixtures("cores")
 @pytest.mark.parametrize(
     ("body", "says"),
     [
