@@ -34,7 +34,7 @@ ORT_TYPES: Final[Mapping[str, str]] = {
 INLINE_LIMIT_S: Final = 0.005
 """A model that takes longer for one request runs in a thread, so that others are not held up;
 below, the hand-over to a thread costs more than it gives (15,000 against 4,700 requests/s)."""
-MAX_OPSET: Final = 24
+MAX_OPSET: Final = 23
 """The newest ai.onnx opset that every onnxruntime since 1.23 loads; told in the inventory."""
 
 ort.set_default_logger_severity(4)  # its warnings are for authors of models, not for devices
