@@ -38,8 +38,12 @@ def remedy(*, desired_generation: int, reported_generation: int) -> Remedy:
 
 
 def next_generation(*, desired_generation: int, reported_generation: int) -> int:
-    """Return the number of the next desired state: above all that the device can have seen."""
-    return max(desired_generation, reported_generation) + 1
+    """Return the number of the next desired state: above all that the device can have seen.
+
+    A device that claims the last number there is gets that number again, and ignores it: its own
+    doing, which must not keep the controller from commanding the others.
+    """
+    return min(max(desired_generation, reported_generation) + 1, m.MAX_INTEGER)
 
 
 def desired_message(device: str, generation: int, models: Sequence[m.DesiredModel]) -> m.Desired:

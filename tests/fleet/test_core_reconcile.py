@@ -37,6 +37,11 @@ def test_a_new_generation_is_above_all_that_the_device_has_seen() -> None:
     assert next_generation(desired_generation=9, reported_generation=3) == 10
 
 
+def test_a_device_that_claims_the_last_number_leaves_a_desired_state_that_can_be_sent() -> None:
+    last = next_generation(desired_generation=3, reported_generation=m.MAX_INTEGER)
+    assert desired_message("cam-01", last, []).generation == m.MAX_INTEGER
+
+
 def test_the_desired_state_does_not_depend_on_the_order_of_models() -> None:
     models = [
         m.DesiredModel(name=name, version="1", manifest="a" * 64, index="b" * 64)
