@@ -182,13 +182,9 @@ def test_help_says_what_each_option_is_for(fleet, place):
         assert len(line.split()) > 3, line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("number", "code"),
-    [
-        (signal.SIGTERM, 143),
-        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
-        pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow),
-    ],
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
 )
 def test_who_is_told_to_end_leaves_nothing(place, number, code):
     (place / "tmp").mkdir()

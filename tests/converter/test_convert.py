@@ -181,6 +181,7 @@ def tied_rows(digits):
 AT_TIES = "model.predict = lambda X: (model.decision_function(X) >= 0).astype(int)\n"
 
 
+@pytest.mark.slow
 def test_labels_may_differ_at_an_exact_tie(model, digits, converted):
     done = converted(model(AT_TIES, tied_rows(digits)))
     assert done.report.worst[0] == "label: all equal but 30 at a tie"
@@ -209,7 +210,8 @@ def test_a_model_that_is_not_fitted_is_refused(digits, ask, refused):
     assert str(error) == "LogisticRegression is not fitted"
 
 
-@pytest.mark.parametrize("width", [3, pytest.param(5, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [3, 5])
 def test_rows_of_another_width_are_refused(digits, classifier, ask, refused, width):
     rows = np.zeros((300, width), np.float32)
     error = refused(ask(classifier, rows), "data_invalid")
