@@ -23,6 +23,7 @@ def description() -> dict[str, str]:
         "kernel": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "mosquitto": _mosquitto(),
+        "commit": _commit(),
         **{name: importlib.metadata.version(name) for name in LIBRARIES},
     }
 
@@ -37,6 +38,20 @@ def _processor() -> str:
         if line.startswith(("model name", "Model")):
             return line.partition(":")[2].strip()
     return platform.processor() or "unknown"
+
+
+def _commit() -> str:
+    """Return what of this project was measured, and whether somebody was changing it meanwhile."""
+    root = Path(__file__).resolve().parent.parent
+    if shutil.which("git") is None or not (root / ".git").exists():
+        return "unknown"
+
+    def ask(*words: str) -> str:
+        argv = ["git", "-C", str(root), *words]
+        return subprocess.run(argv, capture_output=True, text=True, check=False).stdout.strip()
+
+    changed = ask("status", "--porcelain", "--untracked-files=no", "--", ".", ":!docs")
+    return ask("rev-parse", "--short", "HEAD") + (" and uncommitted changes" if changed else "")
 
 
 def _mosquitto() -> str:
