@@ -114,6 +114,9 @@ def fit(source: Path, state: Path, folder: Path) -> list[str]:
     target = folder / "agent.toml"
     target.write_text(edited.text, encoding="utf-8")
     config = load_config(target)
+    if config.broker.ca is not None:  # judged where it lies now, named as where it will
+        edited.set("broker", "ca", str(INSTALLED_CA))
+        target.write_text(edited.text, encoding="utf-8")
     if drop_in := _socket_drop_in(config):
         (folder / "socket.conf").write_text(drop_in)
     if _is_loopback(host := parse_broker_url(config.broker.url).host):
@@ -168,9 +171,9 @@ def _fit_ca(edited: Edited, source: Path, folder: Path) -> list[str]:
             code="config_invalid",
             hint="copy it to the device too; a relative path starts from the configuration",
         ) from exc
+    edited.set("broker", "ca", str(folder.resolve() / INSTALLED_CA.name))
     if was == str(INSTALLED_CA):
         return []
-    edited.set("broker", "ca", str(INSTALLED_CA))
     return [f"adjusted [broker] ca is {INSTALLED_CA} now, a copy of {path}"]
 
 

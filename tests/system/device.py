@@ -162,8 +162,10 @@ class Device:
     def boot(self):
         with self._log.open("ab") as log:
             self._container = subprocess.Popen(
-                # A test that is killed takes its device with it.
-                ["setpriv", "--pdeathsig=KILL", *self._nspawn("--boot")],
+                # A test that is killed takes its device with it: all of a process namespace ends with
+                # its first process, where a container alone would outlive its systemd-nspawn.
+                ["setpriv", "--pdeathsig=KILL", "unshare", "--pid", "--kill-child",
+                 *self._nspawn("--boot")],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
         self._leader = until(self._find_leader, "the device's first process", BOOT_S)
@@ -171,8 +173,8 @@ class Device:
 
     def _find_leader(self):
         assert self._container.poll() is None, self._log.read_text()
-        children = psutil.Process(self._container.pid).children()
-        return children[0].pid if children and children[0].name() == "systemd" else None
+        below = psutil.Process(self._container.pid).children(recursive=True)
+        return next((process.pid for process in below if process.name() == "systemd"), None)
 
     def _is_booted(self):
         state = self.run("systemctl", "is-system-running", code=None).stdout.strip()
