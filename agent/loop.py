@@ -2,8 +2,8 @@
 
     event -> core.step -> new state on disk -> effects -> events …
 
-Everything outside hands its news over through one queue. A failed write of the state keeps the
-old one and says so; only what keeps the device serving goes on without the disk.
+Everything outside hands its news over through one queue. An event whose state cannot be written
+waits, in its order, until the disk works again; only what keeps the device serving goes on without.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import queue
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -25,16 +26,19 @@ from .adapters.sdnotify import Notifier
 from .core import report
 from .core.events import (
     BundleStaged,
+    CandidatePassed,
     CandidateRefused,
     DesiredReceived,
     Event,
+    Evidence,
     FetchFailed,
+    GoldenRowsChecked,
     RuntimeAccepts,
     RuntimeEnded,
     Started,
     Stopping,
 )
-from .core.states import DeviceState, OnProbation
+from .core.states import DeviceState, OnProbation, RollingBack
 from .core.update import step
 from .effects import Effects
 from .ports import RuntimeEvent, StateStore
@@ -49,6 +53,10 @@ MAX_INBOX: Final = 2048
 """Deliveries waiting; the broker's are dropped above, since all of them can be had again."""
 SAVE_EVIDENCE_S: Final = 5.0
 """Evidence of a probation is put on disk this often: one sync per second would wear flash."""
+SAVE_AGAIN_S: Final = 10.0
+"""A store that fails (locked, full disk) is left alone this long: each try may block for 5 s."""
+MAX_POSTPONED: Final = 64
+"""Events that wait for the store; the desired state, of which alone there could be more, repeats."""
 
 KEEPS_SERVING: Final = (Started, Stopping, RuntimeEnded, RuntimeAccepts, CandidateRefused)
 
@@ -115,6 +123,10 @@ class Loop:
         self._is_link_alive = is_link_alive
         self._state = DeviceState()
         self._saved_at_s = 0.0
+        self._save_again_at_s = 0.0
+        self._is_on_disk = True
+        self._has_failed = False
+        self._postponed: deque[Event] = deque()
         self._is_ready = False
         self._inventory_seen = runtimes.inventory
 
@@ -203,10 +215,22 @@ class Loop:
         self._apply(DesiredReceived(desired.generation, report.assignments(desired)))
 
     def _apply(self, event: Event) -> None:
+        """Step the machine, or keep an event for later whose state cannot be put on disk."""
+        if isinstance(event, (*KEEPS_SERVING, Evidence)):
+            self._step(event)  # evidence comes again every second
+            if isinstance(event, RuntimeEnded | CandidateRefused):
+                # What was heard of a runtime that is gone means nothing to the next one.
+                stale = (CandidatePassed, GoldenRowsChecked)
+                self._postponed = deque(e for e in self._postponed if not isinstance(e, stale))
+        elif (self._postponed or not self._step(event)) and len(self._postponed) < MAX_POSTPONED:
+            self._postponed.append(event)
+
+    def _step(self, event: Event) -> bool:
+        """Step the machine and run its effects; return whether its state allowed that."""
         before = self._state
         after, effects = step(before, event)
         if after != before and not self._save(event, before, after):
-            return
+            return False
         self._state = after
         is_news = report.is_news(before, after)
         for follow_up in self._effects.run(effects, after):
@@ -216,20 +240,45 @@ class Loop:
         if after.is_serving and not self._is_ready:
             self._is_ready = True
             self._notifier.ready()
+        return True
 
     def _save(self, event: Event, before: DeviceState, after: DeviceState) -> bool:
         """Put the new state on disk; return whether to go on with it."""
+        now_s = time.monotonic()
         is_sample = isinstance(before.update, OnProbation) and isinstance(after.update, OnProbation)
-        if is_sample and time.monotonic() - self._saved_at_s < SAVE_EVIDENCE_S:
+        if is_sample and now_s - self._saved_at_s < SAVE_EVIDENCE_S:
             return True
+        if now_s >= self._save_again_at_s and self._write(after):
+            return True
+        # A bad model must not go on because the disk is full: on disk it is still on probation.
+        is_safe = isinstance(event, KEEPS_SERVING) or isinstance(after.update, RollingBack)
+        if is_sample or is_safe:
+            self._is_on_disk = False
+            return True
+        return False
+
+    def _write(self, state: DeviceState) -> bool:
         try:
-            self._store.save(after)
+            self._store.save(state)
         except StorageError as exc:
             log.error("%s; %s", exc, exc.hint)  # noqa: TRY400 - the cause is in the message
-            self._uplink.alarm(exc.code, str(exc))
-            return isinstance(event, KEEPS_SERVING)
+            if not self._has_failed:
+                self._uplink.alarm(exc.code, str(exc))
+            self._has_failed = True
+            self._save_again_at_s = time.monotonic() + SAVE_AGAIN_S
+            return False
         self._saved_at_s = time.monotonic()
+        self._is_on_disk, self._has_failed = True, False
         return True
+
+    def _catch_up(self) -> None:
+        """Put on disk what could not be put there, and work through what waited for that."""
+        if time.monotonic() < self._save_again_at_s:
+            return
+        if not self._is_on_disk and not self._write(self._state):
+            return
+        while self._postponed and self._step(self._postponed[0]):
+            self._postponed.popleft()
 
     def _publish_report(self) -> None:
         state, inventory = self._state, self._runtimes.inventory
@@ -243,6 +292,7 @@ class Loop:
             log.warning("%s", exc)  # `fleet-agent doctor` will know less, nothing else suffers
 
     def _tick(self, now_s: float) -> None:
+        self._catch_up()
         self._runtimes.tick(now_s)
         self._uplink.tick(now_s)
         self._telemetry.tick(now_s)
@@ -264,6 +314,8 @@ class Loop:
         self._notifier.stopping()
         log.info("stopping")
         self._apply(Stopping())
+        if not self._is_on_disk:
+            self._write(self._state)
         self._runtimes.stop()
         while (item := self._inbox.get(0)) is not None:
             if not isinstance(item, (Delivered, StopRequested)):

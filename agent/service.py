@@ -172,7 +172,7 @@ def _open_outbox(path: Path, boot: str) -> tuple[Outbox, Path | None]:
     try:
         return Outbox(path, boot), None
     except StorageError as exc:
-        if not path.exists():
+        if exc.code != "state_unreadable" or not path.exists():
             raise
         log.error("%s; starting with an empty outbox", exc)  # noqa: TRY400 - cause in the message
         aside = move_aside(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -31,6 +32,11 @@ RESEND_FIRST_S: Final = 15.0
 RESEND_CAP_S: Final = 600.0
 """Without acknowledgement, records are sent again, ever more seldom: nobody may be storing them."""
 
+REST_S: Final = 10.0
+"""An outbox that fails (locked, full disk) is left alone this long: each try may block for 5 s."""
+MAX_UNKEPT: Final = 256
+"""Records that wait in memory for the outbox to work again, 100 kB; newer ones are lost."""
+
 MakeRecord = Callable[[str, int], Record]
 
 
@@ -51,6 +57,8 @@ class Uplink:
         self._sent: dict[tuple[str, int], float] = {}
         self._cursor = 0
         self._resend_s = RESEND_FIRST_S
+        self._rest_until_s = 0.0
+        self._unkept: deque[tuple[topics.Event | topics.Telemetry, MakeRecord]] = deque()
         self.dropped_count = 0
 
     def will(self) -> Will:
@@ -73,6 +81,7 @@ class Uplink:
 
     def leave(self) -> None:
         """Say goodbye before an orderly stop."""
+        self._keep_waiting()
         if self._is_up:
             self._publish(topics.Presence(self._device), self._presence("offline"))
 
@@ -94,17 +103,12 @@ class Uplink:
             topic: Its channel.
             make: Returns the message for a boot and a sequence number.
         """
-        try:
-            waiting, gaps = self._outbox.append(
-                topic.text, lambda seq: codec.encode(make(self._boot, seq))
-            )
-        except StorageError as exc:
-            self.dropped_count += 1
-            log.error("a record is lost: %s", exc)  # noqa: TRY400 - the cause is in the message
+        if not self._unkept and self._keep(topic, make):
             return
-        self._send(waiting)
-        for gap in gaps:
-            self._report_gap(gap)
+        if len(self._unkept) < MAX_UNKEPT:
+            self._unkept.append((topic, make))
+        else:
+            self.dropped_count += 1
 
     def alarm(self, code: str, detail: str) -> None:
         """Record something that a person should look at."""
@@ -128,8 +132,14 @@ class Uplink:
             PeerError: The payload is not an acknowledgement.
         """
         ack = codec.decode(Ack, payload)
+        if self._is_resting():
+            return  # what is not deleted is sent again, and acknowledged again
         oldest = next(iter(self._sent), None)
-        if not self._outbox.delete(ack.stored):
+        try:
+            if not self._outbox.delete(ack.stored):
+                return
+        except StorageError as exc:
+            self._rest(exc)
             return
         for span in ack.stored:
             for key in [k for k in self._sent if k[0] == span.boot]:
@@ -151,6 +161,7 @@ class Uplink:
         Args:
             now_s: Monotonic.
         """
+        self._keep_waiting()
         if not self._is_up:
             return
         oldest_s = next(iter(self._sent.values()), now_s)
@@ -167,8 +178,12 @@ class Uplink:
 
     def _pump(self) -> None:
         """Send waiting records, oldest first, up to the window."""
-        while self._is_up and (free := WINDOW - len(self._sent)) > 0:
-            rows = self._outbox.waiting(free, after=self._cursor)
+        while self._is_up and not self._is_resting() and (free := WINDOW - len(self._sent)) > 0:
+            try:
+                rows = self._outbox.waiting(free, after=self._cursor)
+            except StorageError as exc:
+                self._rest(exc)
+                return
             for position, waiting in rows:
                 if (waiting.boot, waiting.seq) not in self._sent and not self._send(waiting):
                     return
@@ -184,6 +199,34 @@ class Uplink:
             return False
         self._sent[(waiting.boot, waiting.seq)] = time.monotonic()
         return True
+
+    def _keep(self, topic: topics.Event | topics.Telemetry, make: MakeRecord) -> bool:
+        """Put a record into the outbox and send it; return whether the outbox took it."""
+        try:
+            waiting, gaps = self._outbox.append(
+                topic.text, lambda seq: codec.encode(make(self._boot, seq))
+            )
+        except StorageError as exc:
+            self._rest(exc)
+            return False
+        self._send(waiting)
+        for gap in gaps:
+            self._report_gap(gap)
+        return True
+
+    def _keep_waiting(self) -> None:
+        """Put into the outbox what could not be put there before, in its order."""
+        while self._unkept and not self._is_resting():
+            if not self._keep(*self._unkept[0]):
+                return
+            self._unkept.popleft()
+
+    def _is_resting(self) -> bool:
+        return time.monotonic() < self._rest_until_s
+
+    def _rest(self, exc: StorageError) -> None:
+        log.error("records wait in memory: %s; %s", exc, exc.hint)
+        self._rest_until_s = time.monotonic() + REST_S
 
     def _report_gap(self, gap: Gap) -> None:
         self.dropped_count += gap.count

@@ -6,16 +6,16 @@ When the cap is reached the oldest records go, and a gap record says which.
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from wire.errors import StorageError
 from wire.messages import StoredRange
 
-from .state_sqlite import open_database
+from .state_sqlite import open_database, storage_fault
 
 MAX_BYTES: Final = 8 * 1024 * 1024
 """About 20,000 records of 400 bytes: two weeks offline at one a minute."""
@@ -55,7 +55,7 @@ class Outbox:
             max_bytes: Cap on the sum of topics and payloads.
 
         Raises:
-            StorageError: `state_unreadable` or `state_unwritable`.
+            StorageError: As `storage_fault`.
         """
         self._path = path
         self._boot = boot
@@ -71,7 +71,7 @@ class Outbox:
                 "SELECT coalesce(sum(length(topic) + length(payload)), 0) FROM record"
             ).fetchone()
         except sqlite3.Error as exc:
-            raise StorageError(f"{path}: {exc}", code="state_unreadable") from exc
+            raise storage_fault(path, exc) from exc
         self._bytes: int = row[0]
 
     def append(self, topic: str, make: Callable[[int], bytes]) -> tuple[Waiting, list[Gap]]:
@@ -82,42 +82,62 @@ class Outbox:
             make: Returns the payload for the record's sequence number.
 
         Raises:
-            StorageError: `state_unwritable`; the record is lost then.
+            StorageError: As `storage_fault`; nothing was kept, and no number was used up.
         """
-        self._seq += 1
-        record = Waiting(self._boot, self._seq, topic, make(self._seq))
+        seq = self._seq + 1
+        record = Waiting(self._boot, seq, topic, make(seq))
         size = len(topic) + len(record.payload)
+        before = self._bytes
         try:
+            # In one transaction: what makes room must not be gone without the gap that says so.
+            self._db.execute("BEGIN IMMEDIATE")
             gaps = self._make_room(size)
             self._db.execute(
                 "INSERT INTO record (boot, seq, topic, payload) VALUES (?, ?, ?, ?)",
                 (record.boot, record.seq, record.topic, record.payload),
             )
+            self._db.execute("COMMIT")
         except sqlite3.Error as exc:
-            raise StorageError(
-                f"cannot write {self._path}: {exc}", code="state_unwritable"
-            ) from exc
+            self._bytes = before
+            with contextlib.suppress(sqlite3.Error):
+                self._db.rollback()
+            raise storage_fault(self._path, exc) from exc
+        self._seq = seq
         self._bytes += size
         return record, gaps
 
     def waiting(self, limit: int, *, after: int = 0) -> list[tuple[int, Waiting]]:
-        """Return up to `limit` records, oldest first, with positions greater than `after`."""
-        rows = self._db.execute(
-            "SELECT position, boot, seq, topic, payload FROM record WHERE position > ?"
-            " ORDER BY position LIMIT ?",
-            (after, limit),
-        )
+        """Return up to `limit` records, oldest first, with positions greater than `after`.
+
+        Raises:
+            StorageError: As `storage_fault`.
+        """
+        try:
+            rows = self._db.execute(
+                "SELECT position, boot, seq, topic, payload FROM record WHERE position > ?"
+                " ORDER BY position LIMIT ?",
+                (after, limit),
+            ).fetchall()
+        except sqlite3.Error as exc:
+            raise storage_fault(self._path, exc) from exc
         return [(row[0], Waiting(*row[1:])) for row in rows]
 
     def delete(self, stored: Iterable[StoredRange]) -> int:
-        """Delete exactly the records of these ranges; return how many there were."""
+        """Delete exactly the records of these ranges; return how many there were.
+
+        Raises:
+            StorageError: As `storage_fault`; some may be deleted by then.
+        """
         count = 0
         for span in stored:
-            rows = self._db.execute(
-                "DELETE FROM record WHERE boot = ? AND seq BETWEEN ? AND ?"
-                " RETURNING length(topic) + length(payload)",
-                (span.boot, span.first, span.last),
-            ).fetchall()
+            try:
+                rows = self._db.execute(
+                    "DELETE FROM record WHERE boot = ? AND seq BETWEEN ? AND ?"
+                    " RETURNING length(topic) + length(payload)",
+                    (span.boot, span.first, span.last),
+                ).fetchall()
+            except sqlite3.Error as exc:
+                raise storage_fault(self._path, exc) from exc
             self._bytes -= sum(row[0] for row in rows)
             count += len(rows)
         return count

@@ -6,7 +6,8 @@ import time
 import pytest
 
 from agent.adapters.outbox import Outbox
-from agent.uplink import RESEND_FIRST_S, WINDOW, Uplink
+from agent.adapters.state_sqlite import open_database
+from agent.uplink import MAX_UNKEPT, RESEND_FIRST_S, WINDOW, Uplink
 from wire import codec, topics
 from wire.errors import PeerError
 from wire.link import Connected, Delivered
@@ -159,3 +160,23 @@ def test_long_details_are_cut_to_the_limit(uplink, controller):
     uplink.alarm("x", "long " * 1000)
     (body,) = controller.on(ALARM)
     assert codec.decode(AlarmEvent, json.dumps(body).encode()).detail == ("long " * 60)
+
+
+def test_records_wait_in_memory_while_the_outbox_is_locked(uplink, controller, tmp_path):
+    uplink.test_connect()
+    uplink._outbox._db.execute("PRAGMA busy_timeout=0")
+    other = open_database(tmp_path / "o.db")
+    other.execute("BEGIN IMMEDIATE")
+    for number in range(MAX_UNKEPT + 3):
+        uplink.alarm("x", str(number))
+    assert (controller.seqs(), uplink.dropped_count) == ([], 3)
+    ack(controller, (1, 5))  # nothing can be deleted, nothing is raised
+    other.rollback()
+    uplink.tick(time.monotonic())
+    assert controller.seqs() == [], "it is left alone for a while"
+    uplink._rest_until_s = 0.0
+    uplink.tick(time.monotonic())
+    ack(controller, (1, WINDOW))
+    assert controller.seqs()[: 2 * WINDOW] == list(range(1, 2 * WINDOW + 1))
+    assert [body["detail"] for body in controller.on(ALARM)][:3] == ["0", "1", "2"]
+    assert (len(uplink._unkept), uplink.dropped_count) == (0, 3)

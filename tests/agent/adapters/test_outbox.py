@@ -1,4 +1,8 @@
+import pytest
+
 from agent.adapters.outbox import Gap, Outbox
+from agent.adapters.state_sqlite import open_database
+from wire.errors import StorageError
 from wire.messages import StoredRange
 
 BOOT, OLD = "b" * 16, "a" * 16
@@ -51,3 +55,36 @@ def test_a_gap_over_two_boots_is_told_apart(tmp_path):
     second = Outbox(path, BOOT, max_bytes=1000)
     gaps = [gap for _, found in fill(second, 1, size=990) for gap in found]
     assert gaps == [Gap(OLD, 1, 5, 5)]
+
+
+def test_a_lock_costs_neither_a_record_nor_a_number(tmp_path):
+    path = tmp_path / "outbox.db"
+    outbox = Outbox(path, BOOT, max_bytes=1000)
+    fill(outbox, 50)
+    outbox._db.execute("PRAGMA busy_timeout=0")
+    other = open_database(path)
+    other.execute("BEGIN IMMEDIATE")
+    for _ in range(60):  # enough that older ones would have to make room
+        with pytest.raises(StorageError, match="locked"):
+            fill(outbox, 1)
+    with pytest.raises(StorageError, match="locked"):
+        outbox.delete([StoredRange(boot=BOOT, first=1, last=9)])
+    assert [w.seq for _, w in outbox.waiting(100)] == list(range(1, 51))
+    other.rollback()
+    fill(outbox, 1)
+    assert [w.seq for _, w in outbox.waiting(100)] == list(range(1, 52))
+
+
+def test_room_is_not_made_for_a_record_that_cannot_be_kept(tmp_path):
+    outbox = Outbox(tmp_path / "outbox.db", BOOT, max_bytes=1000)
+    fill(outbox, 90)
+    outbox._db.execute(
+        "CREATE TRIGGER full BEFORE INSERT ON record BEGIN SELECT raise(FAIL, 'x'); END"
+    )
+    with pytest.raises(StorageError):
+        fill(outbox, 1, size=200)
+    assert len(outbox) == 90
+    outbox._db.execute("DROP TRIGGER full")
+    ((_, gaps),) = fill(outbox, 1, size=200)
+    assert gaps[0].first == 1
+    assert gaps[0].count == 91 - len(outbox)
