@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ssl
 import tomllib
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import ErrorDetails
 
 from wire.errors import ConfigError
 from wire.ids import DeviceId
@@ -19,6 +21,13 @@ CORRECT: Final = (
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*")
+    @classmethod
+    def _is_a_path(cls, value: object) -> object:
+        if isinstance(value, Path) and "\0" in str(value):
+            raise ValueError("a path cannot have a NUL character in it")
+        return value
 
 
 class DeviceSection(_Section):
@@ -56,6 +65,13 @@ class ServeSection(_Section):
     start_timeout_s: Annotated[float, Field(ge=1, le=3600)] = 60.0
     drain_s: Annotated[float, Field(ge=0, le=600)] = 10.0
     request_deadline_s: Annotated[float, Field(ge=0.1, le=3600)] = 30.0
+
+    @field_validator("listen")
+    @classmethod
+    def _port_exists(cls, listen: str) -> str:
+        if listen and not 0 < int(listen.rpartition(":")[2]) < 65_536:
+            raise ValueError(f"{listen!r} has no port between 1 and 65535")
+        return listen
 
     @property
     def address(self) -> tuple[str, int] | None:
@@ -108,19 +124,47 @@ def load_config(path: Path) -> AgentConfig:
         config = AgentConfig.model_validate(raw)
     except ValidationError as exc:
         faults = [
-            f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}"
+            f"{'.'.join(str(part) for part in fault['loc'])}: {_in_words(fault)}"
             for fault in exc.errors(include_url=False)
         ]
         raise ConfigError(
             f"{path}: {'; '.join(faults)}", code="config_invalid", hint=CORRECT
         ) from exc
-    return _anchored(config, path.resolve().parent)
+    anchored = _anchored(config, path.resolve().parent)
+    _check_certificates(anchored.broker.ca, path)
+    return anchored
+
+
+def _in_words(fault: ErrorDetails) -> str:
+    match fault["type"]:
+        case "extra_forbidden":
+            return "unknown key"
+        case "missing":
+            return "is missing"
+        case _:
+            return fault["msg"].removeprefix("Value error, ")
+
+
+def _check_certificates(ca: Path | None, path: Path) -> None:
+    if ca is None:
+        return
+    try:
+        ssl.create_default_context(cafile=str(ca))
+    except OSError as exc:  # ssl's errors are among them
+        raise ConfigError(
+            f"{path}: broker.ca: cannot use {ca} as certificates: {exc.strerror or exc}",
+            code="config_invalid",
+            hint=CORRECT,
+        ) from exc
 
 
 def _anchored(config: AgentConfig, base: Path) -> AgentConfig:
-    socket = config.serve.socket
+    socket, ca = config.serve.socket, config.broker.ca
     return config.model_copy(
         update={
+            "broker": config.broker.model_copy(
+                update={"ca": base / ca if ca is not None else None}
+            ),
             "serve": config.serve.model_copy(
                 update={"socket": base / socket if socket is not None else None}
             ),

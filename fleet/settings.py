@@ -48,6 +48,13 @@ dir = "store"
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    @field_validator("*")
+    @classmethod
+    def _is_a_path(cls, value: object) -> object:
+        if isinstance(value, Path) and "\0" in str(value):
+            raise ValueError("a path cannot have a NUL character in it")
+        return value
+
 
 class BrokerSection(_Section):
     """`[broker]`."""
@@ -190,9 +197,13 @@ def parse_settings(text: str, path: Path) -> FleetSettings:
 
 
 def _in_words(fault: ErrorDetails) -> str:
-    if fault["type"] == "extra_forbidden":
-        return "unknown key"
-    return fault["msg"].removeprefix("Value error, ")
+    match fault["type"]:
+        case "extra_forbidden":
+            return "unknown key"
+        case "missing":
+            return "is missing"
+        case _:
+            return fault["msg"].removeprefix("Value error, ")
 
 
 def find_settings(start: Path) -> FleetSettings | None:

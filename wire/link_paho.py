@@ -90,7 +90,7 @@ def parse_broker_url(url: str) -> BrokerAddress:
         port = parts.port
     except ValueError as exc:
         raise ConfigError(f"broker url {url!r}: {exc}", code="broker_url", hint=hint) from exc
-    if parts.scheme not in DEFAULT_PORTS or not parts.hostname:
+    if parts.scheme not in DEFAULT_PORTS or not parts.hostname or port == 0:
         raise ConfigError(f"{url!r} is not a broker url", code="broker_url", hint=hint)
     return BrokerAddress(
         scheme=parts.scheme,
@@ -185,7 +185,11 @@ class PahoLink:
         """Connect, and return when the connection has ended; report both."""
         self._lost.clear()
         self._reason = ""
-        client = self._make_client()
+        try:
+            client = self._make_client()
+        except OSError as exc:  # ssl's errors are among them
+            self._emit(Disconnected(f"cannot use the certificates in {self._ca}: {exc}"))
+            return
         try:
             client.connect(self._address.host, self._address.port, keepalive=KEEPALIVE_S)
         except (OSError, ValueError) as exc:
