@@ -138,6 +138,27 @@ def test_elements_are_not_converted(datatype, data):
         parse_request(manifest(datatype), body(data, datatype=datatype))
 
 
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b'{"inputs":[],' + GOOD[1:],
+        GOOD.replace(b'{"name"', b'{"name":"Y","name"'),
+        GOOD.replace(b'{"name"', b'{"shape":[9],"name"'),
+        GOOD[:-1] + b',"id":"a","id":"b"}',
+        GOOD[:-1] + b',"outputs":[{"name":"p","name":"label"}]}',
+    ],
+)
+def test_a_key_that_is_there_twice_is_refused(payload):
+    with pytest.raises(RequestError, match="twice"):
+        parse_request(manifest(), payload)
+
+
+def test_texts_that_look_like_keys_are_no_keys():
+    payload = body(["shape", "name", "name", "name"], shape=(2, 2), datatype="BYTES", id="name")
+    feeds = parse_request(manifest("BYTES"), payload).feeds
+    assert feeds["X"].tolist() == [["shape", "name"], ["name", "name"]]
+
+
 def test_missing_and_doubled_inputs_are_named():
     with pytest.raises(RequestError, match="input 'Y' is missing"):
         parse_request(manifest(more_inputs=["Y"]), GOOD)
