@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from fleet.store.releases import ReleaseRow
 from fleet.store.store import Store, Tx
 from wire import topics
 from wire.errors import PeerError
+from wire.ids import NAME_PATTERN
 from wire.manifest import MANIFEST
 
 
@@ -125,8 +127,11 @@ def require_device(tx: Tx, device: str) -> None:
         PeerError: `unknown_device`.
     """
     if not tx.devices.known([device]):
+        is_name = re.fullmatch(NAME_PATTERN, device) is not None
         raise PeerError(
             f"there is no device {device[:80]!r}",
             code="unknown_device",
-            hint=f"`fleet device add {device[:64]}` admits it",
+            hint=f"`fleet device add {device}` admits it"
+            if is_name
+            else "`fleet devices` lists them",
         )

@@ -79,8 +79,10 @@ def parse_json(payload: bytes, *, max_bytes: int) -> Any:
         return json.loads(
             payload.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse_constant
         )
-    except (ValueError, RecursionError) as exc:
+    except ValueError as exc:
         raise PeerError(f"payload is not JSON: {exc}"[:300], code="payload_not_json") from exc
+    except RecursionError as exc:
+        raise PeerError("payload is nested too deeply", code="payload_not_json") from exc
 
 
 def channel_of(topic: topics.Topic) -> str | None:

@@ -20,16 +20,21 @@ from fleet.store.devices import Selection
 from fleet.store.store import Tx
 from fleet.version import VERSION
 from wire.errors import PeerError, StorageError
+from wire.messages import MAX_INTEGER
 
 from . import errors, views
 from . import schemas as s
 from .gatekeeper import Gatekeeper
+from .json_route import JsonRoute
 from .upload import spooled
 from .watch import Watchers
 
 MAX_DEVICES_AT_ONCE = 100_000
 
-Match = Annotated[list[str] | None, Query(description="KEY=VALUE; repeated, all must be carried")]
+Match = Annotated[
+    list[str] | None,
+    Query(max_length=s.MAX_TAGS, description="KEY=VALUE; repeated, all must be carried"),
+]
 Devices = Annotated[list[s.DeviceIn], Field(min_length=1, max_length=MAX_DEVICES_AT_ONCE)]
 _TAGS: TypeAdapter[s.Tags] = TypeAdapter(s.Tags)
 ERRORS: dict[int | str, dict[str, Any]] = {
@@ -51,6 +56,7 @@ def build_app(controller: Controller, *, upload_dir: Path | None = None) -> Fast
         responses=ERRORS,
         redirect_slashes=False,
     )
+    app.router.route_class = JsonRoute
     errors.install(app)
     app.add_middleware(Gatekeeper)
     _add_devices(app, controller)
@@ -214,12 +220,12 @@ def _add_health(app: FastAPI, controller: Controller) -> None:
 
     @app.get("/v1/watch", response_class=StreamingResponse)
     async def watch(
-        since: Annotated[int | None, Query(ge=0)] = None,
+        since: Annotated[int | None, Query(ge=0, le=MAX_INTEGER)] = None,
         last_event_id: Annotated[str | None, Header()] = None,
     ) -> StreamingResponse:
         """Stream events as they happen, those after `since` or `Last-Event-ID` first."""
         if since is None and last_event_id is not None and last_event_id.isdecimal():
-            since = min(int(last_event_id[:16]), 2**53)
+            since = min(int(last_event_id[:16]), MAX_INTEGER)
         stream = await watchers.stream(since)
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return StreamingResponse(stream, media_type="text/event-stream", headers=headers)

@@ -84,7 +84,10 @@ async def _on_http(request: Request, exc: Exception) -> JSONResponse:
     if exc.status_code == 413:
         return answer(413, "body_too_large", str(exc.detail), "send it in several requests")
     if exc.status_code == 400:
-        return answer(400, "body_not_json", "the body is not JSON", "see /docs for shapes")
+        return answer(400, "body_not_json", str(exc.detail), "see /docs for shapes")
+    if exc.status_code == 415:
+        hint = "send the header `Content-Type: application/json`"
+        return answer(415, "body_not_json", str(exc.detail), hint)
     return answer(exc.status_code, "http_error", str(exc.detail))
 
 

@@ -12,7 +12,11 @@ from wire.messages import Guards, Probation, Seconds
 
 TagKey = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$")]
 TagValue = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-Tags = dict[TagKey, TagValue]
+MAX_TAGS = 64
+"""Of a device, and to match at once; a query grows with them."""
+MAX_TOLERANCE = 1_000_000
+"""More devices than one controller has been tried with."""
+Tags = Annotated[dict[TagKey, TagValue], Field(max_length=MAX_TAGS)]
 PhaseShare = Annotated[str, Field(pattern=r"^([1-9][0-9]{0,5}|([1-9][0-9]?|100)%)$")]
 """A number of devices (`1`) or a share of the matched ones (`50%`), cumulative."""
 
@@ -129,6 +133,18 @@ class PushResult(Schema):
     new_bytes: int
 
 
+class ProbationIn(Probation):
+    """As on the wire, but an unknown key is an error: a typing mistake must not mean a default."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class GuardsIn(Guards):
+    """As on the wire, but an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
 class RolloutIn(Schema):
     """A rollout to start. Devices must carry every tag of `match`; an empty one matches all."""
 
@@ -137,10 +153,10 @@ class RolloutIn(Schema):
     match: Tags = Field(default_factory=dict)
     phases: Annotated[list[PhaseShare], Field(min_length=1, max_length=20)] = ["1", "50%", "100%"]
     soak_s: Seconds = 60.0
-    tolerance: Annotated[int, Field(ge=0)] = 0
+    tolerance: Annotated[int, Field(ge=0, le=MAX_TOLERANCE)] = 0
     """Failed devices, over the whole rollout, that do not yet halt it."""
-    probation: Probation = Probation()
-    guards: Guards = Guards()
+    probation: ProbationIn = ProbationIn()
+    guards: GuardsIn = GuardsIn()
 
     @field_validator("phases")
     @classmethod
