@@ -160,7 +160,14 @@ class BrokerProcess:
         """
         # Another broker there would answer in place of ours.
         _check_port(self.port)
-        self._launch()
+        try:
+            self._launch()
+        except OSError as exc:
+            raise ConfigError(
+                f"{self.program} cannot be started in {self._directory}: {exc.strerror}",
+                code="broker_failed",
+                hint="is the disk full, or does the fleet belong to another user?",
+            ) from exc
         deadline_s = time.monotonic() + START_S
         while self._process is not None and not self._answers():
             if self._process.poll() is not None:

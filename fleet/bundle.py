@@ -36,7 +36,7 @@ def read_bundle(path: Path) -> OpenedBundle:
         raise BundleError(
             f"this is no bundle: it has no {MANIFEST}", code="bundle_incomplete", hint=_HINT
         )
-    manifest = parse_manifest(files[MANIFEST])
+    manifest = _parsed(files[MANIFEST])
     expected = {entry.path for entry in manifest.files}
     present = set(files) - {MANIFEST}
     if missing := sorted(expected - present):
@@ -58,6 +58,13 @@ def read_bundle(path: Path) -> OpenedBundle:
                 hint=_HINT,
             )
     return OpenedBundle(manifest, digest_of(files[MANIFEST]), files)
+
+
+def _parsed(payload: bytes) -> Manifest:
+    try:
+        return parse_manifest(payload)
+    except BundleError as exc:
+        raise BundleError(str(exc), code=exc.code, hint=_HINT) from exc
 
 
 def _read_files(path: Path) -> dict[str, bytes]:

@@ -35,15 +35,14 @@ def hold_lease(path: Path) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as exc:
-        raise StorageError(
-            f"cannot write {path}: {exc.strerror}",
-            code="lease_unwritable",
-            hint="is the disk full, or does the fleet belong to another user?",
-        ) from exc
+        raise _unwritable(path, exc) from exc
     try:
         _lock(handle, path)
-        os.ftruncate(handle, 0)
-        os.write(handle, f"{os.getpid()}\n".encode())
+        try:
+            os.ftruncate(handle, 0)
+            os.write(handle, f"{os.getpid()}\n".encode())
+        except OSError as exc:
+            raise _unwritable(path, exc) from exc
         yield
         os.ftruncate(handle, 0)
     finally:
@@ -79,6 +78,14 @@ def already_up(pid: int | None) -> ConfigError:
         f"this fleet is already up (process {pid})" if pid else "this fleet is already up",
         code="already_up",
         hint="`fleet down` ends it",
+    )
+
+
+def _unwritable(path: Path, exc: OSError) -> StorageError:
+    return StorageError(
+        f"cannot write {path}: {exc.strerror}",
+        code="lease_unwritable",
+        hint="is the disk full, or does the fleet belong to another user?",
     )
 
 

@@ -25,7 +25,7 @@ from fleet.settings import (
     require_settings,
     write_settings,
 )
-from wire.errors import ConfigError
+from wire.errors import ConfigError, StorageError
 from wire.link_paho import parse_broker_url
 
 from .console import parse_address, say
@@ -197,9 +197,17 @@ def _kept_alive(broker: BrokerProcess) -> Iterator[None]:
 
 
 def _detach(settings: FleetSettings) -> None:
-    settings.store_dir.mkdir(parents=True, exist_ok=True)
     argv = [sys.executable, "-m", "fleet", "up", "--fleet", str(settings.root)]
-    with settings.log_path.open("ab") as output:
+    try:
+        settings.store_dir.mkdir(parents=True, exist_ok=True)
+        output = settings.log_path.open("ab")
+    except OSError as exc:
+        raise StorageError(
+            f"cannot write {settings.log_path}: {exc.strerror}",
+            code="log_unwritable",
+            hint="is the disk full, or does the fleet belong to another user?",
+        ) from exc
+    with output:
         start = output.tell()
         process = subprocess.Popen(
             argv,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from .states import States
 
 BUSY_TIMEOUT_MS: Final = 5_000
 """Another process with the file open (a backup, a person) is waited for this long."""
+LOCKED: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 
 
 class Tx:
@@ -43,7 +45,7 @@ class Store:
         """Open the store, and make it when it is not there.
 
         Raises:
-            StorageError: `store_unreadable`, `store_newer` or `store_failed`.
+            StorageError: `store_unreadable`, `store_newer`, or as `_fault`.
         """
         self._path = path
         self.data_dir = data_dir
@@ -55,6 +57,8 @@ class Store:
             self._reader = _engine(path, begin="BEGIN", pool_size=8)
             self._prepare()
         except SQLAlchemyError as exc:
+            if (known := _fault(path, exc)) is not None:
+                raise known from exc
             raise StorageError(
                 f"{path} cannot be used as the store: {_cause(exc)}",
                 code="store_unreadable",
@@ -74,9 +78,9 @@ class Store:
         Transactions run one after the other, whatever thread they come from.
 
         Raises:
-            StorageError: `store_failed`; nothing of the transaction remains.
+            StorageError: As `_fault`, else `store_failed`; nothing of the transaction remains.
         """
-        with self._lock, _translated(), self._writer.begin() as connection:
+        with self._lock, _translated(self._path), self._writer.begin() as connection:
             yield Tx(connection)
 
     @contextmanager
@@ -84,9 +88,9 @@ class Store:
         """Give one consistent view; it never waits for a writer.
 
         Raises:
-            StorageError: `store_failed`.
+            StorageError: As `_fault`, else `store_failed`.
         """
-        with _translated(), self._reader.begin() as connection:
+        with _translated(self._path), self._reader.begin() as connection:
             yield Tx(connection)
 
     def close(self) -> None:
@@ -97,8 +101,7 @@ class Store:
 
     def _prepare(self) -> None:
         with self._writer.begin() as connection:
-            is_new = not inspect(connection).has_table(META.name)
-            if is_new:
+            if not inspect(connection).get_table_names():
                 METADATA.create_all(connection)
                 connection.execute(
                     insert(META).values(key="schema_version", value=str(SCHEMA_VERSION))
@@ -107,11 +110,11 @@ class Store:
             found = connection.execute(
                 select(META.c.value).where(META.c.key == "schema_version")
             ).scalar_one_or_none()
-        if found is None or not found.isdigit() or int(found) != SCHEMA_VERSION:
+        if found != str(SCHEMA_VERSION):
             raise StorageError(
                 f"{self._path} has schema version {found}, this program knows {SCHEMA_VERSION}",
                 code="store_newer",
-                hint="install the modelfleet release that wrote it, or give another --store",
+                hint="install the modelfleet release that wrote it, or give another [store] dir",
             )
 
 
@@ -143,15 +146,42 @@ def _engine(path: Path, *, begin: str, pool_size: int) -> Engine:
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def _translated(path: Path) -> Iterator[None]:
     try:
         yield
     except SQLAlchemyError as exc:
-        raise StorageError(
+        raise _fault(path, exc) or StorageError(
             f"the store failed: {_cause(exc)}",
             code="store_failed",
-            hint="look for a full disk or a damaged file; nothing was half written",
+            hint="look for a damaged file; nothing was half written",
         ) from exc
+
+
+def _fault(path: Path, exc: SQLAlchemyError) -> StorageError | None:
+    """Return what a person can mend without the file being at fault, if it is that.
+
+    The codes are `store_locked`, `store_full` and `store_unwritable`.
+    """
+    cause = getattr(getattr(exc, "orig", None), "sqlite_errorcode", 0) & 0xFF
+    if cause in LOCKED:
+        return StorageError(
+            f"{path} is locked by another program",
+            code="store_locked",
+            hint=f"end that program (`fuser {path}` names it), then try again: nothing was changed",
+        )
+    if cause == sqlite3.SQLITE_FULL:
+        return StorageError(
+            f"cannot write {path}: the disk is full",
+            code="store_full",
+            hint="free some disk space, then try again: nothing was changed",
+        )
+    if cause == sqlite3.SQLITE_READONLY:
+        return StorageError(
+            f"cannot write {path}: {_cause(exc)}",
+            code="store_unwritable",
+            hint="check whose it is, and that its file system is writable: nothing was changed",
+        )
+    return None
 
 
 def _cause(exc: SQLAlchemyError) -> str:
