@@ -271,8 +271,19 @@ class Controller:
             with self.store.read() as tx:
                 lagging = tx.states.lagging()
             self._publisher.repeat(lagging, now)
-        if not 0 < self._next_prune_unix_ms - now <= PRUNE_EVERY_MS:
-            self._next_prune_unix_ms = now + PRUNE_EVERY_MS
+        self._prune(now)
+
+    def _prune(self, now: int) -> None:
+        """Drop records that are too old, once an hour; never right after the clock has jumped.
+
+        A machine that starts with a clock far ahead would drop all there are. By the time that it
+        has run for an hour its clock is set.
+        """
+        wait_ms = self._next_prune_unix_ms - now
+        if 0 < wait_ms <= PRUNE_EVERY_MS:
+            return
+        self._next_prune_unix_ms = now + PRUNE_EVERY_MS
+        if -PRUNE_EVERY_MS < wait_ms <= 0:
             with self.store.write() as tx:
                 tx.journal.prune_records(now - RECORD_DAYS * DAY_MS)
 

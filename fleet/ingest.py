@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from fleet.core import gate
+from fleet.core import clock, gate
 from fleet.core.reconcile import Remedy, remedy
 from fleet.core.states import DeviceEvidence
 from fleet.store.devices import PresenceRow, Selection
@@ -31,6 +31,8 @@ COMPLAIN_EVERY_MS: Final = 60_000
 """Shortest time between two complaints about the same device and fault."""
 UNKNOWN_EVERY_MS: Final = 24 * 3_600_000
 """An unknown device is told of once, and again the next day."""
+CLOCK_EVERY_MS: Final = 24 * 3_600_000
+"""So is a device whose clock is wrong."""
 
 
 @dataclass(slots=True)
@@ -75,6 +77,7 @@ class Ingest:
         self.unknown_count = 0
         self._complaints = RateLimit(COMPLAIN_EVERY_MS)
         self._strangers = RateLimit(UNKNOWN_EVERY_MS)
+        self._clocks = RateLimit(CLOCK_EVERY_MS)
 
     def apply(self, tx: Tx, deliveries: Iterable[Delivered], now_unix_ms: int) -> Outcome:
         """Store a batch; total over what deliveries may hold.
@@ -100,6 +103,7 @@ class Ingest:
                 case m.ChunksMissing(chunks=chunks):
                     outcome.missing.update(chunks)
                 case m.Record() as record:
+                    self._check_clock(item.device, record, now_unix_ms, outcome)
                     records.append(_row(item, record, now_unix_ms))
         fresh = tx.journal.add_records(records)
         outcome.stored.extend(row.key for row in records)
@@ -137,6 +141,19 @@ class Ingest:
             log.warning("unknown device %s is ignored", device)
             text = f"not in the fleet, ignored; `fleet device add {device}` admits it"
             outcome.events.append(EventRow("device", device, text, {"code": "unknown_device"}))
+
+    def _check_clock(self, device: str, record: m.Record, now: int, outcome: Outcome) -> None:
+        match record:
+            case m.InferenceTelemetry(start_unix_ms=said):
+                fault = clock.fault_of(said, now)
+            case m.VitalsTelemetry() | m.UpdateEvent() | m.AlarmEvent():
+                fault = clock.fault_of(record.at_unix_ms, now)
+            case _:
+                return
+        if fault is not None and self._clocks.allows(device, now):
+            text = f"{fault}: its records carry wrong times; set it, such as with `timedatectl`"
+            log.warning("%s: %s", device, text)
+            outcome.events.append(EventRow("alarm", device, text, {"code": "clock_off"}))
 
 
 def _apply_presence(tx: Tx, item: _Parsed, said: m.Presence, now: int, outcome: Outcome) -> None:

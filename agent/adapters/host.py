@@ -34,7 +34,7 @@ class Host:
     def vitals(self) -> Vitals:
         """Return the figures of this moment."""
         return Vitals(
-            uptime_s=max(0.0, time.time() - psutil.boot_time()),
+            uptime_s=time.clock_gettime(time.CLOCK_BOOTTIME),
             cpu_ratio=min(1.0, psutil.cpu_percent() / 100),
             memory_available_bytes=psutil.virtual_memory().available,
             disk_free_bytes=psutil.disk_usage(str(self._state_dir)).free,
