@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from tests.system.conftest import DEVICE_PACKAGES
-from tests.system.device import ROOT, Device, until
+from tests.system.device import ROOT, Device, Network, until
 
 ZERO = [
     0, 0, 5, 13, 9, 1, 0, 0, 0, 0, 13, 15, 10, 15, 5, 0, 0, 3, 15, 2, 0, 11, 8, 0, 0, 4, 12, 0, 0, 8, 8, 0,
@@ -344,6 +344,40 @@ def test_the_state_may_lie_on_a_data_partition(serving, house):
     assert not drop_in.exists()
     assert until(lambda: infer(serving), "it serves from where it was") == "1.0.0"
     serving.run("rm", "-r", "/data")
+
+
+def test_the_other_root_file_system_goes_on_with_state_and_configuration(
+    serving, house, debian_tree, tmp_path_factory
+):
+    base = tmp_path_factory.mktemp("other")
+    data, network = base / "data", Network()
+    serving.run("systemctl", "stop", "fleet-agent.service")
+    shutil.copytree(serving.root / "var/lib/modelfleet", data / "modelfleet")
+    serving.run("systemctl", "start", "fleet-agent.service")
+    shutil.copy(serving.root / "etc/modelfleet/agent.toml", data)
+
+    other = Device(debian_tree(*DEVICE_PACKAGES), base / "root", network, binds=[(data, "/data")])
+    try:
+        other.bring(house)
+        (other.root / "etc/modelfleet").mkdir()
+        (other.root / "etc/modelfleet/agent.toml").symlink_to("/data/agent.toml")
+        other.run_unbooted("useradd", "--system", "an-earlier-user")  # ours gets another number
+        said = other.run_unbooted(
+            f"/srv/{house.name}/install.sh", "--no-start", "--state", "/data/modelfleet"
+        )
+        assert "at the next boot" in said
+        assert (other.root / "etc/modelfleet/agent.toml").is_symlink()
+        other.boot()
+        # No broker and no controller there: what it serves, it has from the data partition.
+        assert until(lambda: infer(other), "the other root serves") == "1.0.0"
+        uids = {machine.run("id", "-u", "modelfleet").stdout for machine in (serving, other)}
+        assert len(uids) == 2
+        other.install(house, "--uninstall", "--purge")
+        assert list(data.iterdir()) == []
+    finally:
+        other.power_off()
+        network.close()
+        shutil.rmtree(base, ignore_errors=True)
 
 
 def test_uninstalled_it_keeps_the_state_and_purged_it_leaves_nothing(serving, house, configuration):
