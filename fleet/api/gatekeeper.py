@@ -39,7 +39,7 @@ class Gatekeeper:
             await response(scope, receive, send)
             return
         if scope["path"] != UPLOAD_PATH:
-            receive = _capped(receive)
+            receive, send = _capped(receive, send)
         await self._app(scope, receive, send)
 
 
@@ -50,15 +50,21 @@ def _is_loopback(origin: str) -> bool:
         return False
 
 
-def _capped(receive: Receive) -> Receive:
-    received = 0
+def _capped(receive: Receive, send: Send) -> tuple[Receive, Send]:
+    received, is_answered = 0, False
 
     async def capped() -> Message:
         nonlocal received
         message = await receive()
         received += len(message.get("body", b""))
-        if received > MAX_BODY_BYTES:
+        # A route that streams still listens, for the end of the connection only.
+        if received > MAX_BODY_BYTES and not is_answered:
             raise HTTPException(413, f"the body is over {MAX_BODY_BYTES // 2**20} MiB")
         return message
 
-    return capped
+    async def noted(message: Message) -> None:
+        nonlocal is_answered
+        is_answered = True
+        await send(message)
+
+    return capped, noted

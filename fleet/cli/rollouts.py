@@ -7,8 +7,14 @@ from typing import Annotated, Final
 import typer
 from pydantic import ValidationError
 
-from fleet.api.schemas import RollbackIn, RollbackResult, Rollout, RolloutIn
-from wire.messages import Guards, Probation
+from fleet.api.schemas import (
+    GuardsIn,
+    ProbationIn,
+    RollbackIn,
+    RollbackResult,
+    Rollout,
+    RolloutIn,
+)
 
 from .client import Client
 from .console import (
@@ -98,12 +104,12 @@ def start(
             phases=[share.strip() for share in phases.split(",")],
             soak_s=parse_seconds(soak, option="--soak"),
             tolerance=tolerance,
-            probation=Probation(
+            probation=ProbationIn(
                 min_s=parse_seconds(probation_min, option="--probation-min"),
                 max_s=parse_seconds(probation_max, option="--probation-max"),
                 min_inferences=min_inferences,
             ),
-            guards=Guards(error_ratio=error_ratio, min_requests=min_requests),
+            guards=GuardsIn(error_ratio=error_ratio, min_requests=min_requests),
         )
     except ValidationError as exc:
         fault = exc.errors(include_url=False)[0]
