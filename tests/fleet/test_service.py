@@ -5,12 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from fleet.api.schemas import DeviceIn, RolloutIn
+from fleet.api.schemas import DeviceIn, GuardsIn, ProbationIn, RolloutIn
 from fleet.core.gate import SILENCE_LIMIT_MS
 from tests.fleet.peers import Device, Fleet, dawdles, refuses
 from wire import topics
 from wire.errors import PeerError
-from wire.messages import Guards, Probation
 
 
 @pytest.fixture
@@ -56,12 +55,14 @@ def test_each_device_gets_one_desired_state_per_decision(fleet: Fleet) -> None:
 def test_the_desired_state_carries_what_was_asked_for(fleet: Fleet) -> None:
     fleet.add("a")
     release = fleet.release("1.0.0")
-    probation, guards = Probation(min_s=1, max_s=2, min_inferences=3), Guards(error_ratio=0.5)
+    probation = ProbationIn(min_s=1, max_s=2, min_inferences=3)
+    guards = GuardsIn(error_ratio=0.5)
     rollout = fleet.roll_out("1.0.0", probation=probation, guards=guards)
     model = fleet.devices["a"].desired[0].models[0]
     assert (model.name, model.version, model.manifest) == ("digits", "1.0.0", release.manifest)
     assert (model.index, model.rollout) == (release.index_digest, rollout)
-    assert (model.probation, model.guards) == (probation, guards)
+    assert model.probation.model_dump() == probation.model_dump()
+    assert model.guards.model_dump() == guards.model_dump()
 
 
 def test_a_failing_canary_halts_and_the_others_never_see_the_release(fleet: Fleet) -> None:
