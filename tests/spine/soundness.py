@@ -1,0 +1,139 @@
+"""Bad input on a fleet that is one for all rows of a file, and what must be true after all of them."""
+
+import contextlib
+import json
+import os
+import subprocess
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import httpx
+import pytest
+
+from fleet.broker import find_broker
+from tests.spine.bed import Bed
+from tests.spine.claims import check_end, check_serving
+from tests.spine.processes import BIN, ENVIRONMENT
+from wire.errors import ConfigError
+
+DEVICE = "cam-0"
+DEADLINE_S = 60
+
+
+@contextlib.contextmanager
+def sound_bed(folder, bundles, *, is_split=True):
+    """Give a bed with one device that has confirmed version 1.0.0, on the best broker there is."""
+    try:
+        kind = find_broker().kind
+    except ConfigError as exc:
+        absent(f"bad input on real programs: {exc}")
+    bed = Bed(folder / "bed", kind, bundles, is_split=is_split)
+    try:
+        bed.start()
+        bed.add(DEVICE)
+        bed.install("1.0.0")
+        yield bed
+    finally:
+        bed.put_away()
+
+
+def absent(what):
+    """Skip for want of a real component, loudly; fail where it must be there."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"CI must have this: {what}")
+    pytest.skip(f"NOT TESTED: {what}")
+
+
+def check_sound(bed):
+    """A good release still comes through, and nobody died or met what it had not expected."""
+    bed.install("2.0.0")
+    check_serving(bed, {DEVICE: "2.0.0"})
+    for program in (*bed.devices.values(), bed.controller):
+        assert program.is_alive, program.name
+        assert program.log.read_text().count("--- ") == 1, f"{program.name} was started again"
+    check_end(bed)
+
+
+def situation(bed):
+    """Return what the controller knows that bad input might change, without what time changes."""
+    devices = bed.get("/v1/devices")
+    for device in devices:
+        device.pop("last_seen_unix_ms")
+    models = bed.get("/v1/models")
+    releases = [bed.get(f"/v1/models/{model['name']}/releases") for model in models]
+    return devices, models, releases, bed.get("/v1/rollouts")
+
+
+def events(bed, after=0):
+    """Return the controller's events with a number above `after`, oldest first."""
+    found = []
+    # The end of the stream is an event of our own.
+    name = f"mark-{os.urandom(4).hex()}"
+    post(bed, "/v1/devices", {"id": name})
+    with bed._http.stream("GET", "/v1/watch", params={"since": after}) as answer:
+        for line in answer.iter_lines():
+            if line.startswith("data: "):
+                event = json.loads(line.removeprefix("data: "))
+                if event["subject"] == name:
+                    break
+                found.append(event)
+    assert bed._http.delete(f"/v1/devices/{name}").status_code == 204
+    return found
+
+
+def post(bed, path, body):
+    answer = bed._http.post(path, json=body)
+    assert answer.is_success, answer.text
+    return answer.json()
+
+
+class Refusal(NamedTuple):
+    """How the API says no: the status, the code, and words of the sentence that name the fault."""
+
+    status: int
+    code: str
+    says: str
+
+
+def check_refusal(answer, expected):
+    """The API refuses as expected, in the one shape of all its refusals."""
+    status, code, says = expected
+    assert answer.status_code == status, (answer.status_code, answer.text[:500])
+    body = answer.json()
+    assert body.keys() == {"code", "message", "hint"}, body
+    assert body["code"] == code, body
+    assert says in body["message"], body
+    assert body["message"], body
+    assert "Traceback" not in answer.text
+
+
+@dataclass
+class Ended:
+    """What came of a command."""
+
+    code: int
+    text: str
+
+
+def run(folder, *argv, wrapper=()):
+    """Run an installed program to its end."""
+    done = subprocess.run(
+        [*wrapper, BIN / argv[0], *argv[1:]],
+        cwd=folder, env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True, timeout=DEADLINE_S, check=False,
+    )  # fmt: skip
+    return Ended(done.returncode, done.stdout)
+
+
+def check_complaint(ended, *says, code=1):
+    """A command ended with this exit code and a sentence that has all these words."""
+    assert ended.code == code, ended
+    for words in says:
+        assert words in ended.text, ended
+    assert "Traceback" not in ended.text, ended
+
+
+def api(bed):
+    """Return a client of the bed's API."""
+    client: httpx.Client = bed._http
+    return client
