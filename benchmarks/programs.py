@@ -66,7 +66,12 @@ class Program:
 
     @property
     def has_ended(self) -> bool:
-        return self._process.poll() is not None
+        return self.exit_code is not None
+
+    @property
+    def exit_code(self) -> int | None:
+        """How it ended, negative for a signal; None while it runs."""
+        return self._process.poll()
 
     def tail(self, limit: int = 2000) -> str:
         """Return the end of what it printed."""
@@ -138,7 +143,8 @@ def wait_for(
         if answer:
             return answer
         if program is not None and program.has_ended:
-            raise BenchError(f"{program.name} ended before {what}:\n{program.tail()}")
+            how = f"{program.name} ended with {program.exit_code} before {what}"
+            raise BenchError(f"{how}:\n{program.tail()}")
         if time.monotonic() > deadline_s:
             printed = f":\n{program.tail()}" if program is not None else ""
             raise BenchError(f"waited {timeout_s:.0f} s in vain for {what}{printed}")
