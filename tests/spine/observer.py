@@ -89,6 +89,6 @@ class Observer:
         device, _, channel = message.topic.removeprefix("fleet/v1/device/").partition("/")
         try:
             body = json.loads(message.payload)
-        except ValueError:
+        except (ValueError, RecursionError):
             body = {"unreadable": repr(message.payload)}
         self.seen.append(Seen(time.monotonic(), device, channel, body, bool(message.retain)))

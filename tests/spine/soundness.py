@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import httpx
+import paho.mqtt.client as mqtt
 import pytest
+from paho.mqtt.enums import CallbackAPIVersion
 
 from fleet.broker import find_broker
 from tests.spine.bed import Bed
@@ -137,3 +139,28 @@ def api(bed):
     """Return a client of the bed's API."""
     client: httpx.Client = bed._http
     return client
+
+
+class Stranger:
+    """Somebody who can reach the broker, and writes what he likes. A context manager."""
+
+    def __init__(self, bed):
+        self._client = mqtt.Client(
+            CallbackAPIVersion.VERSION2, client_id="stranger", protocol=mqtt.MQTTv311
+        )
+        self._port = bed._broker_port
+
+    def __enter__(self):
+        self._client.connect("127.0.0.1", self._port)
+        self._client.loop_start()
+        return self
+
+    def __exit__(self, *_):
+        self._client.disconnect()
+        self._client.loop_stop()
+
+    def publish(self, topic, payload, *, retain=False):
+        """Return when the broker has it."""
+        if isinstance(payload, dict):
+            payload = json.dumps(payload).encode()
+        self._client.publish(topic, payload, qos=1, retain=retain).wait_for_publish(DEADLINE_S)
