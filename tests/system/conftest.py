@@ -70,7 +70,7 @@ def wheelhouse(outside_network, tmp_path_factory):
         done = subprocess.run(
             [sys.executable, source / "systemd/wheelhouse.py", "--arch", arch, "--python", python,
              "--output", output],
-            capture_output=True, text=True, timeout=110, check=False,
+            capture_output=True, text=True, timeout=280, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         return output

@@ -95,7 +95,7 @@ class Fleet:
     def fleet(self, *arguments, code=0):
         done = subprocess.run(
             [*self._network.inside, BIN / "fleet", *map(str, arguments)],
-            cwd=getattr(self, "home", self.root), capture_output=True, text=True, timeout=110,
+            cwd=getattr(self, "home", self.root), capture_output=True, text=True, timeout=280,
             check=False,
         )  # fmt: skip
         assert done.returncode == code, f"{arguments}: {done.stdout}{done.stderr}"
@@ -154,7 +154,7 @@ class Device:
         """Run a command in the tree while no systemd runs there, as an image is built."""
         done = subprocess.run(
             self._nspawn(*map(str, argv)), stdin=subprocess.DEVNULL, capture_output=True, text=True,
-            timeout=110, check=False,
+            timeout=280, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
@@ -197,7 +197,7 @@ class Device:
         done = subprocess.run(
             ["nsenter", f"--target={self._leader}", "--all", "env", "-i", f"PATH={PATH}",
              "LC_ALL=C.UTF-8", *prefix, *map(str, argv)],
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=110, check=False,
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=280, check=False,
         )  # fmt: skip
         if code is not None:
             assert done.returncode == code, f"{argv}: {done.returncode}\n{done.stdout}{done.stderr}"

@@ -40,7 +40,7 @@ NOT_OURS = (
 """Where the test puts its files, where systemd keeps its own, and the system's own bytecode."""
 BACKUPS = {"passwd-", "group-", "shadow-", "gshadow-", ".pwd.lock"}
 
-pytestmark = [pytest.mark.system, pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.system, pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def infer(device, **where):
