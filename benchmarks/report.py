@@ -37,14 +37,15 @@ def write(kept: dict[str, Any]) -> None:
 
 def _machine(runs: list[dict[str, Any]]) -> str:
     first, facts = runs[0], dict(runs[0]["machine"])
-    loads = sorted({run["load_before"] for run in runs})
+    loads = sorted({run["load_before"] for run in runs})  # one for each start of run.py
     facts["date"] = first["at"][:10]
     facts["load of the machine before"] = ", ".join(str(load) for load in loads)
     for run in runs:
         facts.update(run["outcome"]["versions"])
-    others = [run["name"] for run in runs if run["machine"] != first["machine"]]
-    if others:
-        facts["measured elsewhere"] = ", ".join(others)
+    for run in runs:
+        for name, value in run["machine"].items():
+            if value != first["machine"].get(name):
+                facts[f"{name} for {run['name']}"] = value
     rows = [f"| {name} | {value} |" for name, value in facts.items()]
     return "\n".join(["| | |", "|---|---|", *rows, ""])
 
