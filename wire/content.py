@@ -102,7 +102,7 @@ def decode_chunk(digest: str, payload: bytes) -> bytes:
         PeerError: `chunk_too_large`, `chunk_invalid` or `digest_mismatch`.
     """
     if len(payload) > MAX_MESSAGE_BYTES:
-        raise PeerError("a chunk's payload is over the cap", code="chunk_too_large")
+        raise PeerError(f"chunk {digest[:12]}: payload is over the cap", code="chunk_too_large")
     try:
         reader = zstandard.ZstdDecompressor(max_window_size=2**20).stream_reader(payload)
         plain = reader.read(MAX_CHUNK_BYTES + 1)

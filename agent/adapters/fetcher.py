@@ -78,6 +78,7 @@ class Fetcher:
         self._lock = threading.Lock()
         self._job: Assignment | None = None
         self._is_up = False
+        self._refused: set[str] = set()
         self._is_stopping = False
         self._thread = threading.Thread(target=self._main, name="fetcher", daemon=True)
 
@@ -225,6 +226,7 @@ class Fetcher:
         self._store.copy_known_chunks(chunks)
         missing = [chunk.digest for chunk in chunks if not self._store.has_chunk(chunk)]
         plan = fetch_plan.begin(missing, time.monotonic())
+        self._refused.clear()
         try:
             while not plan.is_done:
                 self._check_wanted(job)
@@ -251,8 +253,7 @@ class Fetcher:
                 try:
                     plain = decode_chunk(digest, payload)
                 except PeerError as exc:
-                    # The right bytes may still come, from this broker or another.
-                    log.warning("refused a chunk: %s", exc)
+                    self._refuse(digest, exc)
                     return plan
                 self._store.put_chunk(digest, plain)
                 self._unsubscribe([digest])
@@ -261,6 +262,13 @@ class Fetcher:
                 return fetch_plan.link_lost(plan, time.monotonic())
             case _:
                 return plan
+
+    def _refuse(self, digest: str, why: PeerError) -> None:
+        """Ask for the right bytes of a chunk, at once but only once: a liar may go on lying."""
+        log.warning("refused a chunk: %s", why)
+        if digest not in self._refused:
+            self._refused.add(digest)
+            self._ask_again([digest])
 
     def _check_wanted(self, job: Assignment) -> None:
         with self._lock:
