@@ -23,6 +23,7 @@ from wire.link_paho import parse_broker_url
 from .broker import HOST
 
 FILE_NAME: Final = "fleet.toml"
+CORRECT: Final = "correct it; `fleet init` writes one with every key"
 DEFAULT_BROKER_PORT: Final = 1883
 DEFAULT_API_PORT: Final = 8700
 
@@ -184,16 +185,18 @@ def parse_settings(text: str, path: Path) -> FleetSettings:
     try:
         raw = tomllib.loads(text)
         if "root" in raw:
-            raise ConfigError(f"{path}: root: unknown key", code="config_invalid")
+            raise ConfigError(f"{path}: root: unknown key", code="config_invalid", hint=CORRECT)
         return FleetSettings.model_validate({**raw, "root": path.resolve().parent})
     except tomllib.TOMLDecodeError as exc:
-        raise ConfigError(f"{path}: {exc}", code="config_invalid") from exc
+        raise ConfigError(f"{path}: {exc}", code="config_invalid", hint=CORRECT) from exc
     except ValidationError as exc:
         faults = [
             f"{'.'.join(str(part) for part in fault['loc'])}: {_in_words(fault)}"
             for fault in exc.errors(include_url=False)
         ]
-        raise ConfigError(f"{path}: {'; '.join(faults)}", code="config_invalid") from exc
+        raise ConfigError(
+            f"{path}: {'; '.join(faults)}", code="config_invalid", hint=CORRECT
+        ) from exc
 
 
 def _in_words(fault: ErrorDetails) -> str:
@@ -220,7 +223,9 @@ def find_settings(start: Path) -> FleetSettings | None:
         except (FileNotFoundError, NotADirectoryError):
             continue
         except (OSError, UnicodeDecodeError) as exc:
-            raise ConfigError(f"cannot read {path}: {exc}", code="config_unreadable") from exc
+            raise ConfigError(
+                f"cannot read {path}: {exc}", code="config_unreadable", hint=CORRECT
+            ) from exc
     return None
 
 
