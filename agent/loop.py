@@ -53,8 +53,8 @@ MAX_INBOX: Final = 2048
 """Deliveries waiting; the broker's are dropped above, since all of them can be had again."""
 SAVE_EVIDENCE_S: Final = 5.0
 """Evidence of a probation is put on disk this often: one sync per second would wear flash."""
-SAVE_AGAIN_S: Final = 10.0
-"""A store that fails (locked, full disk) is left alone this long: each try may block for 5 s."""
+SAVE_AGAIN_S: Final = 5.0
+"""A store that fails (locked, full disk) is left alone this long: each try may block for 2 s."""
 MAX_POSTPONED: Final = 64
 """Events that wait for the store; the desired state, of which alone there could be more, repeats."""
 

@@ -32,8 +32,8 @@ RESEND_FIRST_S: Final = 15.0
 RESEND_CAP_S: Final = 600.0
 """Without acknowledgement, records are sent again, ever more seldom: nobody may be storing them."""
 
-REST_S: Final = 10.0
-"""An outbox that fails (locked, full disk) is left alone this long: each try may block for 5 s."""
+REST_S: Final = 5.0
+"""An outbox that fails (locked, full disk) is left alone this long: each try may block for 2 s."""
 MAX_UNKEPT: Final = 256
 """Records that wait in memory for the outbox to work again, 100 kB; newer ones are lost."""
 

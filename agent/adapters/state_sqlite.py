@@ -20,6 +20,8 @@ from wire.errors import StorageError
 from wire.messages import Inventory
 
 SCHEMA_VERSION: Final = 1
+BUSY_S: Final = 2.0
+"""Another program that writes (a backup, a person) is waited for this long, with the loop."""
 TABLES: Final = frozenset({"meta", "state", "inventory"})
 DAMAGE: Final = frozenset(
     {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT, sqlite3.SQLITE_ERROR}
@@ -36,10 +38,11 @@ def open_database(path: Path) -> sqlite3.Connection:
         StorageError: As `storage_fault`.
     """
     try:
-        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(
+            path, isolation_level=None, check_same_thread=False, timeout=BUSY_S
+        )
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
-        connection.execute("PRAGMA busy_timeout=5000")
         (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     except sqlite3.Error as exc:
         raise storage_fault(path, exc) from exc

@@ -11,12 +11,15 @@ from typing import NamedTuple
 import httpx
 import paho.mqtt.client as mqtt
 import pytest
+import zstandard
 from paho.mqtt.enums import CallbackAPIVersion
 
 from fleet.broker import find_broker
 from tests.spine.bed import Bed
 from tests.spine.claims import check_end, check_serving
+from tests.spine.models import NAME
 from tests.spine.processes import BIN, ENVIRONMENT
+from wire import topics
 from wire.errors import ConfigError
 
 DEVICE = "cam-0"
@@ -140,6 +143,22 @@ def api(bed):
     """Return a client of the bed's API."""
     client: httpx.Client = bed._http
     return client
+
+
+def chunk_topic(digest):
+    return topics.Chunk(digest).text
+
+
+def release(bed, version):
+    return next(r for r in bed.get(f"/v1/models/{NAME}/releases") if r["version"] == version)
+
+
+def chunks_of(bed, stranger, version):
+    """Return the digests of all chunks of a release, the index first."""
+    index = release(bed, version)["index"]
+    payload = stranger.retained(chunk_topic(index))
+    listed = json.loads(zstandard.ZstdDecompressor().decompress(payload))
+    return [index, *(digest for pairs in listed["files"].values() for digest, _ in pairs)]
 
 
 class Stranger:

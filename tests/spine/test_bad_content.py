@@ -20,6 +20,9 @@ from tests.spine.soundness import (
     check_complaint,
     check_refusal,
     check_sound,
+    chunk_topic,
+    chunks_of,
+    release,
     run,
     situation,
     sound_bed,
@@ -208,22 +211,6 @@ def test_the_command_names_the_file_that_it_cannot_push(bed, tmp_path, content, 
     elif content is not None:
         path.write_bytes(content)
     check_complaint(run(bed.fleet_dir, "fleet", "push", str(path)), str(path), says)
-
-
-def chunk_topic(digest):
-    return topics.Chunk(digest).text
-
-
-def release(bed, version):
-    return next(r for r in bed.get(f"/v1/models/{NAME}/releases") if r["version"] == version)
-
-
-def chunks_of(bed, stranger, version):
-    """Return the digests of all chunks of a release, the index first."""
-    index = release(bed, version)["index"]
-    payload = stranger.retained(chunk_topic(index))
-    listed = json.loads(zstandard.ZstdDecompressor().decompress(payload))
-    return [index, *(digest for pairs in listed["files"].values() for digest, _ in pairs)]
 
 
 def test_chunks_that_lie_are_refused_and_the_right_ones_are_got(bed, stranger, files):
