@@ -303,7 +303,10 @@ class Controller:
         self._publisher.settle()
 
     def _sight(self) -> Sight:
-        return Sight(self._clock(), self._connected_unix_ms)
+        now = self._clock()
+        if self._connected_unix_ms is not None:
+            self._connected_unix_ms = min(self._connected_unix_ms, now)  # the clock was set back
+        return Sight(now, self._connected_unix_ms)
 
     def _will(self) -> Will:
         self._birth += 1

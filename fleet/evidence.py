@@ -23,6 +23,16 @@ class Sight:
     now_unix_ms: int
     since_unix_ms: int | None
 
+    def since(self, noted_unix_ms: int | None) -> int:
+        """Return from when on silence counts that was noted at a moment, or never.
+
+        A moment that is yet to come was noted before the clock was set back, and says nothing.
+        """
+        floor = self.since_unix_ms or 0
+        if noted_unix_ms is None or noted_unix_ms > self.now_unix_ms:
+            return floor
+        return max(noted_unix_ms, floor)
+
 
 class StoredEvidence(Mapping[str, DeviceEvidence]):
     """The evidence of a rollout's members that still exist, read from the store when asked for.
@@ -69,7 +79,6 @@ def evidence_of(
     tx: Tx, selection: Selection, model: str, manifest: str, sight: Sight
 ) -> dict[str, DeviceEvidence]:
     """Return the evidence of the selected devices about one model and the release `manifest`."""
-    floor = sight.since_unix_ms or 0
     presence = tx.devices.presence(selection)
     generations = tx.states.generations(selection)
     heads = tx.states.heads(selection)
@@ -86,8 +95,8 @@ def evidence_of(
                 desired_generation=generations.get(device, 0), reported_generation=seen_generation
             ),
             reported_generation=seen_generation,
-            offline_since_unix_ms=max(here.since_unix_ms, floor) if here else floor,
-            last_seen_unix_ms=max(last_seen or 0, floor),
+            offline_since_unix_ms=sight.since(here.since_unix_ms if here else None),
+            last_seen_unix_ms=sight.since(last_seen),
             active=row.active_manifest if row else None,
             state=UpdateState(row.state) if row else None,
             target=row.target_manifest if row else None,

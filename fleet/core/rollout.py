@@ -101,6 +101,7 @@ def step(
         return _absorb(rollout, evidence, now_unix_ms, news), ()
     if rollout.state not in LIVE:
         return rollout, ()
+    rollout = _until(rollout, now_unix_ms)
     rollout = _absorb(rollout, evidence, now_unix_ms, news)
     if (why := gate.breach(rollout)) is not None:
         return _stop(rollout, evidence, now_unix_ms, state="halted", why=why)
@@ -141,6 +142,24 @@ def supersede(rollout: Rollout, devices: frozenset[str], why: str) -> Rollout:
         for m in rollout.members
     )
     return replace(rollout, members=members)
+
+
+def _until(rollout: Rollout, now: int) -> Rollout:
+    """Return the rollout without moments that are yet to come.
+
+    The clock was set back since they were noted. They count as now, or a soak might last for years.
+    """
+    members = tuple(
+        replace(m, confirmed_unix_ms=now) if (m.confirmed_unix_ms or 0) > now else m
+        for m in rollout.members
+    )
+    phases = tuple(
+        replace(p, opened_unix_ms=now) if (p.opened_unix_ms or 0) > now else p
+        for p in rollout.phases
+    )
+    if (members, phases) == (rollout.members, rollout.phases):
+        return rollout
+    return replace(rollout, members=members, phases=phases)
 
 
 def _absorb(

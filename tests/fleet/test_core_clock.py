@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from fleet.core.clock import EARLIEST_UNIX_MS, MAX_AHEAD_MS, fault_of
+from fleet.core.gate import SILENCE_LIMIT_MS
 from fleet.store.journal import RECORD_DAYS
-from tests.fleet.peers import Device, Fleet
+from tests.fleet.peers import Device, Fleet, dawdles
 from wire import codec, topics
 from wire import messages as m
 
@@ -92,3 +93,37 @@ def test_old_records_go_after_an_hour_and_not_when_the_clock_has_jumped(fleet: F
     fleet.settle()
     fleet.wait(HOUR_MS / 1000 + 1, step_s=60)
     assert stored() == 0
+
+
+def test_a_clock_that_was_far_ahead_and_is_set_back_makes_no_soak_last_for_years(
+    fleet: Fleet,
+) -> None:
+    fleet.add("other")
+    fleet.release("1.0.0")
+    fleet.now_unix_ms += 3650 * DAY_MS
+    rollout = fleet.roll_out("1.0.0", "1", "100%", soak_s=60)
+    fleet.now_unix_ms -= 3650 * DAY_MS
+    fleet.wait(50)
+    assert fleet.rollout(rollout).open_phase == 0, "it soaks, from now on"
+    fleet.wait(80)
+    assert fleet.rollout(rollout).state == "finished"
+
+
+@pytest.mark.parametrize("is_restarted", [True, False])
+def test_a_device_that_went_silent_in_the_future_is_not_waited_for_until_then(
+    fleet: Fleet, *, is_restarted: bool
+) -> None:
+    fleet.devices["cam"].verdict = dawdles
+    fleet.release("1.0.0")
+    fleet.now_unix_ms += 3650 * DAY_MS
+    alarm(fleet.devices["cam"], 1, NOW)
+    rollout = fleet.roll_out("1.0.0")
+    fleet.devices["cam"].cut()
+    fleet.settle()
+    fleet.now_unix_ms -= 3650 * DAY_MS
+    if is_restarted:
+        fleet.restart()
+    fleet.wait(SILENCE_LIMIT_MS / 1000 - 5)
+    assert fleet.states(rollout) == {"cam": "in_progress"}
+    fleet.wait(10)
+    assert fleet.states(rollout) == {"cam": "pending"}
