@@ -225,7 +225,7 @@ def _detach(settings: FleetSettings) -> None:
             raise ConfigError(
                 f"it did not come up: {_printed_since(settings.log_path, start)}",
                 code="not_up",
-                hint=f"its log is {settings.log_path}",
+                hint=f"its log is {settings.log_path}; `fleet up` without --detach says the same here",
             )
         time.sleep(0.1)
     typer.echo(f"up: broker {settings.broker.url}, API {settings.api_url}")
@@ -236,7 +236,10 @@ def _printed_since(log: Path, start: int) -> str:
     with log.open("rb") as file:
         file.seek(start)
         lines = file.read().decode(errors="replace").strip().splitlines()
-    return "; ".join(line.strip().removeprefix("fleet: ") for line in lines[-3:]) or "no output"
+    return (
+        "; ".join(line.strip().removeprefix("fleet: ") for line in lines[-3:])
+        or "it said nothing, as on a full disk"
+    )
 
 
 def _is_healthy(settings: FleetSettings) -> bool:
