@@ -1,5 +1,7 @@
 """Clocks that are ten years off, on devices and on the controller, and then set right."""
 
+import os
+
 import pytest
 
 from tests.spine.bed import Device
@@ -29,7 +31,8 @@ def shifted(program, seconds):
     folder = program.log.parent / "shift"
     folder.mkdir(exist_ok=True)
     (folder / "sitecustomize.py").write_text(SHIFT)
-    words = ["/usr/bin/env", f"PYTHONPATH={folder}"]
+    path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
+    words = ["/usr/bin/env", f"PYTHONPATH={path}"]
     plain = program._argv[3:] if program._argv[:2] == words else program._argv
     program._argv = [*words, f"SHIFT_S={seconds}", *plain]
 
