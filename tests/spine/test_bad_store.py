@@ -137,7 +137,14 @@ def test_after_all_of_that_the_fleet_works(bed):
 def copy(bed, tmp_path):
     """An agent of its own, without a broker, that has what the bed's device has confirmed."""
     device = Device("copy", free_port(), tmp_path)
-    shutil.copytree(state_of(bed), tmp_path / "state")
+    # The one above may be writing: databases are copied by their own means.
+    shutil.copytree(state_of(bed), tmp_path / "state", ignore=shutil.ignore_patterns("*.db*"))
+    for name in ("state.db", "outbox.db"):
+        with (
+            contextlib.closing(sqlite3.connect(state_of(bed) / name)) as source,
+            contextlib.closing(sqlite3.connect(tmp_path / "state" / name)) as target,
+        ):
+            source.backup(target)
     (tmp_path / "copy.toml").write_text(
         '[device]\nid = "copy"\n[broker]\nurl = "mqtt://127.0.0.1:1"\n[state]\ndir = "state"\n'
         f'[serve]\nlisten = "127.0.0.1:{device.port}"\n'
