@@ -5,6 +5,7 @@ import hashlib
 import http.client
 import io
 import json
+import signal
 import tarfile
 import zipfile
 
@@ -276,15 +277,21 @@ def test_an_order_that_does_not_lead_to_what_it_says_is_rejected(bed, stranger, 
     if "index" in change:
         change = {"index": chunks_of(bed, stranger, "3.0.0")[2]}
     model = {key: wanted[key] for key in ("version", "manifest", "index")} | {"name": NAME} | change
-    known = len(bed.updates(DEVICE))
     generation = bed.device(DEVICE)["reported_generation"] + 1
     order = {"v": 1, "device": DEVICE, "generation": generation, "models": [model]}
-    stranger.publish(topics.Desired(DEVICE).text, order)
+    known = len(bed.observer.seen)
 
     def rejected():
-        return [e for e in bed.updates(DEVICE)[known:] if e["code"] == code]
+        fresh = [one.body for one in bed.observer.seen[known:] if one.channel == "event/update"]
+        return [body for body in fresh if body["code"] == code]
 
-    (event,) = bed.until("the device rejects it", rejected)
+    # A controller that is awake may take the device back before it has found out.
+    bed.controller.send(signal.SIGSTOP)
+    try:
+        stranger.publish(topics.Desired(DEVICE).text, order)
+        (event, *_) = bed.until("the device rejects it", rejected)
+    finally:
+        bed.controller.send(signal.SIGCONT)
     assert (event["from"], event["to"], event["manifest"]) == (
         "fetching",
         "idle",
