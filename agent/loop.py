@@ -28,7 +28,6 @@ from .core.events import (
     BundleStaged,
     CandidatePassed,
     CandidateRefused,
-    DesiredReceived,
     Event,
     Evidence,
     FetchFailed,
@@ -212,7 +211,7 @@ class Loop:
             )
         if desired.expires_unix_ms is not None and desired.expires_unix_ms < _now_unix_ms():
             raise PeerError("desired state has expired", code="expired")
-        self._apply(DesiredReceived(desired.generation, report.assignments(desired)))
+        self._apply(report.received(desired))
 
     def _apply(self, event: Event) -> None:
         """Step the machine, or keep an event for later whose state cannot be put on disk."""

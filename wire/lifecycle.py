@@ -21,13 +21,16 @@ class Outcome(StrEnum):
 
     `confirmed`: served long enough and well enough. `confirmed_without_traffic`: nobody asked it
     anything, the golden rows still pass. `rolled_back`: served, breached a guard, the fallback
-    serves. `rejected`: never served; the fault is the bundle's or the assignment's, and trying
-    again would end the same. `failed`: never served; the fault is this device's or the way's.
+    serves. `rollback_failed`: the same, but nothing serves in its place: there was no fallback, or
+    it did not come up. `rejected`: never served; the fault is the bundle's or the assignment's,
+    and trying again would end the same. `failed`: never served; the fault is this device's or the
+    way's. After the last two, what served before serves on.
     """
 
     CONFIRMED = "confirmed"
     CONFIRMED_WITHOUT_TRAFFIC = "confirmed_without_traffic"
     ROLLED_BACK = "rolled_back"
+    ROLLBACK_FAILED = "rollback_failed"
     REJECTED = "rejected"
     FAILED = "failed"
 
@@ -47,6 +50,7 @@ class Code(StrEnum):
     REMOVED = "removed"
     ALREADY_ACTIVE = "already_active"
     SUPERSEDED = "superseded"
+    RELEASED = "released"
     # the bundle's fault: quarantined
     MANIFEST_INVALID = "manifest_invalid"
     DIGEST_MISMATCH = "digest_mismatch"

@@ -21,6 +21,8 @@ MAX_MODELS_PER_DEVICE: Final = 8
 MAX_ACK_RANGES: Final = 64
 MAX_MISSING_CHUNKS: Final = 64
 MAX_QUARANTINED: Final = 8
+MAX_RELEASED: Final = 8
+"""A device that must forget more than it reports is told to forget all of them."""
 MAX_PROTECTIONS: Final = 10
 MAX_DETAIL_BYTES: Final = 300
 MAX_REPORTED_DETAIL_BYTES: Final = 80
@@ -115,6 +117,15 @@ class DesiredModel(Part):
     guards: Guards = Guards()
 
 
+class ReleasedQuarantine(Part):
+    """An operator's word that quarantined bundles may be tried again."""
+
+    manifest: Digest | None
+    """The bundle; null is every one."""
+    generation: PositiveCount
+    """Ends the quarantine of what was tried at a lower generation; so it may be heard again."""
+
+
 class Desired(Message):
     """Everything the controller wants of one device. Models that are not named are removed."""
 
@@ -127,6 +138,10 @@ class Desired(Message):
     models: Annotated[
         tuple[DesiredModel, ...], Field(max_length=MAX_MODELS_PER_DEVICE, fail_fast=True)
     ] = ()
+    released: Annotated[
+        tuple[ReleasedQuarantine, ...], Field(max_length=MAX_RELEASED, fail_fast=True)
+    ] = ()
+    """Quarantines that end; repeated until the device has reported a generation as high."""
 
 
 class Release(Part):

@@ -18,14 +18,21 @@ from typing import Final
 
 from agent.core import fetch_plan
 from agent.core.events import BundleStaged, FetchFailed
-from agent.core.states import Assignment
+from agent.core.states import Assignment, BundleFacts
 from wire import topics
 from wire.content import ChunkRef, Index, decode_chunk, parse_index
 from wire.errors import BundleError, PeerError, StorageError
 from wire.ids import ReleaseRef
 from wire.lifecycle import Code, Outcome
 from wire.link import Link
-from wire.manifest import MANIFEST, MAX_MANIFEST_BYTES, Manifest, digest_of, parse_manifest
+from wire.manifest import (
+    MANIFEST,
+    MAX_MANIFEST_BYTES,
+    MODEL,
+    Manifest,
+    digest_of,
+    parse_manifest,
+)
 from wire.messages import MAX_MISSING_CHUNKS
 
 from .content_files import ContentStore
@@ -147,26 +154,28 @@ class Fetcher:
         """
         manifest = job.ref.manifest
         try:
-            if not self._store.is_whole(manifest) or not self._is_sound(job):
-                self._fetch(job)
+            parsed = self._kept(job) if self._store.is_whole(manifest) else None
+            if parsed is None:
+                parsed = self._fetch(job)
         except (BundleError, PeerError) as exc:
             return FetchFailed(manifest, Outcome.REJECTED, exc.code, str(exc))
         except StorageError as exc:
             return FetchFailed(manifest, Outcome.FAILED, exc.code, str(exc))
         except OSError as exc:
             return FetchFailed(manifest, Outcome.FAILED, Code.STORAGE_ERROR, str(exc))
-        return BundleStaged(manifest)
+        return BundleStaged(manifest, _facts(parsed))
 
-    def _is_sound(self, job: Assignment) -> bool:
+    def _kept(self, job: Assignment) -> Manifest | None:
+        """Return the manifest of the bundle as it is on disk; None when it is no longer sound."""
         try:
             parsed, _ = self._store.load(job.ref.manifest)
         except StorageError as exc:
             log.warning("fetching again: %s", exc)
-            return False
+            return None
         self._accept(job, parsed)
-        return True
+        return parsed
 
-    def _fetch(self, job: Assignment) -> None:
+    def _fetch(self, job: Assignment) -> Manifest:
         index, raw_index = self._read_index(job)
         payload = self._read_small(job, index.chunks_of(MANIFEST), MAX_MANIFEST_BYTES)
         if digest_of(payload) != job.ref.manifest:
@@ -187,6 +196,7 @@ class Fetcher:
             self._obtain(job, chunks)
             self._store.assemble(entry.sha256, chunks)
         self._store.seal(job.ref.manifest, raw_index)
+        return parsed
 
     def _accept(self, job: Assignment, parsed: Manifest) -> None:
         """Check that the bundle is what was assigned, and can run here.
@@ -284,3 +294,7 @@ class Fetcher:
     def _unsubscribe(self, digests: Collection[str]) -> None:
         if digests:
             self._link.unsubscribe([topics.Chunk(digest).text for digest in digests])
+
+
+def _facts(manifest: Manifest) -> BundleFacts:
+    return BundleFacts(model=manifest.file(MODEL).sha256)

@@ -13,17 +13,23 @@ from .events import (
     Effect,
     Fetch,
     Serve,
+    StartCandidate,
 )
 from .states import (
     Assignment,
+    BundleFacts,
     DeviceState,
     Fetching,
     Idle,
     ModelRecord,
+    OnProbation,
     Quarantine,
+    QuarantineRelease,
     Ref,
     Removing,
     RollingBack,
+    SelfTesting,
+    Staged,
     Update,
     update_state,
 )
@@ -33,6 +39,9 @@ MAX_STEPS: Final = 28
 
 MAX_QUARANTINED: Final = 64
 """Digests remembered; the oldest goes first."""
+
+MAX_TRIES: Final = 3
+"""Candidates with one target whose end was not seen, before the target is blamed."""
 
 Result = tuple[DeviceState, tuple[Effect, ...]]
 
@@ -162,7 +171,7 @@ def refuse(
     )
     note = announce(state, Idle(), target, code, detail)
     if outcome is Outcome.REJECTED:
-        state = _quarantine(state, target.ref, code)
+        state = _quarantine(state, target, code)
     state = replace(state.with_record(record), update=Idle(), step_count=0)
     return plan(state, (note,))
 
@@ -170,7 +179,7 @@ def refuse(
 def roll_back(state: DeviceState, target: Assignment, code: str, detail: str) -> Result:
     """End a probation as bad: quarantine the release and return to the fallback."""
     record = replace(state.record(target.name), target=target.ref, outcome=None)
-    state = _quarantine(state.with_record(record), target.ref, code)
+    state = _quarantine(state.with_record(record), target, code)
     return move_back(state, target, code, detail, is_commanded=False)
 
 
@@ -184,11 +193,34 @@ def move_back(
         active=record.fallback,
         fallback=None,
         is_confirmed=record.fallback is not None,
+        code=None,
+        detail="",
     )
     after = RollingBack(target.name, target.ref, code, detail, is_commanded)
     note = announce(state, after, target, code, detail)
     state = replace(state.with_record(record), update=after, is_serving=False)
     return state, (note, serve(state))
+
+
+def try_out(
+    state: DeviceState, target: Assignment, facts: BundleFacts, try_count: int, code: Code
+) -> Result:
+    """Start a candidate with the target, if it may be tried once more.
+
+    The try is counted in the state that is on disk before the candidate starts.
+    """
+    if (known := state.quarantine_of_model(facts.model)) is not None:
+        detail = f"its model.onnx is that of {known.manifest[:12]}, quarantined: {known.code}"
+        return refuse(state, target, Outcome.REJECTED, Code.QUARANTINED, detail)
+    if try_count >= MAX_TRIES:
+        detail = f"the agent ended {MAX_TRIES} times while a candidate loaded it"
+        return refuse(state, target, Outcome.REJECTED, Code.CRASH_LOOP, detail)
+    after = SelfTesting(target, facts, try_count + 1)
+    note = announce(state, after, target, code)
+    state, effects = advance(state, after, target)
+    if isinstance(state.update, SelfTesting):
+        return state, (note, StartCandidate(set_with(state, target)))
+    return state, effects
 
 
 def advance(state: DeviceState, after: Update, target: Assignment) -> Result:
@@ -200,11 +232,30 @@ def advance(state: DeviceState, after: Update, target: Assignment) -> Result:
     return replace(state, update=after, step_count=count), ()
 
 
-def _quarantine(state: DeviceState, ref: Ref, code: str) -> DeviceState:
-    if code not in BUNDLE_FAULTS or state.quarantine_code(ref.manifest) is not None:
+def _quarantine(state: DeviceState, target: Assignment, code: str) -> DeviceState:
+    manifest = target.ref.manifest
+    if code not in BUNDLE_FAULTS or state.quarantine_code(manifest) is not None:
         return state
-    kept = (*state.quarantined, Quarantine(ref.manifest, code))[-MAX_QUARANTINED:]
-    return replace(state, quarantined=kept)
+    match state.update:
+        case Staged(facts=facts) | SelfTesting(facts=facts) | OnProbation(facts=facts):
+            model = facts.model
+        case _:
+            model = None
+    new = Quarantine(manifest, code, model, state.generation, target.name)
+    return replace(state, quarantined=(*state.quarantined, new)[-MAX_QUARANTINED:])
+
+
+def release(state: DeviceState, released: tuple[QuarantineRelease, ...]) -> Result:
+    """End the quarantines that an operator lifted."""
+    ended = [q for q in state.quarantined if any(word.ends(q) for word in released)]
+    kept = tuple(q for q in state.quarantined if q not in ended)
+    where = update_state(state.update)
+    notes = tuple(
+        Announce(q.name, q.manifest, where, where, Code.RELEASED, f"was quarantined: {q.code}")
+        for q in ended
+        if q.name
+    )
+    return replace(state, quarantined=kept), notes
 
 
 def set_with(state: DeviceState, target: Assignment) -> tuple[tuple[str, Ref], ...]:

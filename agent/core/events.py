@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from wire.lifecycle import Outcome, UpdateState
 
-from .states import Assignment, Ref
+from .states import NO_FACTS, Assignment, BundleFacts, QuarantineRelease, Ref
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,7 @@ class DesiredReceived:
 
     generation: int
     assignments: tuple[Assignment, ...]
+    released: tuple[QuarantineRelease, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,7 @@ class BundleStaged:
     """All files of the bundle are on disk and verified."""
 
     manifest: str
+    facts: BundleFacts = NO_FACTS
 
 
 @dataclass(frozen=True, slots=True)

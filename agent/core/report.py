@@ -16,11 +16,25 @@ from wire.messages import (
     ReportedModel,
 )
 
-from .states import Assignment, DeviceState, ModelRecord, Ref, subject, update_state
+from .events import DesiredReceived
+from .states import (
+    Assignment,
+    DeviceState,
+    ModelRecord,
+    QuarantineRelease,
+    Ref,
+    subject,
+    update_state,
+)
 
 
-def assignments(desired: Desired) -> tuple[Assignment, ...]:
-    """Return what a desired state asks for, in its order."""
+def received(desired: Desired) -> DesiredReceived:
+    """Return the event that a desired state is."""
+    released = tuple(QuarantineRelease(r.manifest, r.generation) for r in desired.released)
+    return DesiredReceived(desired.generation, _assignments(desired), released)
+
+
+def _assignments(desired: Desired) -> tuple[Assignment, ...]:
     return tuple(
         Assignment(
             name=model.name,

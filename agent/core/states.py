@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
@@ -62,6 +62,21 @@ class ModelRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class BundleFacts:
+    """What the manifest of a bundle on this disk says of it.
+
+    Attributes:
+        model: Digest of `model.onnx`: the same under every version; None where it is not known.
+    """
+
+    model: str | None = None
+
+
+NO_FACTS: Final = BundleFacts()
+"""Of a bundle that an older agent brought here."""
+
+
+@dataclass(frozen=True, slots=True)
 class Idle:
     """No update under way."""
 
@@ -70,9 +85,10 @@ class Idle:
 
 @dataclass(frozen=True, slots=True)
 class Fetching:
-    """The target's content is being brought to this disk."""
+    """The target's content is being brought to this disk; `try_count` as in `SelfTesting`."""
 
     assignment: Assignment
+    try_count: int = 0
     kind: Literal["fetching"] = "fetching"
 
 
@@ -81,14 +97,22 @@ class Staged:
     """The target is on this disk and verified; it waits until a runtime serves."""
 
     assignment: Assignment
+    facts: BundleFacts = NO_FACTS
+    try_count: int = 0
     kind: Literal["staged"] = "staged"
 
 
 @dataclass(frozen=True, slots=True)
 class SelfTesting:
-    """A candidate loads the target and runs its golden rows, beside the serving runtime."""
+    """A candidate loads the target and runs its golden rows, beside the serving runtime.
+
+    `try_count` counts the candidates started with it, this one included, whose end was not seen: a
+    model that takes the agent or the machine down with it must not be tried for ever.
+    """
 
     assignment: Assignment
+    facts: BundleFacts = NO_FACTS
+    try_count: int = 0
     kind: Literal["self_testing"] = "self_testing"
 
 
@@ -102,6 +126,7 @@ class OnProbation:
     """
 
     assignment: Assignment
+    facts: BundleFacts = NO_FACTS
     served_s: float = 0.0
     request_count: int = 0
     failure_count: int = 0
@@ -142,10 +167,38 @@ Update = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class Quarantine:
-    """A manifest that this device refuses to try again."""
+    """A bundle that this device refuses to try again, under this version or another.
+
+    Attributes:
+        manifest: Its digest.
+        code: Why.
+        model: Digest of its `model.onnx`; None where the bundle never got here whole.
+        generation: The generation at which it was tried: a release as of a later one ends it.
+        name: The line of models that it was tried for.
+    """
 
     manifest: str
     code: str
+    model: str | None = None
+    generation: int = 0
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class QuarantineRelease:
+    """An operator's word that a bundle may be tried again.
+
+    It ends the quarantine of `manifest`, of every one if that is None, where the bundle was tried
+    before `generation`. So it may be heard again and again: a newer failure stays quarantined.
+    """
+
+    manifest: str | None
+    generation: int
+
+    def ends(self, quarantine: Quarantine) -> bool:
+        """Whether this quarantine ends by it."""
+        is_meant = self.manifest in (None, quarantine.manifest)
+        return is_meant and quarantine.generation < self.generation
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +240,10 @@ class DeviceState:
     def quarantine_code(self, manifest: str) -> str | None:
         """Return why a manifest is quarantined, or None if it is not."""
         return next((q.code for q in self.quarantined if q.manifest == manifest), None)
+
+    def quarantine_of_model(self, model: str | None) -> Quarantine | None:
+        """Return the quarantine of a bundle with this very `model.onnx`, or None."""
+        return next((q for q in self.quarantined if model and q.model == model), None)
 
 
 def update_state(update: Update) -> UpdateState:

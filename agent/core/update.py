@@ -23,9 +23,10 @@ from .endings import (
     move_back,
     plan,
     refuse,
+    release,
     roll_back,
     serve,
-    set_with,
+    try_out,
 )
 from .events import (
     Announce,
@@ -45,7 +46,6 @@ from .events import (
     Promote,
     RuntimeAccepts,
     RuntimeEnded,
-    StartCandidate,
     Started,
     Stopping,
 )
@@ -60,12 +60,15 @@ from .states import (
     RollingBack,
     SelfTesting,
     Staged,
-    Update,
     update_state,
 )
 
 MAX_PROBATION_STARTS: Final = 3
 """Starts of the agent during one probation, bad ends only, before the model is blamed."""
+
+MAX_ROLLBACK_STARTS: Final = 3
+"""Runtimes with the fallback that end before they accept, for a cause that names no model, before
+the fallback is given up so that the other models serve."""
 
 
 def step(state: DeviceState, event: Event) -> Result:
@@ -77,8 +80,8 @@ def step(state: DeviceState, event: Event) -> Result:
             return _stopping(state)
         case DesiredReceived():
             return _desired(state, event)
-        case BundleStaged(manifest=manifest):
-            return _staged(state, manifest)
+        case BundleStaged():
+            return _staged(state, event)
         case FetchFailed():
             return _fetch_failed(state, event)
         case CandidatePassed():
@@ -104,9 +107,12 @@ def _started(state: DeviceState) -> Result:
                 detail = f"the agent ended {MAX_PROBATION_STARTS} times while this model served"
                 return roll_back(state, target, Code.CRASH_LOOP, detail)
             return replace(state, update=trial), (serve(state),)
-        case Staged(assignment=target) | SelfTesting(assignment=target):
+        case (
+            Staged(assignment=target, try_count=count)
+            | SelfTesting(assignment=target, try_count=count)
+        ):
             # The content is checked again on the way; it is on disk, so that costs no transfer.
-            state = replace(state, update=Fetching(target))
+            state = replace(state, update=Fetching(target, count))
             return state, (serve(state), Fetch(target))
         case Fetching(assignment=target):
             return state, (serve(state), Fetch(target))
@@ -122,18 +128,34 @@ def _stopping(state: DeviceState) -> Result:
             # An orderly stop is no evidence against the model: the try is given back.
             trial = replace(trial, start_count=max(0, count - 1))
             return replace(state, update=trial), ()
+        case SelfTesting() as test:
+            return replace(state, update=_without_try(test)), ()
         case _:
             return state, ()
+
+
+def _without_try(test: SelfTesting) -> SelfTesting:
+    """Give a try back that ended for a reason that is not the candidate's."""
+    return replace(test, try_count=max(0, test.try_count - 1))
 
 
 def _desired(state: DeviceState, event: DesiredReceived) -> Result:
     if event.generation <= state.generation:
         return state, (Ignored("generation is not newer"),)
     state = replace(state, generation=event.generation, desired=event.assignments)
+    state, notes = release(state, event.released)
+    state, effects = _follow(state, event)
+    return state, (*notes, *effects)
+
+
+def _follow(state: DeviceState, event: DesiredReceived) -> Result:
+    """Go on, turn back or begin, as the new desired state wants."""
     wanted = {a.name: a for a in event.assignments}
     match state.update:
-        case Idle() | RollingBack() | Removing():
-            return plan(state) if isinstance(state.update, Idle) else (state, ())
+        case Idle():
+            return plan(state)
+        case RollingBack() | Removing():
+            return state, ()
         case Fetching(assignment=old) | Staged(assignment=old) | SelfTesting(assignment=old):
             new = wanted.get(old.name)
             if new is not None and new.ref.manifest == old.ref.manifest:
@@ -162,14 +184,14 @@ def _return_to_fallback(state: DeviceState, old: Assignment, new: Assignment) ->
     return state, effects
 
 
-def _staged(state: DeviceState, manifest: str) -> Result:
+def _staged(state: DeviceState, event: BundleStaged) -> Result:
     match state.update:
-        case Fetching(assignment=target) if target.ref.manifest == manifest:
-            after: Update = SelfTesting(target) if state.is_serving else Staged(target)
+        case Fetching(assignment=target, try_count=count) if target.ref.manifest == event.manifest:
+            if state.is_serving:
+                return try_out(state, target, event.facts, count, Code.FETCHED)
+            after = Staged(target, event.facts, count)
             note = announce(state, after, target, Code.FETCHED)
             state, effects = advance(state, after, target)
-            if isinstance(state.update, SelfTesting):
-                return state, (note, StartCandidate(set_with(state, target)))
             return state, (note, *effects)
         case _:
             return state, (Ignored("no fetch of this bundle is under way"),)
@@ -185,7 +207,7 @@ def _fetch_failed(state: DeviceState, event: FetchFailed) -> Result:
 
 def _candidate_passed(state: DeviceState) -> Result:
     match state.update:
-        case SelfTesting(assignment=target):
+        case SelfTesting(assignment=target, facts=facts):
             record = state.record(target.name)
             is_same = record.active is not None and record.active.manifest == target.ref.manifest
             fallback = record.active if record.is_confirmed and not is_same else record.fallback
@@ -194,11 +216,12 @@ def _candidate_passed(state: DeviceState) -> Result:
             record = replace(
                 record, active=target.ref, fallback=fallback, is_confirmed=False, served=0
             )
-            after = OnProbation(target)
+            after = OnProbation(target, facts)
             note = announce(state, after, target, Code.ACTIVATED)
-            state = replace(state.with_record(record), is_serving=False)
-            state, _ = advance(state, after, target)
-            return state, (note, Promote())
+            advanced, effects = advance(state, after, target)
+            if not isinstance(advanced.update, OnProbation):
+                return advanced, (DiscardCandidate(), *effects)
+            return replace(advanced.with_record(record), is_serving=False), (note, Promote())
         case _:
             return state, (Ignored("no candidate is under test"),)
 
@@ -220,9 +243,12 @@ def _could_not_serve(state: DeviceState, event: CandidateRefused) -> Result:
     """Answer a failed `Serve`: drop what is known to be at fault to its fallback, and try again."""
     count = state.serve_failure_count + 1
     state = replace(state, is_serving=False, serve_failure_count=count)
-    if event.model is None or state.record(event.model).active is None:
+    name = event.model
+    if name is None and isinstance(state.update, RollingBack) and count >= MAX_ROLLBACK_STARTS:
+        name = state.update.name  # all that has changed since a runtime served
+    if name is None or state.record(name).active is None:
         return state, (serve(state),)
-    record = state.record(event.model)
+    record = state.record(name)
     is_lost = event.code == Code.CONTENT_CORRUPT
     record = replace(
         record,
@@ -236,41 +262,19 @@ def _could_not_serve(state: DeviceState, event: CandidateRefused) -> Result:
         generation=state.generation,
     )
     state = state.with_record(record)
-    name = update_state(state.update)
+    where = update_state(state.update)
     manifest = record.active.manifest if record.active else None
-    note = Announce(event.model, manifest, name, name, event.code, event.detail)
+    note = Announce(name, manifest, where, where, event.code, event.detail)
     return state, (note, serve(state))
 
 
 def _accepts(state: DeviceState) -> Result:
     state = replace(state, is_serving=True, serve_failure_count=0)
     match state.update:
-        case Staged(assignment=target):
-            after = SelfTesting(target)
-            note = announce(state, after, target, Code.TRYING)
-            state, effects = advance(state, after, target)
-            if isinstance(state.update, SelfTesting):
-                return state, (note, StartCandidate(set_with(state, target)))
-            return state, effects
-        case RollingBack(name=name) as back:
-            outcome = Outcome.CONFIRMED if back.is_commanded else Outcome.ROLLED_BACK
-            record = replace(
-                state.record(name),
-                outcome=outcome,
-                code=back.code,
-                detail=back.detail,
-                generation=state.generation,
-            )
-            note = Announce(
-                name,
-                back.bad.manifest,
-                update_state(back),
-                update_state(Idle()),
-                back.code,
-                back.detail,
-            )
-            state = replace(state.with_record(record), update=Idle(), step_count=0)
-            return plan(state, (note,))
+        case Staged(assignment=target, facts=facts, try_count=count):
+            return try_out(state, target, facts, count, Code.TRYING)
+        case RollingBack() as back:
+            return _rolled_back(state, back)
         case Removing(name=name):
             state = replace(state.without_record(name), update=Idle(), step_count=0)
             return plan(state)
@@ -281,14 +285,42 @@ def _accepts(state: DeviceState) -> Result:
             return state, ()
 
 
+def _rolled_back(state: DeviceState, back: RollingBack) -> Result:
+    """End a rollback: the fallback serves, or nothing could take the place of the bad release."""
+    record = state.record(back.name)
+    outcome, code, detail = record.outcome, record.code, record.detail
+    if record.active is not None:
+        outcome = Outcome.CONFIRMED if back.is_commanded else Outcome.ROLLED_BACK
+        code, detail = back.code, back.detail
+    elif not back.is_commanded:
+        why = f"the fallback ended in {record.code}" if record.code else "there was no fallback"
+        outcome, code = Outcome.ROLLBACK_FAILED, back.code
+        detail = f"nothing serves in its place: {why}; {back.detail}"
+    elif outcome is not None:
+        outcome, detail = Outcome.ROLLBACK_FAILED, f"nothing serves in its place: {detail}"
+    record = replace(record, outcome=outcome, code=code, detail=detail, generation=state.generation)
+    note = Announce(
+        back.name,
+        back.bad.manifest,
+        update_state(back),
+        update_state(Idle()),
+        back.code,
+        detail,
+    )
+    state = replace(state.with_record(record), update=Idle(), step_count=0)
+    return plan(state, (note,))
+
+
 def _ended(state: DeviceState, event: RuntimeEnded) -> Result:
     state = replace(state, is_serving=False)
     match state.update:
         case OnProbation(assignment=target):
             return roll_back(state, target, event.code, event.detail)
-        case SelfTesting(assignment=target):
+        case SelfTesting(assignment=target) as test:
             # Serving comes first; the self-test waits for it and starts over.
-            state, effects = advance(state, Staged(target), target)
+            test = _without_try(test)
+            after = Staged(target, test.facts, test.try_count)
+            state, effects = advance(state, after, target)
             return state, (*effects, DiscardCandidate(), serve(state))
         case RollingBack() | Removing():
             return state, (Ignored("a runtime without this model is already starting"),)

@@ -27,6 +27,7 @@ MemberState = Literal[
     "in_progress",  # desired state published, no outcome yet
     "confirmed",
     "rolled_back",
+    "rollback_failed",  # as rolled_back, but nothing serves in its place
     "rejected",
     "failed",
     "superseded",  # another rollout or a rollback took the device over

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from fleet.api.schemas import Device, RollbackResult, Rollout
+from fleet.core.states import OPEN_ENDED
 from wire.errors import TransferError
 
 from .client import Client
@@ -18,7 +19,6 @@ from .console import printable, say
 POLL_S: Final = 0.5
 ROLLBACK_WAIT_S: Final = 300.0
 LIVE: Final = ("running", "paused")
-ENDED: Final = ("confirmed", "rolled_back", "rejected", "failed", "superseded", "withdrawn")
 
 
 def follow_rollout(client: Client, rollout: Rollout, *, is_quiet: bool) -> Rollout:
@@ -95,7 +95,7 @@ def _draw(progress: Progress, bars: list[TaskID], rollout: Rollout) -> None:
             for number, phase in enumerate(rollout.phases, start=1)
         ]
     for number, bar in enumerate(bars):
-        done = sum(m.phase <= number and m.state in ENDED for m in rollout.members or ())
+        done = sum(m.phase <= number and m.state not in OPEN_ENDED for m in rollout.members or ())
         state = rollout.phases[number].state
         label = f"phase {number + 1} ({rollout.phases[number].share}) {state}"
         progress.update(bar, completed=done, description=label)

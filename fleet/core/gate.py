@@ -22,6 +22,7 @@ STALE_LIMIT_MS: Final = 600_000
 
 _BAD_OUTCOMES: Final[dict[Outcome, MemberState]] = {
     Outcome.ROLLED_BACK: "rolled_back",
+    Outcome.ROLLBACK_FAILED: "rollback_failed",
     Outcome.REJECTED: "rejected",
     Outcome.FAILED: "failed",
 }

@@ -19,6 +19,7 @@ MemberState = Literal[
     "in_progress",
     "confirmed",
     "rolled_back",
+    "rollback_failed",
     "rejected",
     "failed",
     "superseded",
@@ -26,7 +27,9 @@ MemberState = Literal[
 ]
 
 LIVE: Final[frozenset[RolloutState]] = frozenset({"running", "paused"})
-BAD: Final[frozenset[MemberState]] = frozenset({"rolled_back", "rejected", "failed"})
+BAD: Final[frozenset[MemberState]] = frozenset(
+    {"rolled_back", "rollback_failed", "rejected", "failed"}
+)
 OPEN_ENDED: Final[frozenset[MemberState]] = frozenset({"waiting", "pending", "in_progress"})
 
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from agent.core.states import Assignment, Ref
+from agent.core.events import BundleStaged
+from agent.core.states import Assignment, BundleFacts, Ref
 from wire.content import MAX_CHUNK_BYTES, encode_chunk
 from wire.manifest import BASELINE, GOLDEN, MANIFEST, MODEL, PARITY, digest_of
 
@@ -26,6 +27,12 @@ class Bundle:
         return Assignment(
             self.name, Ref(self.version, digest_of(self.manifest), digest_of(self.index))
         )
+
+    @property
+    def staged(self) -> BundleStaged:
+        """What the fetcher says when all of it is here."""
+        model = digest_of(self.files[MODEL])
+        return BundleStaged(digest_of(self.manifest), BundleFacts(model))
 
     def payloads(self) -> dict[str, bytes]:
         """Chunk digest to what is published."""

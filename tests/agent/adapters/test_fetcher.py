@@ -98,7 +98,7 @@ def test_a_bundle_arrives_whole(device, controller, make_bundle, levels):
     publish(controller, bundle.payloads())
     device.fetcher.fetch(bundle.assignment)
     manifest = bundle.assignment.ref.manifest
-    assert device.result() == BundleStaged(manifest)
+    assert device.result() == bundle.staged
     _, files = device.store.load(manifest)
     assert files[MODEL].read_bytes() == bundle.files[MODEL]
     assert sorted(device.delivered) == sorted(bundle.chunks), "each chunk came once"
@@ -113,7 +113,7 @@ def test_chunks_published_later_are_asked_for_by_name_and_arrive(device, control
     device.fetcher.fetch(bundle.assignment)
     assert list(device.asked_again.get(timeout=20)) == [late]
     publish(controller, {late: payloads[late]})
-    assert device.result() == BundleStaged(bundle.assignment.ref.manifest)
+    assert device.result() == bundle.staged
 
 
 def test_a_restart_goes_on_where_it_was(broker, controller, make_bundle, tmp_path):
@@ -128,7 +128,7 @@ def test_a_restart_goes_on_where_it_was(broker, controller, make_bundle, tmp_pat
     publish(controller, {last: payloads[last]})
     second = Device(broker, tmp_path)
     second.fetcher.fetch(bundle.assignment)
-    assert second.result() == BundleStaged(bundle.assignment.ref.manifest)
+    assert second.result() == bundle.staged
     assert last in second.delivered
     assert not set(second.delivered) & set(first.delivered), "nothing travels twice"
     second.stop()
@@ -142,7 +142,7 @@ def test_a_cut_link_goes_on_after_it_is_back(broker, device, controller, make_bu
     broker.cut("cam-01")
     publish(controller, payloads)
     device.link.connect()
-    assert device.result() == BundleStaged(bundle.assignment.ref.manifest)
+    assert device.result() == bundle.staged
 
 
 def test_equal_chunks_of_an_older_version_do_not_travel_again(device, controller, make_bundle):
@@ -156,7 +156,7 @@ def test_equal_chunks_of_an_older_version_do_not_travel_again(device, controller
     assert isinstance(device.result(), BundleStaged)
     device.delivered.clear()
     device.fetcher.fetch(new.assignment)
-    assert device.result() == BundleStaged(new.assignment.ref.manifest)
+    assert device.result() == new.staged
     assert sorted(device.delivered) == sorted(
         digest_of(data) for data in (new.index, new.manifest, b"new layer")
     )
@@ -170,7 +170,7 @@ def test_a_lying_chunk_is_refused_and_the_true_one_taken(device, controller, mak
     device.fetcher.fetch(bundle.assignment)
     assert lie in device.asked_again.get(timeout=20)
     publish(controller, {lie: payloads[lie]})
-    assert device.result() == BundleStaged(bundle.assignment.ref.manifest)
+    assert device.result() == bundle.staged
 
 
 @pytest.mark.parametrize("what", ["other file", "wrong size", "other manifest", "no index"])
@@ -234,7 +234,7 @@ def test_a_newer_job_replaces_the_one_under_way(device, controller, make_bundle)
     device.asked_again.get(timeout=20)
     publish(controller, bundle.payloads())
     device.fetcher.fetch(bundle.assignment)
-    assert device.result() == BundleStaged(bundle.assignment.ref.manifest)
+    assert device.result() == bundle.staged
     deadline = time.monotonic() + 5
     while device.link.filters and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -250,5 +250,5 @@ def test_damaged_content_is_fetched_again(device, controller, make_bundle):
     path.write_bytes(b"rot" + path.read_bytes()[3:])
     device.fetcher.cancel()
     device.fetcher.fetch(bundle.assignment)
-    assert device.result() == BundleStaged(bundle.assignment.ref.manifest)
+    assert device.result() == bundle.staged
     device.store.load(bundle.assignment.ref.manifest)

@@ -8,78 +8,23 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from agent.core import events as ev
-from agent.core.endings import MAX_STEPS
+from agent.core.endings import MAX_STEPS, MAX_TRIES
 from agent.core.states import (
-    Assignment,
+    BundleFacts,
     DeviceState,
     Fetching,
     Idle,
-    ModelRecord,
     OnProbation,
-    Ref,
+    QuarantineRelease,
     RollingBack,
     SelfTesting,
     Staged,
     update_state,
 )
 from agent.core.update import MAX_PROBATION_STARTS, step
+from tests.agent.core.journeys import V1, V2, V3, on_probation, ref, run, serving, want
 from wire.lifecycle import Code, Outcome, UpdateState
-from wire.messages import Guards, Probation
-
-RULE = Probation(min_s=10, max_s=60, min_inferences=5)
-GUARDS = Guards(error_ratio=0.05, min_requests=20)
-
-
-def ref(number: int) -> Ref:
-    return Ref(f"{number}.0.0", f"{number:064x}", f"{number + 1000:064x}")
-
-
-def want(number: int, name: str = "digits") -> Assignment:
-    return Assignment(name, ref(number), RULE, GUARDS)
-
-
-V1, V2, V3 = want(1), want(2), want(3)
-
-
-def run(state: DeviceState, *events: ev.Event) -> tuple[DeviceState, list[ev.Effect]]:
-    effects: list[ev.Effect] = []
-    for event in events:
-        state, new = step(state, event)
-        effects += new
-    return state, effects
-
-
-def serving(*assignments: Assignment, generation: int = 1) -> DeviceState:
-    """A device that has confirmed these, and whose runtime accepts."""
-    return DeviceState(
-        generation=generation,
-        desired=assignments,
-        models=tuple(
-            ModelRecord(
-                a.name,
-                active=a.ref,
-                is_confirmed=True,
-                target=a.ref,
-                outcome=Outcome.CONFIRMED,
-                code=Code.CONFIRMED,
-                generation=generation,
-            )
-            for a in assignments
-        ),
-        is_serving=True,
-    )
-
-
-def on_probation(target: Assignment = V2, base: DeviceState | None = None) -> DeviceState:
-    state, _ = run(
-        base or serving(V1),
-        ev.DesiredReceived(2, (target,)),
-        ev.BundleStaged(target.ref.manifest),
-        ev.CandidatePassed(),
-        ev.RuntimeAccepts(),
-    )
-    assert isinstance(state.update, OnProbation)
-    return state
+from wire.messages import Probation
 
 
 def test_first_install_is_confirmed_after_time_and_traffic():
@@ -323,8 +268,20 @@ ANY_EVENT = st.one_of(
             max_size=2,
             unique_by=lambda a: a.name,
         ).map(tuple),
+        st.lists(
+            st.builds(
+                QuarantineRelease,
+                st.sampled_from([None, ref(1).manifest, ref(2).manifest]),
+                st.integers(1, 6),
+            ),
+            max_size=1,
+        ).map(tuple),
     ),
-    st.builds(ev.BundleStaged, st.integers(1, 3).map(lambda n: ref(n).manifest)),
+    st.builds(
+        ev.BundleStaged,
+        st.integers(1, 3).map(lambda n: ref(n).manifest),
+        st.builds(BundleFacts, st.sampled_from([None, "a" * 64, "b" * 64])),
+    ),
     st.builds(
         ev.FetchFailed,
         st.integers(1, 3).map(lambda n: ref(n).manifest),
@@ -369,6 +326,9 @@ def test_laws_hold_after_any_events(sequence):
             if isinstance(effect, ev.Serve):
                 assert effect.models == state.served_set(), "the runtime follows the pointer"
             if isinstance(effect, ev.StartCandidate):
+                assert isinstance(state.update, SelfTesting)
+                assert 1 <= state.update.try_count <= MAX_TRIES, "counted before it is loaded"
+                assert state.quarantine_of_model(state.update.facts.model) is None
                 changed = set(effect.models) - set(state.served_set())
                 assert len(changed) <= 1, "one swap changes one model"
             if isinstance(effect, ev.Fetch):
