@@ -50,6 +50,8 @@ log = logging.getLogger(__name__)
 TICK_S: Final = 0.5
 MAX_INBOX: Final = 2048
 """Deliveries waiting; the broker's are dropped above, since all of them can be had again."""
+MAX_INBOX_BYTES: Final = 2 * 1024 * 1024
+"""Of these deliveries; 256 control messages at their longest."""
 SAVE_EVIDENCE_S: Final = 5.0
 """Evidence of a probation is put on disk this often: one sync per second would wear flash."""
 SAVE_AGAIN_S: Final = 5.0
@@ -76,21 +78,30 @@ class Inbox:
     def __init__(self) -> None:
         # SimpleQueue.put is reentrant, so a signal handler may use it.
         self._queue: queue.SimpleQueue[Item] = queue.SimpleQueue()
+        # Each is counted up by one thread alone, the link's and the loop's, and needs no lock.
+        self._put_bytes = 0
+        self._got_bytes = 0
         self.dropped_count = 0
 
     def put(self, item: Item) -> None:
         """Add an item; a delivery is dropped when too many wait."""
-        if isinstance(item, Delivered) and self._queue.qsize() >= MAX_INBOX:
-            self.dropped_count += 1
-            return
+        if isinstance(item, Delivered):
+            waiting_bytes = self._put_bytes - self._got_bytes
+            if self._queue.qsize() >= MAX_INBOX or waiting_bytes > MAX_INBOX_BYTES:
+                self.dropped_count += 1
+                return
+            self._put_bytes += len(item.payload)
         self._queue.put(item)
 
     def get(self, timeout_s: float) -> Item | None:
         """Return the next item, or None after the timeout."""
         try:
-            return self._queue.get(timeout=max(0.0, timeout_s))
+            item = self._queue.get(timeout=max(0.0, timeout_s))
         except queue.Empty:
             return None
+        if isinstance(item, Delivered):
+            self._got_bytes += len(item.payload)
+        return item
 
 
 class Loop:

@@ -10,6 +10,10 @@ paho's traps and what is done here about each:
 - The network thread may still die (a fault inside paho): the keeper thread watches it.
 - More than 10 unacknowledged messages break brokers that announce a receive maximum of 10.
 - Its queue is unbounded by default: it is bounded here, and a full one is told to the caller.
+- It buffers whatever length a packet declares, 250 MB included, which no broker's limit prevents when
+  the broker is the attacker; so it does with a WebSocket frame, and it keeps a QoS 2 message for as
+  long as the broker likes: `_CappedClient` keeps the beginning of what is over the cap, which then
+  fails its decoder's own cap, and passes over the rest.
 - It leaves Nagle's algorithm on, which holds each small packet back until the broker's delayed
   acknowledgement, 40 ms later: it is switched off as soon as there is a socket.
 """
@@ -32,6 +36,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
+from .codec import MAX_MESSAGE_BYTES
 from .errors import ConfigError
 from .link import Connected, Delivered, Disconnected, LinkEvent, Published, Sink, WillFactory
 from .topics import MAX_FILTERS_PER_SUBSCRIBE, Qos
@@ -47,6 +52,12 @@ MAX_INFLIGHT: Final = 10
 """HiveMQ announces a receive maximum of 10, the smallest met."""
 MAX_QUEUED: Final = 256
 """Messages waiting inside paho, at most 16 MB; owners keep what must not be lost."""
+MAX_PACKET_BYTES: Final = MAX_MESSAGE_BYTES + 1024
+"""What is kept of a packet: a payload over its cap, behind a topic of 128 bytes, stays over it."""
+MAX_FRAME_BYTES: Final = 1024 * 1024
+"""A WebSocket frame is kept until it ends; brokers put some messages of at most 64 kB into one."""
+READ_BYTES: Final = 64 * 1024
+"""Read at once: `recv` sets aside as much memory as it is asked for."""
 STABLE_S: Final = 10.0
 """A connection that lasted this long resets the wait before the next attempt."""
 
@@ -214,7 +225,7 @@ class PahoLink:
             self._emit(Disconnected(self._reason or "connection lost"))
 
     def _make_client(self) -> Client:
-        client = Client(
+        client = _CappedClient(
             CallbackAPIVersion.VERSION2,
             client_id=self._client_id,
             clean_session=True,
@@ -297,3 +308,28 @@ class PahoLink:
         self, client: Client, _data: Any, mid: int, _code: ReasonCode, _p: Properties | None
     ) -> None:
         self._emit(Published(mid))
+
+
+class _CappedClient(Client):
+    """A client whose memory a broker cannot fill; everything it receives comes through here."""
+
+    def _sock_recv(self, bufsize: int) -> bytes:
+        """Return up to `bufsize` bytes, as many as the packet under way still declares.
+
+        Raises:
+            OSError: Ends the connection; as BlockingIOError, there is nothing to return yet.
+        """
+        packet = self._in_packet
+        if packet["command"] & 0xF4 == 0x34:  # PUBLISH at QoS 2, or at 3, which does not exist
+            raise ConnectionAbortedError("a message at a QoS that was not asked for")
+        # A WebSocket's wrapper; asked of none else, since a socket has no such buffer.
+        if len(getattr(self._sock, "_readbuffer", b"")) > MAX_FRAME_BYTES:
+            raise ConnectionAbortedError("a WebSocket frame over the cap")
+        # The last byte is always taken, so that paho sees the packet end.
+        if len(packet["packet"]) < MAX_PACKET_BYTES or bufsize == 1:
+            return super()._sock_recv(min(bufsize, READ_BYTES))
+        passed_over = super()._sock_recv(min(bufsize - 1, READ_BYTES))
+        if passed_over:
+            packet["to_process"] -= len(passed_over)
+            raise BlockingIOError
+        return passed_over

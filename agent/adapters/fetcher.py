@@ -40,8 +40,8 @@ from .content_files import ContentStore
 log = logging.getLogger(__name__)
 
 IDLE_POLL_S: Final = 1.0
-MAX_INBOX: Final = 256
-"""Chunks waiting to be written, 16 MB at most; more are dropped and asked for again."""
+MAX_INBOX: Final = 32
+"""Chunks waiting to be written, 2 MB at most, four windows; more are dropped and asked for again."""
 
 Tell = Callable[[BundleStaged | FetchFailed], None]
 AskAgain = Callable[[Sequence[str]], None]
