@@ -15,7 +15,14 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final, TypeVar
 
-from fleet.api.schemas import DeviceIn, RollbackIn, RollbackResult, RolloutIn
+from fleet.api.schemas import (
+    DeviceIn,
+    QuarantineLiftIn,
+    QuarantineLiftResult,
+    RollbackIn,
+    RollbackResult,
+    RolloutIn,
+)
 from fleet.core.states import Rollout
 from fleet.store.devices import Selection
 from fleet.store.journal import RECORD_DAYS
@@ -25,7 +32,7 @@ from wire import messages as m
 from wire.errors import StorageError
 from wire.link import Connected, Delivered, Disconnected, Link, LinkEvent, Published, Will
 
-from . import registry, rollouts
+from . import quarantine, registry, rollouts
 from .evidence import Sight
 from .inbox import Inbox
 from .ingest import Ingest, Outcome, ack_messages
@@ -175,6 +182,10 @@ class Controller:
     def rollback(self, request: RollbackIn) -> RollbackResult:
         """See `rollouts.rollback`."""
         return self._command(lambda tx: rollouts.rollback(tx, request, self._sight()))
+
+    def lift_quarantine(self, request: QuarantineLiftIn) -> QuarantineLiftResult:
+        """See `quarantine.lift`."""
+        return self._command(lambda tx: quarantine.lift(tx, request, self._clock()))
 
     def _command(self, do: Callable[[Tx], ResultT]) -> ResultT:
         with self.store.write() as tx:

@@ -45,4 +45,5 @@ def current(tx: Tx, device: str) -> m.Desired | None:
     generation = tx.states.generations(selection).get(device)
     if generation is None:
         return None
-    return desired_message(device, generation, [row.model for row in tx.states.desired(selection)])
+    models = [row.model for row in tx.states.desired(selection)]
+    return desired_message(device, generation, models, tx.states.lifted(selection).get(device, ()))

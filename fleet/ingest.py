@@ -205,6 +205,7 @@ def _apply_report(tx: Tx, device: str, report: m.Reported, now: int, outcome: Ou
     if old is not None and old.boot == report.boot and report.seq <= old.seq:
         return
     tx.states.set_reported(device, report, now)
+    tx.states.drop_lifted(device, report.generation)
     outcome.changed.add(device)
     wanted = {row.model.name: row for row in tx.states.desired(Selection(device=device))}
     for model in report.models:

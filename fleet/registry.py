@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fleet.api.schemas import DeviceIn
+from fleet.store.devices import Selection
 from fleet.store.journal import EventRow
 from fleet.store.releases import ReleaseRow
 from fleet.store.store import Store, Tx
@@ -135,3 +136,20 @@ def require_device(tx: Tx, device: str) -> None:
             if is_name
             else "`fleet devices` lists them",
         )
+
+
+def matched(tx: Tx, selection: Selection) -> list[str]:
+    """Return the ids of the selected devices.
+
+    Raises:
+        PeerError: `no_device_matches`.
+    """
+    devices = tx.devices.ids(selection)
+    if not devices:
+        wish = " ".join(f"{key}={value}" for key, value in selection.match.items())
+        raise PeerError(
+            f"no device matches {wish or 'because there are none'}",
+            code="no_device_matches",
+            hint="`fleet devices` lists the devices and their tags",
+        )
+    return devices

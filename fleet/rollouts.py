@@ -20,7 +20,7 @@ from fleet.store.store import Tx
 from wire import messages as m
 from wire.errors import PeerError
 
-from . import desired
+from . import desired, registry
 from .evidence import Sight, StoredEvidence, evidence_of
 from .narrate import narrate
 
@@ -39,7 +39,7 @@ def start(tx: Tx, request: RolloutIn, sight: Sight) -> Rollout:
             hint="push its bundle first; `fleet releases` lists what is there",
         )
     selection = Selection(match=request.match)
-    devices = _matched(tx, selection)
+    devices = registry.matched(tx, selection)
     key = ReleaseKey(release.version, release.manifest)
     _refuse_twice(tx, request, key)
     _refuse_too_many(tx, selection, request.model)
@@ -137,7 +137,7 @@ def rollback(tx: Tx, request: RollbackIn, sight: Sight) -> RollbackResult:
             hint="`fleet releases` lists what was pushed",
         )
     selection = Selection(match=request.match)
-    devices = _matched(tx, selection)
+    devices = registry.matched(tx, selection)
     _supersede(tx, request.model, frozenset(devices), "rolled back by hand", sight)
     present = {
         row.device: row.model
@@ -243,18 +243,6 @@ def _ended(rollout: Rollout, wish: str) -> PeerError:
         code="rollout_ended",
         hint="start a new rollout, or use `fleet rollback`",
     )
-
-
-def _matched(tx: Tx, selection: Selection) -> list[str]:
-    devices = tx.devices.ids(selection)
-    if not devices:
-        wish = " ".join(f"{key}={value}" for key, value in selection.match.items())
-        raise PeerError(
-            f"no device matches {wish or 'because there are none'}",
-            code="no_device_matches",
-            hint="`fleet devices` lists the devices and their tags",
-        )
-    return devices
 
 
 def _refuse_twice(tx: Tx, request: RolloutIn, key: ReleaseKey) -> None:

@@ -50,7 +50,7 @@ class Code(StrEnum):
     REMOVED = "removed"
     ALREADY_ACTIVE = "already_active"
     SUPERSEDED = "superseded"
-    RELEASED = "released"
+    QUARANTINE_LIFTED = "quarantine_lifted"
     # the bundle's fault: quarantined
     MANIFEST_INVALID = "manifest_invalid"
     DIGEST_MISMATCH = "digest_mismatch"

@@ -21,7 +21,7 @@ MAX_MODELS_PER_DEVICE: Final = 8
 MAX_ACK_RANGES: Final = 64
 MAX_MISSING_CHUNKS: Final = 64
 MAX_QUARANTINED: Final = 8
-MAX_RELEASED: Final = 8
+MAX_LIFTED: Final = 8
 """A device that must forget more than it reports is told to forget all of them."""
 MAX_PROTECTIONS: Final = 10
 MAX_DETAIL_BYTES: Final = 300
@@ -117,7 +117,7 @@ class DesiredModel(Part):
     guards: Guards = Guards()
 
 
-class ReleasedQuarantine(Part):
+class LiftedQuarantine(Part):
     """An operator's word that quarantined bundles may be tried again."""
 
     manifest: Digest | None
@@ -138,8 +138,8 @@ class Desired(Message):
     models: Annotated[
         tuple[DesiredModel, ...], Field(max_length=MAX_MODELS_PER_DEVICE, fail_fast=True)
     ] = ()
-    released: Annotated[
-        tuple[ReleasedQuarantine, ...], Field(max_length=MAX_RELEASED, fail_fast=True)
+    lifted: Annotated[
+        tuple[LiftedQuarantine, ...], Field(max_length=MAX_LIFTED, fail_fast=True)
     ] = ()
     """Quarantines that end; repeated until the device has reported a generation as high."""
 

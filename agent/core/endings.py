@@ -24,7 +24,7 @@ from .states import (
     ModelRecord,
     OnProbation,
     Quarantine,
-    QuarantineRelease,
+    QuarantineLift,
     Ref,
     Removing,
     RollingBack,
@@ -245,13 +245,15 @@ def _quarantine(state: DeviceState, target: Assignment, code: str) -> DeviceStat
     return replace(state, quarantined=(*state.quarantined, new)[-MAX_QUARANTINED:])
 
 
-def release(state: DeviceState, released: tuple[QuarantineRelease, ...]) -> Result:
+def lift(state: DeviceState, lifted: tuple[QuarantineLift, ...]) -> Result:
     """End the quarantines that an operator lifted."""
-    ended = [q for q in state.quarantined if any(word.ends(q) for word in released)]
+    ended = [q for q in state.quarantined if any(word.ends(q) for word in lifted)]
     kept = tuple(q for q in state.quarantined if q not in ended)
     where = update_state(state.update)
     notes = tuple(
-        Announce(q.name, q.manifest, where, where, Code.RELEASED, f"was quarantined: {q.code}")
+        Announce(
+            q.name, q.manifest, where, where, Code.QUARANTINE_LIFTED, f"was quarantined: {q.code}"
+        )
         for q in ended
         if q.name
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from wire.lifecycle import Outcome, UpdateState
 
-from .states import NO_FACTS, Assignment, BundleFacts, QuarantineRelease, Ref
+from .states import NO_FACTS, Assignment, BundleFacts, QuarantineLift, Ref
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class DesiredReceived:
 
     generation: int
     assignments: tuple[Assignment, ...]
-    released: tuple[QuarantineRelease, ...] = ()
+    lifted: tuple[QuarantineLift, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

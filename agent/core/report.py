@@ -21,7 +21,7 @@ from .states import (
     Assignment,
     DeviceState,
     ModelRecord,
-    QuarantineRelease,
+    QuarantineLift,
     Ref,
     subject,
     update_state,
@@ -30,8 +30,8 @@ from .states import (
 
 def received(desired: Desired) -> DesiredReceived:
     """Return the event that a desired state is."""
-    released = tuple(QuarantineRelease(r.manifest, r.generation) for r in desired.released)
-    return DesiredReceived(desired.generation, _assignments(desired), released)
+    lifted = tuple(QuarantineLift(r.manifest, r.generation) for r in desired.lifted)
+    return DesiredReceived(desired.generation, _assignments(desired), lifted)
 
 
 def _assignments(desired: Desired) -> tuple[Assignment, ...]:

@@ -173,7 +173,7 @@ class Quarantine:
         manifest: Its digest.
         code: Why.
         model: Digest of its `model.onnx`; None where the bundle never got here whole.
-        generation: The generation at which it was tried: a release as of a later one ends it.
+        generation: The generation at which it was tried: one lifted as of a later one ends.
         name: The line of models that it was tried for.
     """
 
@@ -185,7 +185,7 @@ class Quarantine:
 
 
 @dataclass(frozen=True, slots=True)
-class QuarantineRelease:
+class QuarantineLift:
     """An operator's word that a bundle may be tried again.
 
     It ends the quarantine of `manifest`, of every one if that is None, where the bundle was tried

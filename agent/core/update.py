@@ -20,10 +20,10 @@ from .endings import (
     advance,
     announce,
     confirm,
+    lift,
     move_back,
     plan,
     refuse,
-    release,
     roll_back,
     serve,
     try_out,
@@ -143,7 +143,7 @@ def _desired(state: DeviceState, event: DesiredReceived) -> Result:
     if event.generation <= state.generation:
         return state, (Ignored("generation is not newer"),)
     state = replace(state, generation=event.generation, desired=event.assignments)
-    state, notes = release(state, event.released)
+    state, notes = lift(state, event.lifted)
     state, effects = _follow(state, event)
     return state, (*notes, *effects)
 

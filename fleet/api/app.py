@@ -62,6 +62,7 @@ def build_app(controller: Controller, *, upload_dir: Path | None = None) -> Fast
     _add_devices(app, controller)
     _add_releases(app, controller, upload_dir or controller.store.data_dir / "uploads")
     _add_rollouts(app, controller)
+    _add_quarantines(app, controller)
     _add_health(app, controller)
     return app
 
@@ -193,6 +194,13 @@ def _add_rollouts(app: FastAPI, controller: Controller) -> None:
     def roll_back(body: s.RollbackIn) -> s.RollbackResult:
         """Return each matched device to the release that it confirmed before."""
         return controller.rollback(body)
+
+
+def _add_quarantines(app: FastAPI, controller: Controller) -> None:
+    @app.post("/v1/quarantine-lifts")
+    def lift_quarantine(body: s.QuarantineLiftIn) -> s.QuarantineLiftResult:
+        """Have devices forget that they refuse a bundle, or all bundles."""
+        return controller.lift_quarantine(body)
 
 
 def _add_health(app: FastAPI, controller: Controller) -> None:

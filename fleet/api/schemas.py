@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from wire.ids import DeviceId, Digest, ModelName, RolloutId, Version
-from wire.messages import Guards, Probation, Seconds
+from wire.messages import Guards, LiftedQuarantine, Probation, Seconds
 
 TagKey = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$")]
 TagValue = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
@@ -78,6 +78,15 @@ class DeviceModel(Schema):
     served: int = 0
 
 
+class QuarantinedBundle(Schema):
+    """A bundle that a device refuses to try again; model and version where it is a release."""
+
+    manifest: Digest
+    code: str
+    model: ModelName | None = None
+    version: Version | None = None
+
+
 class Device(Schema):
     """A device as the controller knows it."""
 
@@ -89,7 +98,10 @@ class Device(Schema):
     desired_generation: int = 0
     reported_generation: int = 0
     models: list[DeviceModel] = Field(default_factory=list)
-    quarantined: list[dict[str, str]] = Field(default_factory=list)
+    quarantined: list[QuarantinedBundle] = Field(default_factory=list)
+    """The newest ones, by the last report."""
+    lifted: list[LiftedQuarantine] = Field(default_factory=list)
+    """Quarantines that it was told to end, and has not answered yet."""
     inventory: dict[str, object] = Field(default_factory=dict)
 
 
@@ -237,6 +249,30 @@ class RollbackResult(Schema):
 
     model: ModelName
     devices: list[RollbackDevice]
+
+
+class QuarantineLiftIn(Schema):
+    """Quarantines to end: of one bundle, or of every one, on one device or on all that match."""
+
+    manifest: Digest | None = None
+    """Digest of the bundle's manifest; null is every one."""
+    device: DeviceId | None = None
+    match: Tags = Field(default_factory=dict)
+
+
+class QuarantineLiftDevice(Schema):
+    """What became of it on one device; where nothing is lifted, `reason` says why."""
+
+    device: DeviceId
+    is_lifted: bool
+    reason: str = ""
+
+
+class QuarantineLiftResult(Schema):
+    """All devices that were meant."""
+
+    manifest: Digest | None
+    devices: list[QuarantineLiftDevice]
 
 
 class Health(Schema):

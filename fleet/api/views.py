@@ -27,6 +27,11 @@ def devices(tx: Tx, selection: Selection) -> list[schemas.Device]:
     said: dict[str, dict[str, ReportedModelRow]] = {}
     for line in tx.states.reported(selection):
         said.setdefault(line.device, {})[line.model] = line
+    lifted = tx.states.lifted(selection)
+    named: dict[str, ReleaseRow | None] = {}
+    for head in reports.values():
+        for manifest in {q.manifest for q in head.quarantined} - named.keys():
+            named[manifest] = tx.releases.by_manifest(manifest)
     result = []
     for device in tx.devices.rows(selection):
         report = reports.get(device.id)
@@ -37,11 +42,26 @@ def devices(tx: Tx, selection: Selection) -> list[schemas.Device]:
                 desired_generation=generations.get(device.id, 0),
                 reported_generation=report.generation if report else 0,
                 models=models,
-                quarantined=[q.model_dump() for q in report.quarantined] if report else [],
+                quarantined=[
+                    _quarantined(q, named[q.manifest])
+                    for q in (report.quarantined if report else ())
+                ],
+                lifted=lifted.get(device.id, []),
                 inventory=report.inventory.model_dump(mode="json") if report else {},
             )
         )
     return result
+
+
+def _quarantined(
+    quarantined: m.QuarantinedBundle, release: ReleaseRow | None
+) -> schemas.QuarantinedBundle:
+    return schemas.QuarantinedBundle(
+        manifest=quarantined.manifest,
+        code=quarantined.code,
+        model=release.model if release else None,
+        version=release.version if release else None,
+    )
 
 
 def _head(device: DeviceRow) -> dict[str, object]:

@@ -31,6 +31,7 @@ from .console import (
     show_facts,
     show_json,
 )
+from .quarantine import is_lifted, release_of
 
 DEFAULT_LISTEN: Final = "127.0.0.1:8600"
 Tag = Annotated[list[str] | None, typer.Option("--tag", help="A tag, KEY=VALUE; repeatable.")]
@@ -171,7 +172,11 @@ def show_device(
         elif value:
             facts.append((name, value))
     facts += [
-        ("quarantined", f"{entry['manifest'][:12]} ({entry['code']})")
+        (
+            "quarantined",
+            f"{release_of(entry)} {entry.manifest[:12]} ({entry.code})"
+            f"{'; lifted, as soon as it answers' if is_lifted(found, entry) else ''}".strip(),
+        )
         for entry in found.quarantined
     ]
     show_facts(facts)

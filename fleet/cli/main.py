@@ -7,7 +7,7 @@ from typing import NoReturn
 
 import typer
 
-from fleet.cli import convert, devices, releases, rollouts, setup, watch
+from fleet.cli import convert, devices, quarantine, releases, rollouts, setup, watch
 from fleet.cli.console import ERROR, printable, say_error
 from fleet.version import VERSION
 from wire.errors import ModelfleetError
@@ -25,6 +25,7 @@ devices.register(app)
 convert.register(app)
 releases.register(app)
 rollouts.register(app)
+quarantine.register(app)
 watch.register(app)
 
 

@@ -46,10 +46,15 @@ def next_generation(*, desired_generation: int, reported_generation: int) -> int
     return min(max(desired_generation, reported_generation) + 1, m.MAX_INTEGER)
 
 
-def desired_message(device: str, generation: int, models: Sequence[m.DesiredModel]) -> m.Desired:
+def desired_message(
+    device: str,
+    generation: int,
+    models: Sequence[m.DesiredModel],
+    lifted: Sequence[m.LiftedQuarantine] = (),
+) -> m.Desired:
     """Return the whole desired state of a device, its models in the order of their names."""
     ordered = tuple(sorted(models, key=lambda model: model.name))
-    return m.Desired(device=device, generation=generation, models=ordered)
+    return m.Desired(device=device, generation=generation, models=ordered, lifted=tuple(lifted))
 
 
 class Rollback(NamedTuple):

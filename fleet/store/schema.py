@@ -23,8 +23,11 @@ from sqlalchemy import (
     Text,
 )
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 """Raised by one for each change of these tables; a store of a newer one is refused."""
+
+ADDED_SINCE: Final = frozenset({"1"})
+"""Older versions that only lack tables: those are added, and nothing else is to be done."""
 
 METADATA: Final = MetaData()
 
@@ -103,6 +106,14 @@ DESIRED = Table(
     "desired",
     METADATA,
     _device_key(),
+    Column("generation", BigInteger, nullable=False),
+)
+
+LIFTED = Table(
+    "lifted",
+    METADATA,
+    _device_key(),
+    Column("manifest", String(64), primary_key=True),  # empty is every one
     Column("generation", BigInteger, nullable=False),
 )
 

@@ -11,7 +11,15 @@ from fleet.core.states import ReleaseKey
 from wire import messages as m
 
 from .devices import Selection
-from .schema import CONFIRMED, DESIRED, DESIRED_MODELS, PRESENCE, REPORTED, REPORTED_MODELS
+from .schema import (
+    CONFIRMED,
+    DESIRED,
+    DESIRED_MODELS,
+    LIFTED,
+    PRESENCE,
+    REPORTED,
+    REPORTED_MODELS,
+)
 
 KEEP_CONFIRMED = 8
 """Releases that a device can be rolled back over, per model; devices keep fewer on disk."""
@@ -116,6 +124,33 @@ class States:
             delete(DESIRED_MODELS).where(
                 DESIRED_MODELS.c.device == device, DESIRED_MODELS.c.model == model
             )
+        )
+
+    # -- quarantines that a person lifted
+
+    def lifted(self, selection: Selection) -> dict[str, list[m.LiftedQuarantine]]:
+        """Return the lifts that the selected devices have not yet acted on, oldest first."""
+        query = select(LIFTED).where(LIFTED.c.device.in_(selection.ids()))
+        result: dict[str, list[m.LiftedQuarantine]] = {}
+        for row in self._connection.execute(query.order_by(LIFTED.c.generation, LIFTED.c.manifest)):
+            lift = m.LiftedQuarantine(manifest=row.manifest or None, generation=row.generation)
+            result.setdefault(row.device, []).append(lift)
+        return result
+
+    def add_lifted(self, device: str, manifest: str | None, generation: int) -> None:
+        """Note a lift; one of every bundle takes the place of all before."""
+        same = LIFTED.c.device == device
+        if manifest is not None:
+            same &= LIFTED.c.manifest == manifest
+        self._connection.execute(delete(LIFTED).where(same))
+        self._connection.execute(
+            insert(LIFTED).values(device=device, manifest=manifest or "", generation=generation)
+        )
+
+    def drop_lifted(self, device: str, generation: int) -> None:
+        """Forget the lifts that a device has acted on: it reported `generation`."""
+        self._connection.execute(
+            delete(LIFTED).where(LIFTED.c.device == device, LIFTED.c.generation <= generation)
         )
 
     # -- reported

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, create_engine, event, insert, inspect, select
+from sqlalchemy import Connection, Engine, create_engine, event, insert, inspect, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from wire.errors import StorageError
@@ -19,7 +19,7 @@ from .devices import Devices
 from .journal import Journal
 from .releases import Releases
 from .rollouts import Rollouts
-from .schema import META, METADATA, SCHEMA_VERSION
+from .schema import ADDED_SINCE, META, METADATA, SCHEMA_VERSION
 from .states import States
 
 BUSY_TIMEOUT_MS: Final = 5_000
@@ -110,6 +110,14 @@ class Store:
             found = connection.execute(
                 select(META.c.value).where(META.c.key == "schema_version")
             ).scalar_one_or_none()
+            if found in ADDED_SINCE:
+                METADATA.create_all(connection)
+                connection.execute(
+                    update(META)
+                    .where(META.c.key == "schema_version")
+                    .values(value=str(SCHEMA_VERSION))
+                )
+                return
         if found != str(SCHEMA_VERSION):
             raise StorageError(
                 f"{self._path} has schema version {found}, this program knows {SCHEMA_VERSION}",

@@ -58,7 +58,7 @@ class Device:
         self.verdict = verdict
         self.generation = 0
         self.models: dict[str, Spoken] = {}
-        self.quarantined: set[str] = set()
+        self.quarantined: dict[str, int] = {}
         self.desired: list[m.Desired] = []
         self.acks: list[m.Ack] = []
         self.chunks: dict[str, int] = {}
@@ -174,6 +174,14 @@ class Device:
         if desired.generation <= self.generation:
             return
         self.generation = desired.generation
+        self.quarantined = {
+            manifest: generation
+            for manifest, generation in self.quarantined.items()
+            if not any(
+                word.manifest in (None, manifest) and generation < word.generation
+                for word in desired.lifted
+            )
+        }
         wanted = {model.name: model for model in desired.models}
         for name in set(self.models) - set(wanted):
             del self.models[name]
@@ -195,7 +203,7 @@ class Device:
                 spoken.active, spoken.code = model, "confirmed"
             elif spoken.outcome is not None:
                 spoken.code = "error_ratio"
-                self.quarantined.add(model.manifest)
+                self.quarantined[model.manifest] = self.generation
 
 
 def _reported(name: str, spoken: Spoken) -> m.ReportedModel:

@@ -390,6 +390,7 @@ def test_the_description_names_every_path(api: TestClient) -> None:
     paths = api.get("/openapi.json").json()["paths"]
     assert {
         "/v1/bundles",
+        "/v1/quarantine-lifts",
         "/v1/devices",
         "/v1/devices/{device}",
         "/v1/devices/{device}/records",

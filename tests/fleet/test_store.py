@@ -66,6 +66,22 @@ def test_a_store_of_a_newer_program_is_refused_with_advice(tmp_path: Path) -> No
     assert caught.value.hint
 
 
+def test_a_store_of_before_quarantines_could_be_lifted_is_taken_over(tmp_path: Path) -> None:
+    first = Store(tmp_path / "fleet.db", tmp_path)
+    with first.write() as tx:
+        tx.devices.add([("cam", {})], 1)
+    first.close()
+    with sqlite3.connect(tmp_path / "fleet.db") as raw:
+        raw.execute("DROP TABLE lifted")
+        raw.execute("UPDATE meta SET value = '1' WHERE key = 'schema_version'")
+    second = Store(tmp_path / "fleet.db", tmp_path)
+    with second.write() as tx:
+        tx.states.add_lifted("cam", None, 7)
+        assert tx.states.lifted(Selection())["cam"][0].generation == 7
+    second.close()
+    Store(tmp_path / "fleet.db", tmp_path).close()
+
+
 def test_a_file_that_is_no_database_is_refused_with_advice(tmp_path: Path) -> None:
     (tmp_path / "fleet.db").write_bytes(b"no database at all" * 100)
     with pytest.raises(StorageError) as caught:

@@ -10,7 +10,7 @@ from agent.core.states import (
     Fetching,
     Idle,
     OnProbation,
-    QuarantineRelease,
+    QuarantineLift,
     RollingBack,
     SelfTesting,
 )
@@ -207,10 +207,10 @@ def test_a_quarantine_whose_model_is_not_known_stops_no_other_bundle():
 
 @pytest.mark.parametrize("manifest", [None, V2.ref.manifest])
 def test_a_release_ends_the_quarantine_of_all_that_has_this_model(manifest):
-    word = QuarantineRelease(manifest, 3)
+    word = QuarantineLift(manifest, 3)
     state, effects = run(quarantining(), ev.DesiredReceived(3, (V1,), (word,)))
     assert state.quarantined == ()
-    assert (Code.RELEASED, "idle") in codes(effects)
+    assert (Code.QUARANTINE_LIFTED, "idle") in codes(effects)
     again, effects = run(state, ev.DesiredReceived(4, (V3,), (word,)))
     assert ev.Fetch(V3) in effects
     again, _ = run(again, ev.BundleStaged(V3.ref.manifest, MODEL))
@@ -218,7 +218,7 @@ def test_a_release_ends_the_quarantine_of_all_that_has_this_model(manifest):
 
 
 def test_a_release_that_is_heard_again_does_not_end_a_newer_quarantine():
-    word = QuarantineRelease(None, 3)
+    word = QuarantineLift(None, 3)
     state, _ = run(
         quarantining(),
         ev.DesiredReceived(3, (V2,), (word,)),
@@ -226,14 +226,14 @@ def test_a_release_that_is_heard_again_does_not_end_a_newer_quarantine():
         ev.CandidatePassed(),
         ev.RuntimeAccepts(),
     )
-    assert isinstance(state.update, OnProbation), "released and wanted: it is tried at once"
+    assert isinstance(state.update, OnProbation), "lifted and wanted: it is tried at once"
     state, _ = run(state, DIED, ev.RuntimeAccepts(), ev.DesiredReceived(4, (V2,), (word,)))
     assert state.record("digits").code == Code.QUARANTINED
     assert len(state.quarantined) == 1
 
 
 def test_a_release_of_another_bundle_changes_nothing():
-    word = QuarantineRelease(V3.ref.manifest, 3)
+    word = QuarantineLift(V3.ref.manifest, 3)
     state, effects = run(quarantining(), ev.DesiredReceived(3, (V1,), (word,)))
     assert state.quarantine_code(V2.ref.manifest) == Code.ERROR_RATIO
-    assert (Code.RELEASED, "idle") not in codes(effects)
+    assert (Code.QUARANTINE_LIFTED, "idle") not in codes(effects)

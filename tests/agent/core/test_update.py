@@ -15,7 +15,7 @@ from agent.core.states import (
     Fetching,
     Idle,
     OnProbation,
-    QuarantineRelease,
+    QuarantineLift,
     RollingBack,
     SelfTesting,
     Staged,
@@ -270,7 +270,7 @@ ANY_EVENT = st.one_of(
         ).map(tuple),
         st.lists(
             st.builds(
-                QuarantineRelease,
+                QuarantineLift,
                 st.sampled_from([None, ref(1).manifest, ref(2).manifest]),
                 st.integers(1, 6),
             ),
