@@ -108,9 +108,9 @@ def test_a_broker_cannot_fill_the_memory(tmp_path, scheme, attack, is_hung_up):
                 survived.get(timeout=120)
                 assert connected.empty(), "it has hung up: a poisoned topic would keep it away"
             growth = figure(agent.pid, "VmHWM") - before
-            print(
+            print(  # noqa: T201
                 f"{scheme} {attack.__name__}: {before / 2**20:.1f} MiB, {growth / 2**20:+.2f} MiB"
-            )  # noqa: T201
+            )
             assert growth < MAX_GROWTH_BYTES
             begin.put(None)
             assert agent.end() == 0
