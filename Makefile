@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Processes that share the tests out; more than two cores, since most of the long ones wait.
+JOBS ?= 3
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
 
 .PHONY: demo test check fire wheelhouse docs bench soak env clean
 
@@ -10,17 +13,17 @@ demo: $(STAMP)  ## the main job from end to end on loopback
 	$(BIN)/python examples/demo/demo.py --bin $(BIN) $(DEMO_ARGS)
 
 test: $(STAMP)  ## every test that this machine can run; what is skipped is listed with its reason
-	$(BIN)/python -m pytest -ra $(PYTEST_ARGS)
+	$(PYTEST) -ra $(PYTEST_ARGS)
 
 check: $(STAMP)  ## before each commit: lint, types, import contracts, unit tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/python -m pytest -q -m "not broker and not system and not slow"
+	$(PYTEST) -q -m "not broker and not system and not slow"
 
 fire: $(STAMP)  ## kill one process at an instant that nobody chose; SEED=7 again, SEEDS=100-130 others
-	FIRE_SEEDS="$(or $(SEED),$(SEEDS),1-12)" $(BIN)/python -m pytest -v tests/spine/test_fire.py
+	FIRE_SEEDS="$(or $(SEED),$(SEEDS),1-12)" $(PYTEST) -v tests/spine/test_fire.py
 
 wheelhouse: $(STAMP)  ## all that a device needs to install without a network; ARCH=aarch64, PYTHON_VERSION=3.12
 	$(BIN)/python systemd/wheelhouse.py --arch $(or $(ARCH),x86_64) --python $(or $(PYTHON_VERSION),3.11)
@@ -34,6 +37,7 @@ bench: $(STAMP)  ## measured beside peers and floors, in about ten minutes; writ
 env: $(STAMP)
 
 $(STAMP): requirements.lock pyproject.toml
+	@echo "making $(VENV) with what requirements.lock names, about a minute"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .

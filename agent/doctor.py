@@ -166,8 +166,10 @@ def _check_content(root: Path, state: DeviceState) -> Finding:
         if (damage := find_damage(root, ref.manifest)) is not None:
             remedy = "restart the agent: it serves the fallback and fetches the bundle again"
             return Finding("content", Verdict.FAULT, f"{ref.version}: {damage}", remedy)
-    text = f"{len(refs)} bundles, every byte as it was fetched" if refs else "none yet"
-    return Finding("content", Verdict.OK, text)
+    if not refs:
+        return Finding("content", Verdict.OK, "none yet")
+    count = "1 bundle" if len(refs) == 1 else f"{len(refs)} bundles"
+    return Finding("content", Verdict.OK, f"{count}, every byte as it was fetched")
 
 
 @dataclass

@@ -34,12 +34,12 @@ def follow_rollout(client: Client, rollout: Rollout, *, is_quiet: bool) -> Rollo
             while True:
                 rollout = _get(client, path, rollout)
                 _draw(progress, bars, rollout)
+                if rollout.state not in LIVE:
+                    return rollout  # whose end is the caller's to tell
                 line = f"{rollout.state}: {rollout.reason}"
                 if line != told and not is_quiet:
                     told = line
                     progress.console.print(printable(line), markup=False, highlight=False)
-                if rollout.state not in LIVE:
-                    return rollout
                 time.sleep(POLL_S)
     except KeyboardInterrupt:
         say(f"\nno longer watching; rollout {rollout.id} goes on")

@@ -108,7 +108,9 @@ def list_models(json: Json = False, controller: Controller = None) -> None:
 def _read(path: Path, size: int) -> Iterator[bytes]:
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn())
     is_shown = sys.stderr.isatty()
-    with path.open("rb") as file, Progress(*columns, disable=not is_shown) as progress:
+    # Gone at the end: what became of it is said in words.
+    bar = Progress(*columns, disable=not is_shown, transient=True)
+    with path.open("rb") as file, bar as progress:
         task = progress.add_task(path.name, total=size)
         while block := file.read(READ_BYTES):
             yield block

@@ -206,17 +206,19 @@ def zipped(**members):
 @pytest.mark.parametrize(
     "content",
     [
-        b"",
-        b"no zip",
-        zipped(other="1"),
-        zipped(schema_json="{"),
-        zipped(schema_json="[]"),
-        zipped(schema_json="{}"),
-        zipped(schema_json=json.dumps({"protocol": 999})),
-        zipped(schema_json=json.dumps({"protocol": PROTOCOL, "__loader__": "NoNode"})),
-        zipped(schema_json="[" * 100_000),
+        pytest.param(b"", id="empty"),
+        pytest.param(b"no zip", id="no-zip"),
+        pytest.param(zipped(other="1"), id="no-schema"),
+        pytest.param(zipped(schema_json="{"), id="cut"),
+        pytest.param(zipped(schema_json="[]"), id="array"),
+        pytest.param(zipped(schema_json="{}"), id="nothing-in-it"),
+        pytest.param(zipped(schema_json=json.dumps({"protocol": 999})), id="newer"),
+        pytest.param(
+            zipped(schema_json=json.dumps({"protocol": PROTOCOL, "__loader__": "NoNode"})),
+            id="unknown-node",
+        ),
+        pytest.param(zipped(schema_json="[" * 100_000), id="deep"),
     ],
-    ids=lambda content: repr(content[:12]),
 )
 def test_a_damaged_file_is_said_to_be_unreadable(tmp_path, content):
     (tmp_path / "m.skops").write_bytes(content)

@@ -5,6 +5,7 @@ import json
 import os
 import queue
 import subprocess
+import threading
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ from fleet.broker import find_broker
 from tests.spine.bed import Bed
 from tests.spine.claims import check_end, check_serving
 from tests.spine.models import NAME
-from tests.spine.processes import BIN, ENVIRONMENT
+from tests.spine.processes import BIN, ENVIRONMENT, until
 from wire import topics
 from wire.errors import ConfigError
 
@@ -165,12 +166,15 @@ class Stranger:
     """Somebody who can reach the broker, and writes what he likes. A context manager."""
 
     def __init__(self, bed):
+        self._port = bed._broker_port
+        self._is_cut = threading.Event()
+
+    def __enter__(self):
+        self._is_cut.clear()
         self._client = mqtt.Client(
             CallbackAPIVersion.VERSION2, client_id="stranger", protocol=mqtt.MQTTv311
         )
-        self._port = bed._broker_port
-
-    def __enter__(self):
+        self._client.on_disconnect = lambda *_: self._is_cut.set()
         self._client.connect("127.0.0.1", self._port)
         self._client.loop_start()
         return self
@@ -181,9 +185,23 @@ class Stranger:
 
     def publish(self, topic, payload, *, retain=False):
         """Return when the broker has it."""
+        assert self.tries_to_publish(topic, payload, retain=retain), f"{topic}: refused"
+
+    def tries_to_publish(self, topic, payload, *, retain=False):
+        """Return whether the broker has taken it; one that cuts the connection instead has not."""
         if isinstance(payload, dict):
             payload = json.dumps(payload).encode()
-        self._client.publish(topic, payload, qos=1, retain=retain).wait_for_publish(DEADLINE_S)
+        sent = self._client.publish(topic, payload, qos=1, retain=retain)
+
+        def is_over():
+            return sent.is_published() or self._is_cut.is_set()
+
+        until(f"the broker answers to {topic!r}", is_over, timeout_s=DEADLINE_S)
+        if sent.is_published():
+            return True
+        self.__exit__()  # the same client would send it again for ever
+        self.__enter__()
+        return False
 
     def retained(self, topic):
         """Return the payload of a topic as soon as there is one."""

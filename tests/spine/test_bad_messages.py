@@ -128,7 +128,7 @@ def test_nobody_of_the_fleet_is_not_stored_nor_acknowledged(bed, stranger):
 )
 def test_topics_of_nobody_change_nothing(bed, stranger, topic, payload):
     before = situation(bed)
-    stranger.publish(topic, payload)
+    stranger.tries_to_publish(topic, payload)  # nats-server refuses blanks and empty levels itself
     _heard_all(bed, stranger)
     assert situation(bed) == before
 
