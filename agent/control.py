@@ -99,6 +99,7 @@ class Tally(msgspec.Struct, frozen=True):
     deadline: int = 0
     client: int = 0
     non_finite: int = 0
+    latency: tuple[int, ...] = ()
 
 
 class Beat(msgspec.Struct, frozen=True, tag="beat"):

@@ -36,7 +36,8 @@ class Counters:
     """What one model answered in one incarnation, counted since the incarnation began to serve.
 
     `runtime`, `deadline` and `non_finite` are the model's fault, `client` never is. A request with
-    several faults counts once, in the first of runtime, deadline, non_finite.
+    several faults counts once, in the first of runtime, deadline, non_finite. `latency` has the
+    bins of `wire.latency`, `client` errors left out; it is empty in a window.
     """
 
     request_count: int = 0
@@ -45,6 +46,7 @@ class Counters:
     deadline: int = 0
     client: int = 0
     non_finite: int = 0
+    latency: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

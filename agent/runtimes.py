@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from wire.errors import StorageError
+from wire.latency import since
 from wire.messages import Inventory
 
 from .adapters import host as machine
@@ -24,7 +26,8 @@ from .core.events import (
     Serve,
     StartCandidate,
 )
-from .core.states import DeviceState, OnProbation, Ref
+from .core.guards import reference_p99_ms
+from .core.states import DeviceState, OnProbation, Ref, SelfTesting
 from .ports import (
     CandidateFailed,
     CandidateReady,
@@ -40,6 +43,9 @@ from .ports import (
 log = logging.getLogger(__name__)
 
 NOTHING: Final = Counters()
+MARK_EVERY_S: Final = 1800.0
+MARKS: Final = 3
+"""What a release served like is taken from its last one to one and a half hours."""
 DISPLACED: Final = RuntimeEnded("displaced", "it had made room for a candidate")
 
 
@@ -64,6 +70,8 @@ class Runtimes:
         self._due: tuple[float, Serve] | None = None
         self._seen = NOTHING
         self._seen_at_s = 0.0
+        self._newest: Mapping[str, Counters] = {}
+        self._marks: deque[tuple[float, Mapping[str, Counters]]] = deque(maxlen=MARKS)
         self.restart_count = 0
         self.inventory = Inventory(
             arch=machine.architecture(),
@@ -124,7 +132,7 @@ class Runtimes:
         match item:
             case CandidateReady(incarnation=number) if number == self._candidate:
                 self._learn(item)
-                return () if self._is_auto else (CandidatePassed(),)
+                return () if self._is_auto else (CandidatePassed(self._served_p99_ms(state)),)
             case CandidateFailed(incarnation=number) if number == self._candidate:
                 self._candidate = None
                 refused = CandidateRefused(item.model, item.code, item.detail)
@@ -133,6 +141,8 @@ class Runtimes:
             case Promoted(incarnation=number):
                 self._serving, self._candidate = number, None
                 self._seen, self._seen_at_s = NOTHING, time.monotonic()
+                self._newest = {}
+                self._marks.clear()
                 return (RuntimeAccepts(),)
             case RuntimeDied(incarnation=number) if number == self._serving:
                 self._serving = None
@@ -182,6 +192,9 @@ class Runtimes:
     def _sample(self, beat: Heartbeat, state: DeviceState) -> Iterable[Event]:
         now_s = time.monotonic()
         elapsed_s, self._seen_at_s = now_s - self._seen_at_s, now_s
+        self._newest = beat.models
+        if not self._marks or now_s - self._marks[-1][0] >= MARK_EVERY_S:
+            self._marks.append((now_s, beat.models))
         if not isinstance(state.update, OnProbation):
             return ()
         counters = beat.models.get(state.update.assignment.name, NOTHING)
@@ -189,10 +202,21 @@ class Runtimes:
         return (
             Evidence(
                 elapsed_s=elapsed_s,
-                request_count=_judged(counters) - _judged(before),
-                failure_count=_failed(counters) - _failed(before),
+                request_count=max(0, _judged(counters) - _judged(before)),
+                failure_count=max(0, _failed(counters) - _failed(before)),
+                non_finite_count=max(0, counters.non_finite - before.non_finite),
+                latency=since(counters.latency, before.latency),
+                rss_bytes=max(0, beat.rss_bytes),
             ),
         )
+
+    def _served_p99_ms(self, state: DeviceState) -> float | None:
+        """Return the recent 99th percentile of what a candidate's target takes the place of."""
+        if not isinstance(state.update, SelfTesting) or not self._marks:
+            return None
+        name = state.update.assignment.name
+        newest, oldest = self._newest.get(name, NOTHING), self._marks[0][1].get(name, NOTHING)
+        return reference_p99_ms(since(newest.latency, oldest.latency))
 
     def _learn(self, ready: CandidateReady) -> None:
         self.inventory = self.inventory.model_copy(
@@ -209,4 +233,4 @@ def _judged(counters: Counters) -> int:
 
 
 def _failed(counters: Counters) -> int:
-    return counters.runtime + counters.deadline + counters.non_finite
+    return counters.runtime + counters.deadline

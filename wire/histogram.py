@@ -1,11 +1,10 @@
-"""Counts over fixed bins, and the bins: reference bins of a feature, log-scaled bins of latency.
+"""Counts over fixed bins, and the bins: the reference bins of features and outputs.
 
 Counts over the same edges merge exactly, by addition, over time and over devices.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Final
 
 import numpy as np
@@ -17,9 +16,6 @@ from .messages import Count, Message, Part
 
 REFERENCE_BINS: Final = 10
 """Deciles: PSI over 10 bins is the field's convention, and 500 rows a window suffice for them."""
-
-LATENCY_EDGES_MS: Final[tuple[float, ...]] = tuple(0.01 * 10 ** (i / 20) for i in range(141))
-"""0.01 ms to 100 s, 20 bins a decade: a quantile is exact to 10^(1/20) = 12 %."""
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -75,21 +71,3 @@ def count(values: FloatArray, edges: FloatArray) -> tuple[IntArray, int]:
     present = values[~np.isnan(values)]
     positions = np.searchsorted(edges, present, side="right")
     return np.bincount(positions, minlength=edges.size + 1), int(values.size - present.size)
-
-
-def latency_quantile(counts: IntArray, share: float) -> float | None:
-    """Return the upper edge, in ms, of the bin that holds the quantile `share`; None if empty.
-
-    The last bin has no upper edge and answers its lower one, 100 s: "at least".
-
-    Args:
-        counts: Shape (len(LATENCY_EDGES_MS) + 1,), as bisect_right over the edges fills it.
-        share: 0 to 1.
-    """
-    total = int(counts.sum())
-    if total == 0:
-        return None
-    # The smallest value is rank 1. A share that is no binary fraction may round a whole rank up.
-    rank = max(1, math.ceil(share * total * (1 - 1e-12)))
-    position = int(np.searchsorted(np.cumsum(counts), rank, side="left"))
-    return round(LATENCY_EDGES_MS[min(position, len(LATENCY_EDGES_MS) - 1)], 4)

@@ -90,12 +90,25 @@ class Probation(Part):
 
 
 class Guards(Part):
-    """Limits whose breach during probation returns the device to its fallback."""
+    """Limits whose breach during probation returns the device to its fallback.
+
+    What is over a limit is not confirmed, but watched on; it is condemned as soon as the evidence
+    suffices, else at `max_s`.
+    """
 
     error_ratio: Ratio = 0.05
     """Largest share of requests that may fail by the model's fault."""
     min_requests: PositiveCount = 20
-    """Requests before the share is judged, so that one unlucky request condemns nothing."""
+    """Requests before shares and latency are judged: one unlucky request condemns nothing."""
+    non_finite_ratio: Ratio = 0.05
+    """Largest share of answers that may be NaN or infinite where the inputs are not."""
+    p99_ms: Annotated[float, Field(ge=0.01, le=100_000)] | None = None
+    """Largest 99th percentile of latency; null is what the manifest declares, if it does."""
+    p99_ratio: Annotated[float, Field(ge=1, le=1_000_000)] = 3.0
+    """The same, in multiples of the release before on this device; 25 ms more are always fine."""
+    memory_growth_mb: Annotated[int, Field(ge=1, le=1_048_576)] = 32
+    """Largest steady growth of the runtime after its warm-up; a tenth of its size is always fine,
+    more than the manifest's memory budget never."""
 
 
 class DesiredModel(Part):

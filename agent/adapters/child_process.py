@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from agent import control
 from agent.ports import Counters, ServedModel, WindowStats
+from wire.latency import LATENCY_BINS
 from wire.lifecycle import Code
 
 log = logging.getLogger(__name__)
@@ -120,6 +121,7 @@ def counters(tally: control.Tally) -> Counters:
         deadline=tally.deadline,
         client=tally.client,
         non_finite=tally.non_finite,
+        latency=tally.latency if len(tally.latency) == LATENCY_BINS else (),
     )
 
 

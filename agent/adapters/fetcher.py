@@ -297,4 +297,8 @@ class Fetcher:
 
 
 def _facts(manifest: Manifest) -> BundleFacts:
-    return BundleFacts(model=manifest.file(MODEL).sha256)
+    return BundleFacts(
+        model=manifest.file(MODEL).sha256,
+        p99_ms=manifest.budgets.p99_ms,
+        memory_mb=manifest.budgets.memory_mb,
+    )

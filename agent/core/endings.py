@@ -15,6 +15,7 @@ from .events import (
     Serve,
     StartCandidate,
 )
+from .guards import reference_p99_ms
 from .states import (
     Assignment,
     BundleFacts,
@@ -53,6 +54,10 @@ BUNDLE_FAULTS: Final = frozenset(
         Code.SELF_TEST_FAILED,
         Code.START_TIMEOUT,
         Code.ERROR_RATIO,
+        Code.NON_FINITE,
+        Code.LATENCY_BUDGET,
+        Code.LATENCY_RATIO,
+        Code.MEMORY_GROWTH,
         Code.REQUEST_STUCK,
         Code.RUNTIME_DIED,
         Code.CRASH_LOOP,
@@ -143,9 +148,12 @@ def _settle_at_once(
 
 def confirm(state: DeviceState, target: Assignment, outcome: Outcome) -> Result:
     """End a probation as good; the former active release is the fallback now."""
+    trial = state.update
+    latency = trial.latency if isinstance(trial, OnProbation) else ()
     record = replace(
         state.record(target.name),
         is_confirmed=True,
+        p99_ms=reference_p99_ms(latency),
         target=target.ref,
         outcome=outcome,
         code=Code.CONFIRMED,

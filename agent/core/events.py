@@ -48,7 +48,13 @@ class FetchFailed:
 
 @dataclass(frozen=True, slots=True)
 class CandidatePassed:
-    """The candidate is ready to accept."""
+    """The candidate is ready to accept.
+
+    `served_p99_ms` is the recent 99th percentile of latency of the release that its target takes
+    the place of; None where nothing of this model served, or too few requests.
+    """
+
+    served_p99_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +83,16 @@ class RuntimeEnded:
 class Evidence:
     """What the model on probation did since the last evidence.
 
-    `request_count` leaves out requests that were the client's fault.
+    `request_count` leaves out requests that were the client's fault; `latency` counts these over
+    the bins of `wire.latency`. `rss_bytes` is the resident memory of its runtime now.
     """
 
     elapsed_s: float
     request_count: int
     failure_count: int
+    non_finite_count: int = 0
+    latency: tuple[int, ...] = ()
+    rss_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

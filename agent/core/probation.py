@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from enum import Enum
 
-from wire.messages import Guards, Probation
+from wire.latency import latency_quantile
+from wire.lifecycle import Code
+
+from . import guards as g
+from .states import OnProbation
 
 
 class Verdict(Enum):
@@ -12,33 +18,80 @@ class Verdict(Enum):
 
     KEEP_WATCHING = "keep_watching"
     CONFIRM = "confirm"
-    BREACH = "breach"
     CHECK_GOLDEN = "check_golden"
 
 
-def judge(
-    rule: Probation, guards: Guards, *, served_s: float, request_count: int, failure_count: int
-) -> Verdict:
+@dataclass(frozen=True, slots=True)
+class Breach:
+    """A guard is breached; `code` is the guard's."""
+
+    code: Code
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """Something is over its limit; `is_proven` says whether to wait for more evidence."""
+
+    breach: Breach
+    is_proven: bool = True
+
+
+def judge(trial: OnProbation) -> Verdict | Breach:
     """Return the verdict on a model that serves on trial.
 
-    A breach needs `guards.min_requests`, so that one unlucky request does not condemn a model;
-    but a model whose share of failures is over the limit is not confirmed on fewer either: it is
-    watched on, and condemned at `rule.max_s`. Without the traffic that `rule` asks for, the golden
-    rows decide at `rule.max_s`.
-
-    Args:
-        rule: Durations, in seconds, and the inferences to serve.
-        guards: The limit on the share of failures.
-        served_s: How long the model has accepted requests.
-        request_count: Requests that reached the model; bad requests of clients left out.
-        failure_count: Those of them that were the model's fault.
+    A model that is over a limit is not confirmed. It is condemned when the evidence suffices, such
+    as `min_requests` for a share of failures, and otherwise watched on, to be condemned at `max_s`
+    if it still is over the limit then. Without the traffic that the rule asks for, the golden rows
+    decide at `max_s`.
     """
-    is_over_limit = failure_count > guards.error_ratio * request_count
-    if is_over_limit and (request_count >= guards.min_requests or served_s >= rule.max_s):
-        return Verdict.BREACH
-    has_traffic = request_count - failure_count >= rule.min_inferences
-    if has_traffic and not is_over_limit and served_s >= rule.min_s:
+    rule = trial.assignment.probation
+    is_late = trial.served_s >= rule.max_s
+    doubts = list(_doubts(trial))
+    for doubt in doubts:
+        if doubt.is_proven or is_late:
+            return doubt.breach
+    good_count = trial.request_count - trial.failure_count - trial.non_finite_count
+    if good_count >= rule.min_inferences and not doubts and trial.served_s >= rule.min_s:
         return Verdict.CONFIRM
-    if served_s >= rule.max_s:
-        return Verdict.CHECK_GOLDEN
-    return Verdict.KEEP_WATCHING
+    return Verdict.CHECK_GOLDEN if is_late else Verdict.KEEP_WATCHING
+
+
+def _doubts(trial: OnProbation) -> Iterator[Doubt]:
+    guards, total = trial.assignment.guards, trial.request_count
+    has_enough = total >= guards.min_requests
+    if trial.failure_count > guards.error_ratio * total:
+        detail = f"{trial.failure_count} of {total} requests failed"
+        yield Doubt(Breach(Code.ERROR_RATIO, detail), has_enough)
+    if trial.non_finite_count > guards.non_finite_ratio * total:
+        detail = f"{trial.non_finite_count} of {total} answers were NaN or infinite"
+        yield Doubt(Breach(Code.NON_FINITE, detail), has_enough)
+    if has_enough:
+        yield from _latency_doubts(trial)
+    limit = g.growth_limit_bytes(trial.memory, guards.memory_growth_mb, trial.facts.memory_mb)
+    if (growth := g.growth_bytes(trial.memory)) > limit:
+        detail = f"memory grew by {growth >> 20} MB after the warm-up, {limit >> 20} MB allowed"
+        yield Doubt(Breach(Code.MEMORY_GROWTH, detail))
+
+
+def _latency_doubts(trial: OnProbation) -> Iterator[Doubt]:
+    """Compare with what was declared, and with the release before on this device.
+
+    A machine that is busy with something else for a while makes any model slow. So only one with
+    half of its requests over the limit is condemned as soon as the shortest trial is over.
+    """
+    guards, reference_ms = trial.assignment.guards, trial.reference_p99_ms
+    budget_ms = guards.p99_ms if guards.p99_ms is not None else trial.facts.p99_ms
+    limits: list[tuple[Code, float, str]] = []
+    if budget_ms is not None:
+        limits.append((Code.LATENCY_BUDGET, budget_ms, "allowed"))
+    if reference_ms is not None:
+        limit_ms = g.ratio_limit_ms(reference_ms, guards.p99_ratio)
+        limits.append((Code.LATENCY_RATIO, limit_ms, f"allowed after {reference_ms:.3g} ms before"))
+    for code, limit_ms, words in limits:
+        if g.is_p99_above(trial.latency, limit_ms):
+            p99_ms = latency_quantile(trial.latency, 0.99)
+            is_over = trial.served_s >= trial.assignment.probation.min_s
+            detail = f"p99 {p99_ms:.3g} ms, {limit_ms:.3g} ms {words}"
+            is_proven = is_over and g.is_median_above(trial.latency, limit_ms)
+            yield Doubt(Breach(code, detail), is_proven)

@@ -47,6 +47,8 @@ class ModelRecord:
         generation: The generation at which `outcome` was reached; it is not tried again before
             a newer one.
         served: Requests answered during the last probation.
+        p99_ms: 99th percentile of latency of the newest confirmed release over its probation, or
+            None where it had too few requests.
     """
 
     name: str
@@ -59,6 +61,7 @@ class ModelRecord:
     detail: str = ""
     generation: int = 0
     served: int = 0
+    p99_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +70,35 @@ class BundleFacts:
 
     Attributes:
         model: Digest of `model.onnx`: the same under every version; None where it is not known.
+        p99_ms: Declared budget of latency, or None.
+        memory_mb: Declared budget of memory, or None.
     """
 
     model: str | None = None
+    p99_ms: float | None = None
+    memory_mb: int | None = None
 
 
 NO_FACTS: Final = BundleFacts()
 """Of a bundle that an older agent brought here."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryTrace:
+    """Resident memory over the seconds in which a runtime answered, in bounded space.
+
+    Attributes:
+        lows: The lowest of each `stride` samples, bytes, oldest first.
+        stride: Samples behind one of `lows`: 1, then doubled whenever these are too many.
+        pending: Samples of the next one.
+    """
+
+    lows: tuple[int, ...] = ()
+    stride: int = 1
+    pending: tuple[int, ...] = ()
+
+
+NO_MEMORY: Final = MemoryTrace()
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,16 +145,31 @@ class SelfTesting:
 class OnProbation:
     """The target serves on trial.
 
-    `served_s`, `request_count` and `failure_count` survive restarts; a deadline would not.
-    `start_count` counts the starts of the agent during this probation that did not end in good
-    order. `is_golden_due` is set while the golden rows run again for want of traffic.
+    Durations and counts survive restarts; a deadline would not.
+
+    Attributes:
+        assignment: What is on trial, and the rules of the trial.
+        facts: What its manifest says.
+        reference_p99_ms: Of the confirmed release before, on this device; None where unknown.
+        served_s: How long it has accepted requests, seconds.
+        request_count: Requests that reached it; bad requests of clients left out.
+        failure_count: Those that it failed to answer.
+        non_finite_count: Those that it answered with NaN or infinity, of finite inputs.
+        latency: Counts over the bins of `wire.latency`; empty before the first.
+        memory: How the memory of its runtime went; begins anew with each runtime.
+        start_count: Starts of the agent during it that did not end in good order.
+        is_golden_due: Set while the golden rows run again for want of traffic.
     """
 
     assignment: Assignment
     facts: BundleFacts = NO_FACTS
+    reference_p99_ms: float | None = None
     served_s: float = 0.0
     request_count: int = 0
     failure_count: int = 0
+    non_finite_count: int = 0
+    latency: tuple[int, ...] = ()
+    memory: MemoryTrace = NO_MEMORY
     start_count: int = 0
     is_golden_due: bool = False
     kind: Literal["on_probation"] = "on_probation"

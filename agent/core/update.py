@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
+from wire.latency import merged
 from wire.lifecycle import Code, Outcome
 
 from .endings import (
@@ -49,8 +50,10 @@ from .events import (
     Started,
     Stopping,
 )
-from .probation import Verdict, judge
+from .guards import observe_memory
+from .probation import Breach, Verdict, judge
 from .states import (
+    NO_MEMORY,
     Assignment,
     DeviceState,
     Fetching,
@@ -85,7 +88,7 @@ def step(state: DeviceState, event: Event) -> Result:
         case FetchFailed():
             return _fetch_failed(state, event)
         case CandidatePassed():
-            return _candidate_passed(state)
+            return _candidate_passed(state, event)
         case CandidateRefused():
             return _candidate_refused(state, event)
         case RuntimeAccepts():
@@ -102,7 +105,9 @@ def _started(state: DeviceState) -> Result:
     state = replace(state, is_serving=False, serve_failure_count=0)
     match state.update:
         case OnProbation(assignment=target) as trial:
-            trial = replace(trial, start_count=trial.start_count + 1, is_golden_due=False)
+            trial = replace(
+                trial, start_count=trial.start_count + 1, is_golden_due=False, memory=NO_MEMORY
+            )
             if trial.start_count > MAX_PROBATION_STARTS:
                 detail = f"the agent ended {MAX_PROBATION_STARTS} times while this model served"
                 return roll_back(state, target, Code.CRASH_LOOP, detail)
@@ -205,18 +210,19 @@ def _fetch_failed(state: DeviceState, event: FetchFailed) -> Result:
             return state, (Ignored("no fetch of this bundle is under way"),)
 
 
-def _candidate_passed(state: DeviceState) -> Result:
+def _candidate_passed(state: DeviceState, event: CandidatePassed) -> Result:
     match state.update:
         case SelfTesting(assignment=target, facts=facts):
             record = state.record(target.name)
             is_same = record.active is not None and record.active.manifest == target.ref.manifest
             fallback = record.active if record.is_confirmed and not is_same else record.fallback
+            recent_ms = event.served_p99_ms if record.is_confirmed and not is_same else None
             if fallback is not None and fallback.manifest == target.ref.manifest:
                 fallback = None
             record = replace(
                 record, active=target.ref, fallback=fallback, is_confirmed=False, served=0
             )
-            after = OnProbation(target, facts)
+            after = OnProbation(target, facts, recent_ms or record.p99_ms)
             note = announce(state, after, target, Code.ACTIVATED)
             advanced, effects = advance(state, after, target)
             if not isinstance(advanced.update, OnProbation):
@@ -333,12 +339,7 @@ def _ended(state: DeviceState, event: RuntimeEnded) -> Result:
 def _evidence(state: DeviceState, event: Evidence) -> Result:
     match state.update:
         case OnProbation(assignment=target) as trial if state.is_serving:
-            trial = replace(
-                trial,
-                served_s=trial.served_s + event.elapsed_s,
-                request_count=trial.request_count + event.request_count,
-                failure_count=trial.failure_count + event.failure_count,
-            )
+            trial = _with_evidence(trial, event)
             served = trial.request_count - trial.failure_count
             record = replace(state.record(target.name), served=served)
             return _judge(replace(state.with_record(record), update=trial), trial)
@@ -346,19 +347,26 @@ def _evidence(state: DeviceState, event: Evidence) -> Result:
             return state, (Ignored("no model is on probation"),)
 
 
+def _with_evidence(trial: OnProbation, event: Evidence) -> OnProbation:
+    memory = trial.memory
+    if event.request_count and event.rss_bytes:  # an idle runtime says nothing of its memory
+        memory = observe_memory(memory, event.rss_bytes)
+    return replace(
+        trial,
+        served_s=trial.served_s + event.elapsed_s,
+        request_count=trial.request_count + event.request_count,
+        failure_count=trial.failure_count + event.failure_count,
+        non_finite_count=trial.non_finite_count + event.non_finite_count,
+        latency=merged(trial.latency, event.latency),
+        memory=memory,
+    )
+
+
 def _judge(state: DeviceState, trial: OnProbation) -> Result:
     target = trial.assignment
-    verdict = judge(
-        target.probation,
-        target.guards,
-        served_s=trial.served_s,
-        request_count=trial.request_count,
-        failure_count=trial.failure_count,
-    )
-    match verdict:
-        case Verdict.BREACH:
-            detail = f"{trial.failure_count} of {trial.request_count} requests failed"
-            return roll_back(state, target, Code.ERROR_RATIO, detail)
+    match judge(trial):
+        case Breach(code=code, detail=detail):
+            return roll_back(state, target, code, detail)
         case Verdict.CONFIRM:
             return confirm(state, target, Outcome.CONFIRMED)
         case Verdict.CHECK_GOLDEN if not trial.is_golden_due:

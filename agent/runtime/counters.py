@@ -7,10 +7,10 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
+import msgspec
 
 from agent.control import Model, Tally, Window
-from wire.histogram import LATENCY_EDGES_MS, latency_quantile
+from wire.latency import LATENCY_BINS, LATENCY_EDGES_MS, latency_quantile, merged
 
 CAUSES: Final = ("runtime", "deadline", "client", "non_finite")
 
@@ -47,6 +47,7 @@ class ModelCounters:
     def __init__(self, model: Model) -> None:
         self._model = model
         self._total = _Sums()
+        self._earlier: tuple[int, ...] = ()
         self._open_window()
 
     def count(self, *, rows: int, cause: str | None, latency_ms: float) -> None:
@@ -64,11 +65,13 @@ class ModelCounters:
 
     def total(self) -> Tally:
         """Return the counts since the start."""
-        return self._total.tally()
+        latency = merged(self._earlier, self._latency)
+        return msgspec.structs.replace(self._total.tally(), latency=latency)
 
     def close_window(self) -> Window:
         """Return the window and begin the next one."""
-        latency = np.asarray(self._latency)
+        latency = self._latency
+        self._earlier = merged(self._earlier, latency)
         window = Window(
             model=self._model.name,
             version=self._model.version,
@@ -84,6 +87,6 @@ class ModelCounters:
 
     def _open_window(self) -> None:
         self._window = _Sums()
-        self._latency = [0] * (len(LATENCY_EDGES_MS) + 1)
+        self._latency = [0] * LATENCY_BINS
         self._start_s = time.monotonic()
         self._start_unix_ms = time.time_ns() // 1_000_000

@@ -88,8 +88,24 @@ def start(
         float, typer.Option(min=0, max=1, help="Share of failed requests that rolls back.")
     ] = 0.05,
     min_requests: Annotated[
-        int, typer.Option(min=1, help="Requests before that share is judged.")
+        int, typer.Option(min=1, help="Requests before shares and latency are judged.")
     ] = 20,
+    non_finite_ratio: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of NaN or infinite answers that rolls back.")
+    ] = 0.05,
+    p99_ms: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01, max=100_000, help="Slower rolls back; else what the bundle declares."
+        ),
+    ] = None,
+    p99_ratio: Annotated[
+        float,
+        typer.Option(min=1, max=1_000_000, help="So many times slower than before rolls back."),
+    ] = 3.0,
+    memory_growth_mb: Annotated[
+        int, typer.Option(min=1, max=1_048_576, help="Memory growing by more rolls back.")
+    ] = 32,
     wait: Annotated[bool, typer.Option("--wait", help="Watch it to its end.")] = False,
     json: Json = False,
     controller: Controller = None,
@@ -109,7 +125,14 @@ def start(
                 max_s=parse_seconds(probation_max, option="--probation-max"),
                 min_inferences=min_inferences,
             ),
-            guards=GuardsIn(error_ratio=error_ratio, min_requests=min_requests),
+            guards=GuardsIn(
+                error_ratio=error_ratio,
+                min_requests=min_requests,
+                non_finite_ratio=non_finite_ratio,
+                p99_ms=p99_ms,
+                p99_ratio=p99_ratio,
+                memory_growth_mb=memory_growth_mb,
+            ),
         )
     except ValidationError as exc:
         fault = exc.errors(include_url=False)[0]

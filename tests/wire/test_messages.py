@@ -83,6 +83,7 @@ def longest(node, parts):
         case {"type": "number"}:
             low, high = node.get("minimum", -math.inf), node.get("maximum", math.inf)
             candidates = [-2.2250738585072014e-308, 2.2250738585072014e-308]
+            candidates += [math.nextafter(low, math.inf)] if low > 0 else []
             return max((c for c in candidates if low <= c <= high), key=length)
         case {"type": "string", "pattern": pattern}:
             return LONGEST[pattern]

@@ -23,6 +23,7 @@ from agent.core.states import (
 )
 from agent.core.update import MAX_PROBATION_STARTS, step
 from tests.agent.core.journeys import V1, V2, V3, on_probation, ref, run, serving, want
+from wire.latency import LATENCY_BINS
 from wire.lifecycle import Code, Outcome, UpdateState
 from wire.messages import Probation
 
@@ -289,7 +290,7 @@ ANY_EVENT = st.one_of(
         st.sampled_from([Code.DISK_FULL, Code.MANIFEST_INVALID]),
         st.just(""),
     ),
-    st.just(ev.CandidatePassed()),
+    st.builds(ev.CandidatePassed, st.none() | st.floats(0.01, 100)),
     st.builds(
         ev.CandidateRefused,
         st.sampled_from([None, "digits", "other"]),
@@ -298,7 +299,15 @@ ANY_EVENT = st.one_of(
     ),
     st.just(ev.RuntimeAccepts()),
     st.builds(ev.RuntimeEnded, st.just(Code.RUNTIME_DIED), st.just("")),
-    st.builds(ev.Evidence, st.floats(0, 100), st.integers(0, 50), st.integers(0, 50)),
+    st.builds(
+        ev.Evidence,
+        st.floats(0, 100),
+        st.integers(0, 50),
+        st.integers(0, 50),
+        st.integers(0, 50),
+        st.sampled_from([(), (0,) * LATENCY_BINS, (9,) * LATENCY_BINS]),
+        st.integers(0, 2**33),
+    ),
     st.builds(ev.GoldenRowsChecked, st.booleans(), st.just("")),
 )
 

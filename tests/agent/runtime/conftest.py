@@ -105,6 +105,26 @@ def slow(turns):
     return nodes, constants
 
 
+def growing():
+    """Fills as many thousand numbers as the first input says, and answers 0."""
+    nodes = [
+        helper.make_node("ReduceMax", ["X"], ["max"], keepdims=1),
+        helper.make_node("Mul", ["max", "thousand"], ["many"]),
+        helper.make_node("Cast", ["many"], ["shape"], to=TensorProto.INT64),
+        helper.make_node("Reshape", ["shape", "flat"], ["size"]),
+        helper.make_node("ConstantOfShape", ["size"], ["filled"]),
+        helper.make_node("ReduceMax", ["filled"], ["zero"], keepdims=0),
+        helper.make_node("ReduceSum", ["X", "axis"], ["sum"], keepdims=1),
+        helper.make_node("Mul", ["sum", "zero"], ["Y"]),
+    ]
+    constants = [
+        const("thousand", np.float32([[1000]])),
+        const("flat", np.array([1])),
+        const("axis", np.array([1])),
+    ]
+    return nodes, constants
+
+
 @pytest.fixture
 def make_model(tmp_path):
     """Write a bundle's files and return them as the runtime gets them."""
@@ -256,4 +276,10 @@ def bench(start_bench):
 
 @pytest.fixture
 def graphs():
-    return {"lookup": lookup, "logarithm": logarithm, "slow": slow, "versioned": versioned}
+    return {
+        "growing": growing,
+        "lookup": lookup,
+        "logarithm": logarithm,
+        "slow": slow,
+        "versioned": versioned,
+    }
