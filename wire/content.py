@@ -26,8 +26,12 @@ from .messages import Part
 
 MAX_CHUNK_BYTES: Final = 60 * 1024
 """So that a chunk, compressed or not, fits the smallest retained limit met (64 KiB)."""
-MAX_INDEX_BYTES: Final = 16 * 1024 * 1024
-"""About 230,000 chunks: 7 GB of content."""
+MAX_INDEX_BYTES: Final = 12 * 1024 * 1024
+"""A file of 4 GiB in chunks of 31 KiB takes 10.5 MB: 140,000 chunks of 75 bytes each."""
+
+MIN_BYTES_PER_MARK: Final = 16
+MARKS_FREE: Final = 256
+"""For what is around the chunks: at most 17 files, each with a name, and spaces nowhere."""
 
 
 class ChunkRef(NamedTuple):
@@ -62,6 +66,7 @@ def parse_index(payload: bytes) -> Index:
         PeerError: `index_invalid`.
     """
     try:
+        _require_few_marks(payload)
         _require_few_files(parse_json(payload, max_bytes=MAX_INDEX_BYTES))
         index = Index.model_validate_json(payload, strict=True)
     except PeerError as exc:
@@ -73,6 +78,17 @@ def parse_index(payload: bytes) -> Index:
     if sum(length for _, length in index.index or ()) > MAX_INDEX_BYTES:
         raise PeerError("content index: its pieces are over the cap", code="index_invalid")
     return index
+
+
+def _require_few_marks(payload: bytes) -> None:
+    """Refuse what is little text and much structure, before it is parsed.
+
+    A chunk has four marks in 75 bytes. An index of nothing but brackets would take thirty times its
+    size in memory, on a device that may have little.
+    """
+    count = sum(payload.count(mark) for mark in (b"[", b"{", b",", b":"))
+    if count > MARKS_FREE + len(payload) // MIN_BYTES_PER_MARK:
+        raise PeerError("is not made of chunks", code="index_invalid")
 
 
 def _require_few_files(parsed: Any) -> None:

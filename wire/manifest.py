@@ -19,6 +19,9 @@ from .messages import Part
 MAX_MANIFEST_BYTES: Final = 1024 * 1024
 MAX_FILE_BYTES: Final = 4 * 1024**3
 MAX_FILES: Final = 16
+MAX_MEMORY_MB: Final = 1024 * 1024
+"""One tebibyte: more than any device has, and what eight models add up to still fits a limit of
+the kernel."""
 
 MANIFEST: Final = "manifest.json"
 MODEL: Final = "model.onnx"
@@ -75,7 +78,7 @@ class Budgets(_Strict):
 
     p99_ms: Annotated[float, Field(gt=0)] | None = None
     """99th percentile of latency."""
-    memory_mb: Annotated[int, Field(gt=0)] | None = None
+    memory_mb: Annotated[int, Field(gt=0, le=MAX_MEMORY_MB)] | None = None
     """Memory beyond that of the empty runtime; the device caps the process by it."""
 
 

@@ -14,7 +14,7 @@ from wire import content
 from wire.codec import MAX_MESSAGE_BYTES
 from wire.content import MAX_CHUNK_BYTES, ChunkRef, decode_chunk, encode_chunk, parse_index
 from wire.errors import PeerError
-from wire.manifest import MAX_FILES
+from wire.manifest import MAX_FILE_BYTES, MAX_FILES
 
 MAGIC = b"\x28\xb5\x2f\xfd"
 A, B = "a" * 64, "b" * 64
@@ -282,3 +282,23 @@ def test_the_offset_of_a_chunk_is_the_length_of_those_before_it(lengths):
     placed = content.offsets(chunks)
     assert [chunk for _, chunk in placed] == chunks
     assert [position for position, _ in placed] == [sum(lengths[:n]) for n in range(len(lengths))]
+
+
+@pytest.mark.parametrize("mark", ["[],", "{},", "1,", '"":0,'])
+def test_an_index_of_nothing_but_structure_costs_no_memory(mark):
+    payload = (mark * 4_000_000).encode()[: content.MAX_INDEX_BYTES]
+    tracemalloc.start()
+    try:
+        assert "not made of chunks" in index_refusal(payload)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < len(payload), "parsing it would take thirty times as much"
+
+
+def test_a_file_of_the_largest_size_has_room_in_an_index():
+    chunk_bytes = 31 * 1024  # as fleet/chunker.py cuts, on average
+    pairs = [[A, chunk_bytes]] * (MAX_FILE_BYTES // chunk_bytes)
+    payload = json.dumps({"v": 1, "files": {"model.onnx": pairs}}, separators=(",", ":")).encode()
+    assert 0.8 * content.MAX_INDEX_BYTES < len(payload) < content.MAX_INDEX_BYTES
+    assert len(parse_index(payload).chunks_of("model.onnx")) == len(pairs)

@@ -187,6 +187,8 @@ def test_tensors_are_one_or_more_with_names_of_their_own(field):
         {"nan_policy": "maybe"},
         {"budgets": {"p99_ms": 0}},
         {"budgets": {"memory_mb": 0}},
+        {"budgets": {"memory_mb": 2**20 + 1}},
+        {"budgets": {"memory_mb": 10**30}},
         {"budgets": {"memory_mb": 1.5}},
         {"lineage": {"metrics": {"accuracy": "0.9"}}},
         {"lineage": {"parameters": {"C": 0.1}}},
