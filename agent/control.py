@@ -1,20 +1,40 @@
 """The control messages between supervisor and runtime: one datagram each, some with a socket.
 
 The channel is a SOCK_SEQPACKET pair. The supervisor tells (`Start` … `Drain`), the runtime answers
-(`Ready` … `Drained`). A runtime whose channel ends is without a supervisor and ends too.
+(`Confined` … `Drained`). A runtime whose channel ends is without a supervisor and ends too.
+
+A hostile model may have taken the runtime over, so every field of a report has its bounds here, and
+what a report may say when is checked by the supervisor's `Child`.
 """
 
 from __future__ import annotations
 
+import os
 import socket
-from typing import Final
+from typing import Annotated, Final, TypeVar
 
 import msgspec
 
 from wire.errors import PeerError
+from wire.latency import LATENCY_BINS
+from wire.messages import CODE_PATTERN, MAX_DETAIL_BYTES, MAX_INTEGER, MAX_PROTECTIONS
 
 MAX_DATAGRAM_BYTES: Final = 128 * 1024
 """Below Linux's default socket buffer of 208 kB; eight models with five files each take 10 kB."""
+MAX_REPORTED_MODELS: Final = 64
+"""Eight are desired and eight more may wait for their removal; above, a report is no report."""
+MAX_TALLY: Final = 2**48
+"""Centuries at any rate; what a few incarnations add up to still is an exact number in JSON."""
+_YEAR_S: Final = 86_400 * 365
+
+_Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_INTEGER)]
+_Tally = Annotated[int, msgspec.Meta(ge=0, le=MAX_TALLY)]
+_Seconds = Annotated[float, msgspec.Meta(ge=0, le=_YEAR_S)]
+_Ms = Annotated[float, msgspec.Meta(ge=0, le=_YEAR_S * 1000)]
+_Name = Annotated[str, msgspec.Meta(max_length=64)]
+_Label = Annotated[str, msgspec.Meta(pattern=r"^[ -~]{0,32}$")]
+_CodeText = Annotated[str, msgspec.Meta(pattern=CODE_PATTERN)]
+_Detail = Annotated[str, msgspec.Meta(max_length=MAX_DETAIL_BYTES)]
 
 
 class Model(msgspec.Struct, frozen=True):
@@ -62,20 +82,27 @@ class CheckGolden(msgspec.Struct, frozen=True, tag="check_golden"):
     model: str
 
 
+class Confined(msgspec.Struct, frozen=True, tag="confined"):
+    """The walls stand and the libraries are there; no model has been touched yet.
+
+    Said first and once, so that no model can have a say in it.
+    """
+
+    runtime: _Label
+    max_opset: Annotated[int, msgspec.Meta(ge=0, le=1000)]
+    protections: Annotated[tuple[_CodeText, ...], msgspec.Meta(max_length=MAX_PROTECTIONS)]
+
+
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
     """All models are loaded and their golden rows pass."""
-
-    runtime: str
-    max_opset: int
-    protections: tuple[str, ...]
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
     """A model did not load or its golden rows fail; the runtime ends."""
 
-    model: str | None
-    code: str
-    detail: str
+    model: _Name | None
+    code: _CodeText
+    detail: _Detail
 
 
 class Accepting(msgspec.Struct, frozen=True, tag="accepting"):
@@ -93,59 +120,61 @@ class HandOver(msgspec.Struct, frozen=True, tag="hand_over"):
 class Tally(msgspec.Struct, frozen=True):
     """Counts of one model; see `agent.ports.Counters`."""
 
-    request_count: int = 0
-    row_count: int = 0
-    runtime: int = 0
-    deadline: int = 0
-    client: int = 0
-    non_finite: int = 0
-    latency: tuple[int, ...] = ()
+    request_count: _Tally = 0
+    row_count: _Tally = 0
+    runtime: _Tally = 0
+    deadline: _Tally = 0
+    client: _Tally = 0
+    non_finite: _Tally = 0
+    latency: Annotated[tuple[_Tally, ...], msgspec.Meta(max_length=LATENCY_BINS)] = ()
 
 
 class Beat(msgspec.Struct, frozen=True, tag="beat"):
     """Proof of life, once a second, with the counts since the runtime began to serve."""
 
-    models: dict[str, Tally]
-    oldest_request_s: float
-    rss_bytes: int
+    models: Annotated[dict[_Name, Tally], msgspec.Meta(max_length=MAX_REPORTED_MODELS)]
+    oldest_request_s: _Seconds
+    rss_bytes: _Count
 
 
 class Window(msgspec.Struct, frozen=True):
-    """What one model did in one telemetry window."""
+    """What one model did in one telemetry window; the supervisor knows which release it is."""
 
-    model: str
-    version: str
-    manifest: str
-    start_unix_ms: int
-    duration_s: float
+    model: _Name
+    start_unix_ms: _Count
+    duration_s: _Seconds
     tally: Tally
-    p50_ms: float | None
-    p99_ms: float | None
+    p50_ms: _Ms | None
+    p99_ms: _Ms | None
 
 
 class Windows(msgspec.Struct, frozen=True, tag="windows"):
     """The windows of all models, closed at one moment."""
 
-    windows: tuple[Window, ...]
+    windows: Annotated[tuple[Window, ...], msgspec.Meta(max_length=MAX_REPORTED_MODELS)]
 
 
 class Golden(msgspec.Struct, frozen=True, tag="golden"):
     """How a model's golden rows went."""
 
-    model: str
+    model: _Name
     is_passed: bool
-    detail: str
+    detail: _Detail
 
 
 class Drained(msgspec.Struct, frozen=True, tag="drained"):
     """The runtime ends; `handed_over` connections moved, `cut` did not become idle in time."""
 
-    handed_over: int
-    cut: int
+    handed_over: _Count
+    cut: _Count
 
 
 Command = Start | Serve | StopAccepting | Drain | Adopt | CloseWindow | CheckGolden
-Report = Ready | Failed | Accepting | Stopped | HandOver | Beat | Windows | Golden | Drained
+Report = (
+    Confined | Ready | Failed | Accepting | Stopped | HandOver | Beat | Windows | Golden | Drained
+)
+
+MessageT = TypeVar("MessageT")
 
 _encoder = msgspec.json.Encoder()
 _commands: msgspec.json.Decoder[Command] = msgspec.json.Decoder(Command)
@@ -172,14 +201,7 @@ def receive_command(channel: socket.socket) -> tuple[Command, int | None] | None
         OSError: BlockingIOError when there is none yet.
         PeerError: `control_invalid`.
     """
-    received = _receive(channel)
-    if received is None:
-        return None
-    payload, descriptor = received
-    try:
-        return _commands.decode(payload), descriptor
-    except msgspec.DecodeError as exc:
-        raise PeerError(f"control command: {exc}", code="control_invalid") from exc
+    return _receive(channel, _commands)
 
 
 def receive_report(channel: socket.socket) -> tuple[Report, int | None] | None:
@@ -189,18 +211,29 @@ def receive_report(channel: socket.socket) -> tuple[Report, int | None] | None:
         OSError: BlockingIOError when there is none yet.
         PeerError: `control_invalid`; a runtime may have been taken over by a hostile model.
     """
-    received = _receive(channel)
-    if received is None:
-        return None
-    payload, descriptor = received
-    try:
-        return _reports.decode(payload), descriptor
-    except msgspec.DecodeError as exc:
-        raise PeerError(f"control report: {exc}", code="control_invalid") from exc
+    return _receive(channel, _reports)
 
 
-def _receive(channel: socket.socket) -> tuple[bytes, int | None] | None:
+def printable(text: str) -> str:
+    """Return a text with a blank for all that would act on a terminal or begin a line in a log."""
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
+def _receive(
+    channel: socket.socket, decoder: msgspec.json.Decoder[MessageT]
+) -> tuple[MessageT, int | None] | None:
     payload, descriptors, _flags, _address = socket.recv_fds(channel, MAX_DATAGRAM_BYTES, 1)
-    if not payload:
-        return None
-    return payload, descriptors[0] if descriptors else None
+    descriptor = descriptors[0] if descriptors else None
+    if payload:
+        try:
+            return decoder.decode(payload), descriptor
+        # Beside its own errors msgspec lets through those of invalid UTF-8 and of deep nesting.
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+            fault: PeerError | None = PeerError(f"control channel: {exc}", code="control_invalid")
+    else:
+        fault = None
+    if descriptor is not None:
+        os.close(descriptor)
+    if fault is not None:
+        raise fault
+    return None

@@ -311,6 +311,7 @@ class Loop:
             for name, is_alive in (
                 ("the broker link", self._is_link_alive()),
                 ("the fetcher", self._fetcher.is_alive()),
+                ("the ear for the runtimes", self._runtimes.is_alive()),
             )
             if not is_alive
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -140,7 +141,11 @@ RuntimeEvent = (
 
 @dataclass(frozen=True, slots=True)
 class RuntimeSettings:
-    """How runtimes are started and ended; all times in seconds."""
+    """How runtimes are started and ended; all times in seconds.
+
+    `program` is what runs as a runtime; its control channel, listening sockets and readable
+    directories follow as options.
+    """
 
     listen: tuple[str, int] | None = ("127.0.0.1", 8600)
     socket: Path | None = None
@@ -150,6 +155,8 @@ class RuntimeSettings:
     request_deadline_s: float = 30.0
     heartbeat_timeout_s: float = 15.0
     inherited: Mapping[str, int] = field(default_factory=dict)
+    # -P: nothing is imported from the working directory.
+    program: tuple[str, ...] = (sys.executable, "-P", "-m", "agent.runtime")
 
 
 class RuntimeHost(Protocol):
@@ -184,6 +191,9 @@ class RuntimeHost(Protocol):
 
     def tick(self) -> None:
         """Enforce the deadlines: start, heartbeat, oldest request, drain. Called each second."""
+
+    def is_alive(self) -> bool:
+        """Return whether what the children say is still heard."""
 
     def stop(self) -> None:
         """Drain and end everything; returns when the children are gone. Idempotent."""

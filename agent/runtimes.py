@@ -122,6 +122,10 @@ class Runtimes:
             effect = self._due[1]
             self._start(effect.models, auto_promote=True)
 
+    def is_alive(self) -> bool:
+        """Return whether the host still hears its runtimes."""
+        return self._host.is_alive()
+
     def stop(self) -> None:
         """Drain and end all incarnations."""
         self._due = None
@@ -219,12 +223,14 @@ class Runtimes:
         return reference_p99_ms(since(newest.latency, oldest.latency))
 
     def _learn(self, ready: CandidateReady) -> None:
-        self.inventory = self.inventory.model_copy(
-            update={
-                "runtime": ready.runtime,
-                "max_opset": ready.max_opset,
-                "protections": ready.protections,
-            }
+        # Validated, since a report that does not fit could not be sent.
+        self.inventory = Inventory(
+            arch=self.inventory.arch,
+            cores=self.inventory.cores,
+            memory_bytes=self.inventory.memory_bytes,
+            runtime=ready.runtime,
+            max_opset=ready.max_opset,
+            protections=ready.protections,
         )
 
 

@@ -76,6 +76,7 @@ class Code(StrEnum):
     DISK_FULL = "disk_full"
     STORAGE_ERROR = "storage_error"
     CONTENT_CORRUPT = "content_corrupt"
+    START_FAILED = "start_failed"
     STEP_LIMIT = "step_limit"
     STATE_LOST = "state_lost"
     RECORDS_DROPPED = "records_dropped"

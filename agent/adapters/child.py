@@ -22,7 +22,6 @@ from agent.ports import (
     CandidateFailed,
     CandidateReady,
     GoldenChecked,
-    Heartbeat,
     Promoted,
     RuntimeDied,
     RuntimeSettings,
@@ -33,7 +32,7 @@ from agent.ports import (
 from wire.errors import PeerError
 from wire.lifecycle import Code
 
-from .child_process import Child, counters, window_stats
+from .child_process import Child
 from .listeners import open_listeners
 
 log = logging.getLogger(__name__)
@@ -42,6 +41,14 @@ STOP_ACCEPTING_S: Final = 2.0
 """How long the old incarnation may take to close its listening sockets before it is overtaken."""
 KILL_AFTER_S: Final = 5.0
 """Grace beyond a deadline before SIGKILL."""
+REPLACE_DRAIN_S: Final = 5.0
+"""Longest drain when the old incarnation ends first: nobody serves meanwhile."""
+REPLACE_GRACE_S: Final = 2.0
+"""Beyond that, before SIGKILL: with both, a model that hangs is replaced within 10 s."""
+MAX_HELD: Final = 2048
+"""Connections held while nobody serves: half the descriptors that the unit allows."""
+MAX_REPORTS_PER_TURN: Final = 64
+"""Of one child before the others are heard again."""
 
 
 class ProcessRuntimeHost:
@@ -83,7 +90,7 @@ class ProcessRuntimeHost:
             if self._settings.swap == "replace" and (self._serving or self._leaving):
                 self._queued = child
                 if self._serving is not None:
-                    self._drain(self._serving)
+                    self._drain(self._serving, min(self._settings.drain_s, REPLACE_DRAIN_S))
                     self._serving = None
             else:
                 self._launch(child)
@@ -124,19 +131,24 @@ class ProcessRuntimeHost:
         """See `RuntimeHost.tick`."""
         now_s = time.monotonic()
         with self._lock:
-            if (child := self._candidate) is not None and child.is_late(now_s):
-                child.verdict = (Code.START_TIMEOUT, f"not ready within {child.timeout_s:g} s")
+            if (child := self._candidate) is not None and (why := child.lateness(now_s)):
+                child.condemn(Code.START_TIMEOUT, why)
                 child.kill()
             if (child := self._serving) is not None and (why := self._stuck(child, now_s)):
-                child.verdict = (Code.REQUEST_STUCK, why)
+                child.condemn(Code.REQUEST_STUCK, why)
                 child.kill()
             for child in self._leaving:
                 if now_s > child.leave_by_s:
                     child.kill()
+            self._pass_on_held()
             since_s = self._promoting_since_s
             if since_s is not None and now_s - since_s > STOP_ACCEPTING_S and self._candidate:
                 self._promoting_since_s = None
                 self._candidate.tell(control.Serve())
+
+    def is_alive(self) -> bool:
+        """See `RuntimeHost.is_alive`."""
+        return self._reader.is_alive()
 
     def stop(self) -> None:
         """See `RuntimeHost.stop`."""
@@ -147,7 +159,7 @@ class ProcessRuntimeHost:
             self.discard_candidate()
             self._drop_held()
             if self._serving is not None:
-                self._drain(self._serving)
+                self._drain(self._serving, self._settings.drain_s)
                 self._serving = None
         deadline_s = time.monotonic() + self._settings.drain_s + KILL_AFTER_S
         while self._leaving and time.monotonic() < deadline_s:
@@ -175,15 +187,22 @@ class ProcessRuntimeHost:
         )
 
     def _launch(self, child: Child) -> None:
+        settings = self._settings
+        try:
+            child.spawn(settings.program, self._listeners, settings.request_deadline_s)
+        except OSError as exc:
+            text = f"no process could be started: {exc.strerror or exc}"
+            self._sink(CandidateFailed(child.number, None, Code.START_FAILED, text))
+            return
         self._candidate = child
-        child.spawn(self._listeners, self._settings.request_deadline_s)
         self._selector.register(child.channel, selectors.EVENT_READ, child)
         os.write(self._wake_in, b"x")
 
-    def _drain(self, child: Child) -> None:
-        child.leave_by_s = time.monotonic() + self._settings.drain_s + KILL_AFTER_S
+    def _drain(self, child: Child, drain_s: float) -> None:
+        grace_s = KILL_AFTER_S if self._settings.swap == "overlap" else REPLACE_GRACE_S
+        child.leave_by_s = time.monotonic() + drain_s + grace_s
         self._leaving.append(child)
-        if not child.tell(control.Drain(self._settings.drain_s)):
+        if not child.tell(control.Drain(drain_s)):
             child.kill()
 
     def _end(self, child: Child) -> None:
@@ -225,15 +244,20 @@ class ProcessRuntimeHost:
             return
 
     def _hear(self, child: Child) -> None:
-        while True:
-            try:
-                received = control.receive_report(child.channel)
-            except BlockingIOError:
-                return
-            except (OSError, PeerError) as exc:
-                log.warning("runtime %d: %s", child.number, exc)
-                received = None
+        for _ in range(MAX_REPORTS_PER_TURN):
+            # Locked from the first byte: an answer must not be judged before its question is noted.
             with self._lock:
+                try:
+                    received = child.hear()
+                except BlockingIOError:
+                    return
+                except OSError as exc:
+                    log.warning("runtime %d: %s", child.number, exc)
+                    received = None
+                except PeerError as exc:
+                    child.condemn(Code.RUNTIME_DIED, f"it broke the protocol and was ended: {exc}")
+                    child.kill()
+                    received = None
                 if received is None:
                     self._gone(child)
                     return
@@ -243,11 +267,13 @@ class ProcessRuntimeHost:
         match report:
             case control.HandOver() if descriptor is not None:
                 self._relay(descriptor)
+            case control.Confined():
+                child.facts = report
             case control.Ready():
-                self._ready(child, report)
+                self._ready(child)
             case control.Failed(model=model, code=code, detail=detail):
-                child.culprit = model
-                child.verdict = (code, detail)
+                child.condemn(code, detail, model)
+                child.kill()  # it said so itself; nobody waits for it
             case control.Stopped() if child is self._serving and self._promoting_since_s:
                 self._promoting_since_s = None
                 if self._candidate is not None:
@@ -255,59 +281,50 @@ class ProcessRuntimeHost:
             case control.Accepting() if child is self._candidate:
                 self._accepting(child)
             case control.Beat():
-                child.last_beat_s = time.monotonic()
-                child.oldest_request_s = report.oldest_request_s
+                beat = child.beat(report)
                 if child is self._serving:
-                    models = {name: counters(tally) for name, tally in report.models.items()}
-                    self._sink(
-                        Heartbeat(child.number, models, report.oldest_request_s, report.rss_bytes)
-                    )
+                    self._sink(beat)
             case control.Windows():
-                stats = tuple(window_stats(window) for window in report.windows)
-                self._sink(WindowClosed(child.number, stats))
-            case control.Golden():
-                self._sink(
-                    GoldenChecked(child.number, report.model, report.is_passed, report.detail)
-                )
-            case control.Drained():
-                log.debug(
-                    "runtime %d drained: %d moved, %d cut",
-                    child.number,
-                    report.handed_over,
-                    report.cut,
-                )
+                self._sink(WindowClosed(child.number, child.windows(report)))
+            case control.Golden(model=model, is_passed=is_passed, detail=detail):
+                detail = control.printable(detail)
+                self._sink(GoldenChecked(child.number, model, is_passed, detail))
             case _:
-                log.debug("runtime %d: nothing to do about %s", child.number, report)
+                log.debug("runtime %d: %s", child.number, report)
 
-    def _ready(self, child: Child, report: control.Ready) -> None:
+    def _ready(self, child: Child) -> None:
         if child is not self._candidate:
             return
         child.is_ready = True
         child.last_beat_s = time.monotonic()
-        self._sink(
-            CandidateReady(child.number, report.runtime, report.max_opset, report.protections)
-        )
+        facts = child.facts
+        self._sink(CandidateReady(child.number, facts.runtime, facts.max_opset, facts.protections))
         if child.auto_promote:
             self.promote()
 
     def _accepting(self, child: Child) -> None:
         old, self._serving, self._candidate = self._serving, child, None
-        held, self._held = self._held, []
-        for descriptor in held:
-            self._relay(descriptor)
+        self._pass_on_held()
         self._sink(Promoted(child.number))
         if old is not None:
-            self._drain(old)
+            self._drain(old, self._settings.drain_s)
 
     def _relay(self, descriptor: int) -> None:
         """Pass a connection on to what serves; keep it for what comes; close it at the end."""
         taker = self._serving
-        if self._is_stopping:
+        is_taken = taker is not None and taker.tell(control.Adopt(), descriptor)
+        if is_taken or self._is_stopping or len(self._held) >= MAX_HELD:
             os.close(descriptor)
-        elif taker is None or not taker.tell(control.Adopt(), descriptor):
-            self._held.append(descriptor)
         else:
-            os.close(descriptor)
+            self._held.append(descriptor)
+
+    def _pass_on_held(self) -> None:
+        """Try again with what nobody could take; a runtime that is busy takes it a moment later."""
+        if self._serving is None:
+            return
+        held, self._held = self._held, []
+        for descriptor in held:
+            self._relay(descriptor)
 
     def _gone(self, child: Child) -> None:
         """Answer the end of a child's channel: the process ends, whatever it was is over."""

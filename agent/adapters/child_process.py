@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
+from typing import Final
 
 from agent import control
-from agent.ports import Counters, ServedModel, WindowStats
+from agent.ports import Counters, Heartbeat, ServedModel, WindowStats
+from wire.errors import PeerError
 from wire.latency import LATENCY_BINS
 from wire.lifecycle import Code
 
+from .conduct import Conduct
+
 log = logging.getLogger(__name__)
 
-REAP_S = 2.0
+REAP_S: Final = 2.0
+ACCEPT_S: Final = 10.0
+"""From the order to serve to the first `accept`: an honest runtime takes some milliseconds."""
 
 
 class Child:
@@ -29,7 +35,8 @@ class Child:
         auto_promote: Whether it accepts as soon as it is ready.
         timeout_s: How long it may take to get ready.
         is_ready: Whether its golden rows have passed.
-        verdict: Code and words of why it ends, where that is known before the end.
+        facts: What it said of itself before it touched a model.
+        verdict: Code and words of why it ends, where that is known before the end; see `condemn`.
         culprit: The model at fault, where it is known.
         oldest_request_s, last_beat_s: From its heartbeats; the latter monotonic.
         leave_by_s: When it is killed, once it has been told to go; monotonic.
@@ -48,27 +55,40 @@ class Child:
         self.auto_promote = auto_promote
         self.timeout_s = timeout_s
         self.is_ready = False
+        self.facts = control.Confined("", 0, ())
         self.verdict: tuple[str, str] | None = None
         self.culprit: str | None = None
         self.oldest_request_s = 0.0
         self.last_beat_s = 0.0
         self.leave_by_s = 0.0
         self._started_at_s = 0.0
+        self._accept_by_s: float | None = None
+        self._conduct = Conduct()
         self._process: subprocess.Popen[bytes] | None = None
 
-    def spawn(self, listeners: Sequence[socket.socket], deadline_s: float) -> None:
-        """Start the process, never by fork alone, and tell it what to load."""
+    def spawn(
+        self, program: Sequence[str], listeners: Sequence[socket.socket], deadline_s: float
+    ) -> None:
+        """Start the process, never by fork alone, and tell it what to load.
+
+        Raises:
+            OSError: The machine has no room for another process.
+        """
         self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.channel.setblocking(False)
         self._started_at_s = time.monotonic()
         directories = {path.parent for model in self.models for path in model.files.values()}
-        # -P: nothing is imported from the working directory.
-        argv = [sys.executable, "-P", "-m", "agent.runtime", "--control", str(theirs.fileno())]
+        argv = [*program, "--control", str(theirs.fileno())]
         argv += [arg for sock in listeners for arg in ("--listen", str(sock.fileno()))]
         argv += [arg for path in sorted(directories) for arg in ("--readable", str(path))]
         passed = [theirs.fileno(), *(sock.fileno() for sock in listeners)]
-        with theirs:
+        try:
             self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, pass_fds=passed)
+        except OSError:
+            self.channel.close()
+            raise
+        finally:
+            theirs.close()
         models = tuple(_describe(model) for model in self.models)
         self.tell(control.Start(models, deadline_s))
 
@@ -79,16 +99,72 @@ class Child:
 
     def tell(self, command: control.Command, descriptor: int | None = None) -> bool:
         """Send a command; return False when the child cannot take it any more."""
+        self._conduct.told(command)
         try:
             control.send(self.channel, command, descriptor)
         except OSError as exc:
             log.debug("runtime %d takes no %s: %s", self.number, command, exc)
             return False
+        finally:
+            if isinstance(command, control.Serve):
+                self._accept_by_s = time.monotonic() + ACCEPT_S
         return True
 
-    def is_late(self, now_s: float) -> bool:
-        """Whether it should have been ready by now."""
-        return not self.is_ready and now_s - self._started_at_s > self.timeout_s
+    def hear(self) -> tuple[control.Report, int | None] | None:
+        """Return its next report and the connection that came with it; None at the channel's end.
+
+        Raises:
+            OSError: BlockingIOError when there is none yet.
+            PeerError: `control_invalid`: it says what it may not say, or not now.
+        """
+        received = control.receive_report(self.channel)
+        if received is None:
+            return None
+        report, descriptor = received
+        is_with_socket = descriptor is not None
+        fault = self._conduct.fault_of(report, time.monotonic(), is_with_socket=is_with_socket)
+        if fault is None and descriptor is not None and not _is_connection(descriptor):
+            fault = "it handed over what is no connection"
+        if fault is not None:
+            if descriptor is not None:
+                os.close(descriptor)
+            raise PeerError(fault, code="control_invalid")
+        return report, descriptor
+
+    def condemn(self, code: str, why: str, culprit: str | None = None) -> None:
+        """Set down why it ends and which model is at fault, unless that is known already."""
+        if self.verdict is None:
+            self.verdict = (code, control.printable(why)[:300])
+            self.culprit = culprit if any(model.name == culprit for model in self.models) else None
+
+    def beat(self, report: control.Beat) -> Heartbeat:
+        """Take note of a sign of life; return what it says of the models that it has."""
+        self.last_beat_s = time.monotonic()
+        self.oldest_request_s = report.oldest_request_s
+        counted = {
+            model.name: _counters(report.models[model.name])
+            for model in self.models
+            if model.name in report.models
+        }
+        return Heartbeat(self.number, counted, report.oldest_request_s, report.rss_bytes)
+
+    def windows(self, report: control.Windows) -> tuple[WindowStats, ...]:
+        """Return its windows, at most one for each model that it has."""
+        closed = {window.model: window for window in report.windows}
+        return tuple(
+            _window_stats(closed[model.name], model)
+            for model in self.models
+            if model.name in closed
+        )
+
+    def lateness(self, now_s: float) -> str | None:
+        """Return what it should have done by now, in words, or None."""
+        if not self.is_ready:
+            is_late = now_s - self._started_at_s > self.timeout_s
+            return f"not ready within {self.timeout_s:g} s" if is_late else None
+        if self._accept_by_s is not None and now_s > self._accept_by_s:
+            return f"accepts no connection {ACCEPT_S:g} s after it was told to"
+        return None
 
     def kill(self) -> None:
         """End the process at once; the end of its channel follows."""
@@ -103,16 +179,17 @@ class Child:
         try:
             status = self._process.wait(REAP_S)
         except subprocess.TimeoutExpired:
+            self.condemn(Code.RUNTIME_DIED, "it closed its control channel and did not end")
             self._process.kill()
             status = self._process.wait()
         if self.verdict is not None:
             return self.verdict
         if status < 0:
-            return Code.RUNTIME_DIED, f"ended by {signal.Signals(-status).name}"
+            return Code.RUNTIME_DIED, f"ended by {_signal_name(-status)}"
         return Code.RUNTIME_DIED, f"ended with exit code {status}"
 
 
-def counters(tally: control.Tally) -> Counters:
+def _counters(tally: control.Tally) -> Counters:
     """Return a child's counts as the supervisor knows them."""
     return Counters(
         request_count=tally.request_count,
@@ -125,18 +202,38 @@ def counters(tally: control.Tally) -> Counters:
     )
 
 
-def window_stats(window: control.Window) -> WindowStats:
-    """Return a child's window as the supervisor knows it."""
+def _window_stats(window: control.Window, model: ServedModel) -> WindowStats:
+    """Return a child's window of one of its models as the supervisor knows it."""
     return WindowStats(
-        model=window.model,
-        version=window.version,
-        manifest=window.manifest,
+        model=model.name,
+        version=model.version,
+        manifest=model.manifest,
         start_unix_ms=window.start_unix_ms,
         duration_s=window.duration_s,
-        counters=counters(window.tally),
+        counters=_counters(window.tally),
         p50_ms=window.p50_ms,
         p99_ms=window.p99_ms,
     )
+
+
+def _is_connection(descriptor: int) -> bool:
+    """Whether this is a stream socket with or without a peer, and no listening one."""
+    try:
+        sock = socket.socket(fileno=descriptor)
+    except OSError:
+        return False
+    try:
+        is_listening = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        return sock.type == socket.SOCK_STREAM and not is_listening
+    finally:
+        sock.detach()
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # one of the real-time signals between the first and the last
+        return f"signal {number}"
 
 
 def _describe(model: ServedModel) -> control.Model:

@@ -17,6 +17,7 @@ from wire.latency import merged
 from wire.lifecycle import Code, Outcome
 
 from .endings import (
+    BUNDLE_FAULTS,
     Result,
     advance,
     announce,
@@ -236,7 +237,9 @@ def _candidate_refused(state: DeviceState, event: CandidateRefused) -> Result:
     match state.update:
         case SelfTesting(assignment=target):
             if event.model in (target.name, None):
-                return refuse(state, target, Outcome.REJECTED, event.code, event.detail)
+                is_its_fault = event.code in BUNDLE_FAULTS
+                outcome = Outcome.REJECTED if is_its_fault else Outcome.FAILED
+                return refuse(state, target, outcome, event.code, event.detail)
             detail = f"{event.model}: {event.detail}"
             return refuse(state, target, Outcome.FAILED, event.code, detail)
         case OnProbation(assignment=target) if event.model in (target.name, None):

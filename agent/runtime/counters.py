@@ -74,8 +74,6 @@ class ModelCounters:
         self._earlier = merged(self._earlier, latency)
         window = Window(
             model=self._model.name,
-            version=self._model.version,
-            manifest=self._model.manifest,
             start_unix_ms=self._start_unix_ms,
             duration_s=round(time.monotonic() - self._start_s, 3),
             tally=self._window.tally(),

@@ -26,6 +26,9 @@ DEFAULT_BUDGET_MB: Final = 512
 """For a model that declares no memory budget; generous, since it guards against bombs."""
 HEADROOM_BYTES: Final = 256 * 1024 * 1024
 """For requests, answers and threads, beside the models' own budgets."""
+LOAD_FACTOR: Final = 6
+"""Times the files' size that loading may take: mapped, read, parsed, unpacked, packed for the CPU,
+and golden rows."""
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -37,6 +40,12 @@ def run(
     if received is None or not isinstance(received[0], control.Start):
         return 1
     start = received[0]
+    budget_bytes = _budget_bytes(start.models)
+    allowance_bytes = budget_bytes + HEADROOM_BYTES + LOAD_FACTOR * _size_bytes(start.models)
+    if limit_memory(allowance_bytes):
+        protections = (*protections, "memory_limit")
+    # From here on a model may have a say in what this process tells.
+    control.send(channel, control.Confined(runtime_name(), MAX_OPSET, protections))
     models: dict[str, LoadedModel] = {}
     for model in start.models:
         try:
@@ -45,15 +54,24 @@ def run(
             control.send(channel, control.Failed(model.name, exc.code, str(exc)[:300]))
             return 1
         except MemoryError:
-            text = "the device has too little memory to load it"
+            text = "it needs more memory than its budget and this device allow"
             control.send(channel, control.Failed(model.name, Code.LOAD_FAILED, text))
             return 1
-    budget_mb = sum(model.memory_mb or DEFAULT_BUDGET_MB for model in start.models)
-    if limit_memory(budget_mb * 1024 * 1024 + HEADROOM_BYTES):
-        protections = (*protections, "memory_limit")
-    control.send(channel, control.Ready(runtime_name(), MAX_OPSET, protections))
+    limit_memory(budget_bytes)
+    control.send(channel, control.Ready())
     server = InferenceServer(models, start.request_deadline_s)
     return uvloop.run(Incarnation(channel, listeners, models, server).live())
+
+
+def _budget_bytes(models: Sequence[control.Model]) -> int:
+    """Return what serving these models may take; no budget is larger than the machine."""
+    machine_bytes = os.sysconf("SC_PHYS_PAGES") * _PAGE_BYTES
+    budget_mb = sum(model.memory_mb or DEFAULT_BUDGET_MB for model in models)
+    return min(budget_mb * 1024 * 1024, machine_bytes) + HEADROOM_BYTES
+
+
+def _size_bytes(models: Sequence[control.Model]) -> int:
+    return sum(Path(path).stat().st_size for model in models for path in model.files.values())
 
 
 def _load(model: control.Model) -> LoadedModel:

@@ -123,6 +123,18 @@ def test_fetch_failures_end_as_they_say():
         assert ev.Fetch(V2) in effects, "a newer generation tries again"
 
 
+@pytest.mark.parametrize("code", [Code.START_FAILED, Code.CONTENT_CORRUPT])
+def test_a_candidate_that_this_device_could_not_start_is_not_the_models_fault(code):
+    state, _ = run(
+        serving(V1),
+        ev.DesiredReceived(2, (V2,)),
+        ev.BundleStaged(V2.ref.manifest),
+        ev.CandidateRefused(None, code, "no memory for another process"),
+    )
+    assert state.record("digits").outcome is Outcome.FAILED
+    assert state.quarantine_code(V2.ref.manifest) is None
+
+
 def test_silence_at_the_end_of_probation_runs_the_golden_rows():
     state, effects = run(on_probation(), ev.Evidence(61, 0, 0))
     assert ev.CheckGolden("digits") in effects

@@ -274,6 +274,16 @@ def bench(start_bench):
     return start_bench()
 
 
+@pytest.fixture(scope="module")
+def shared_bench():
+    """One host for all tests of a module, so that what one leaves behind harms the next."""
+    folder = Path(tempfile.mkdtemp(prefix="mf-"))
+    bench = Bench(folder)
+    yield bench
+    bench.host.stop()
+    shutil.rmtree(folder)
+
+
 @pytest.fixture
 def graphs():
     return {
