@@ -25,12 +25,15 @@ MAX_REPORTED_MODELS: Final = 64
 """Eight are desired and eight more may wait for their removal; above, a report is no report."""
 MAX_TALLY: Final = 2**48
 """Centuries at any rate; what a few incarnations add up to still is an exact number in JSON."""
+MAX_PSI: Final = 1e4
+"""Twice ln(10,000) is the most that shares of 0.0001 and more can make; limits are a bundle's."""
 _YEAR_S: Final = 86_400 * 365
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_INTEGER)]
 _Tally = Annotated[int, msgspec.Meta(ge=0, le=MAX_TALLY)]
 _Seconds = Annotated[float, msgspec.Meta(ge=0, le=_YEAR_S)]
 _Ms = Annotated[float, msgspec.Meta(ge=0, le=_YEAR_S * 1000)]
+_Psi = Annotated[float, msgspec.Meta(ge=0, le=MAX_PSI)]
 _Name = Annotated[str, msgspec.Meta(max_length=64)]
 _Label = Annotated[str, msgspec.Meta(pattern=r"^[ -~]{0,32}$")]
 _CodeText = Annotated[str, msgspec.Meta(pattern=CODE_PATTERN)]
@@ -117,6 +120,15 @@ class HandOver(msgspec.Struct, frozen=True, tag="hand_over"):
     """The idle connection that comes with this datagram is for the next runtime."""
 
 
+class Shift(msgspec.Struct, frozen=True):
+    """How far one output column is from its reference; see `agent.core.states.OutputShift`."""
+
+    column: _Name
+    row_count: _Tally
+    psi: _Psi
+    excess: Annotated[float, msgspec.Meta(ge=-MAX_PSI, le=MAX_PSI)]
+
+
 class Tally(msgspec.Struct, frozen=True):
     """Counts of one model; see `agent.ports.Counters`."""
 
@@ -127,6 +139,7 @@ class Tally(msgspec.Struct, frozen=True):
     client: _Tally = 0
     non_finite: _Tally = 0
     latency: Annotated[tuple[_Tally, ...], msgspec.Meta(max_length=LATENCY_BINS)] = ()
+    shift: Shift | None = None
 
 
 class Beat(msgspec.Struct, frozen=True, tag="beat"):

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from wire.messages import Inventory
 
-from .core.states import DeviceState
+from .core.states import DeviceState, OutputShift
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,8 @@ class Counters:
 
     `runtime`, `deadline` and `non_finite` are the model's fault, `client` never is. A request with
     several faults counts once, in the first of runtime, deadline, non_finite. `latency` has the
-    bins of `wire.latency`, `client` errors left out; it is empty in a window.
+    bins of `wire.latency`, `client` errors left out; it is empty in a window. `shift` is that of
+    the output column that is furthest from its reference, None without a limit table or rows.
     """
 
     request_count: int = 0
@@ -48,6 +49,7 @@ class Counters:
     client: int = 0
     non_finite: int = 0
     latency: tuple[int, ...] = ()
+    shift: OutputShift | None = None
 
 
 @dataclass(frozen=True, slots=True)

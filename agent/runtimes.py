@@ -211,6 +211,7 @@ class Runtimes:
                 non_finite_count=max(0, counters.non_finite - before.non_finite),
                 latency=since(counters.latency, before.latency),
                 rss_bytes=max(0, beat.rss_bytes),
+                shift=counters.shift,
             ),
         )
 

@@ -5,20 +5,39 @@ Counts over the same edges merge exactly, by addition, over time and over device
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from collections.abc import Iterator
+from typing import Annotated, Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
 from .ids import Digest
+from .manifest import TensorSpec
 from .messages import Count, Message, Part
 
 REFERENCE_BINS: Final = 10
 """Deciles: PSI over 10 bins is the field's convention, and 500 rows a window suffice for them."""
 
+SHARE_FLOOR: Final = 1e-4
+"""One row of 10,000, the size of a usual reference."""
+
+MAX_NAME_CHARS: Final = 128
+
+MAX_LIMITED: Final = 32
+"""Output columns of a bundle with limits, the first ones; each takes the converter a tenth of a
+second, and the device some microseconds a second."""
+
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
+
+
+class NamedColumn(NamedTuple):
+    """One column of values, shape (n_rows,); labels are counted one by one, numbers in bins."""
+
+    name: str
+    values: npt.NDArray[Any]
+    is_label: bool
 
 
 class Column(Part):
@@ -26,12 +45,14 @@ class Column(Part):
 
     `edges` has n ascending numbers, `counts` n + 1: below the first edge, [edge, next edge) …,
     from the last edge on. `missing` counts NaN. A constant column has a single edge or none.
+    `psi_limits` are those of `Baseline`.
     """
 
     name: str
     edges: tuple[float, ...]
     counts: tuple[Count, ...]
     missing: Count = 0
+    psi_limits: tuple[float, ...] = ()
 
 
 class CategoryColumn(Part):
@@ -41,15 +62,23 @@ class CategoryColumn(Part):
     categories: Annotated[tuple[str, ...], Field(max_length=256)]
     counts: tuple[Count, ...]
     other: Count = 0
+    psi_limits: tuple[float, ...] = ()
 
 
 class Baseline(Message):
-    """`baseline.json`: how the inputs and outputs were distributed over the reference rows."""
+    """`baseline.json`: how the inputs and outputs were distributed over the reference rows.
+
+    The limit table says how far rows of the same source are from the reference by chance: the PSI
+    of `limit_row_counts[i]` of them is over an output's `psi_limits[i]` with a chance of
+    `false_alarm_ratio`. An older baseline has no table.
+    """
 
     row_count: Count
     data_sha256: Digest | None = None
     inputs: tuple[Column | CategoryColumn, ...]
     outputs: tuple[Column | CategoryColumn, ...]
+    limit_row_counts: tuple[Count, ...] = ()
+    false_alarm_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0
 
 
 def reference_edges(values: FloatArray, bins: int = REFERENCE_BINS) -> FloatArray:
@@ -71,3 +100,43 @@ def count(values: FloatArray, edges: FloatArray) -> tuple[IntArray, int]:
     present = values[~np.isnan(values)]
     positions = np.searchsorted(edges, present, side="right")
     return np.bincount(positions, minlength=edges.size + 1), int(values.size - present.size)
+
+
+def reference_counts(column: Column | CategoryColumn) -> IntArray:
+    """Return all counts of a column, what is missing or of no category last."""
+    rest = column.missing if isinstance(column, Column) else column.other
+    return np.array([*column.counts, rest], dtype=np.int64)
+
+
+def psi(reference: npt.NDArray[Any], observed: npt.NDArray[Any]) -> FloatArray:
+    """Return the population stability index, in nats, of counts over the same bins.
+
+    Sum over bins of (o - r) ln(o / r), o and r being shares (Siddiqi, Credit Risk Scorecards,
+    2006). Shares below `SHARE_FLOOR` count as that, so that empty bins are finite.
+
+    Args:
+        reference: Shape (…, n_bins), sums above 0.
+        observed: The same shape, or one that broadcasts to it.
+    """
+    r = np.maximum(reference / reference.sum(axis=-1, keepdims=True), SHARE_FLOOR)
+    o = np.maximum(observed / observed.sum(axis=-1, keepdims=True), SHARE_FLOOR)
+    index: FloatArray = ((o - r) * np.log(o / r)).sum(axis=-1)
+    return index
+
+
+def split_columns(spec: TensorSpec, rows: npt.NDArray[Any]) -> Iterator[NamedColumn]:
+    """Yield the columns of a tensor as a baseline knows them, in their order.
+
+    Args:
+        spec: Its description.
+        rows: Shape (n_rows, …).
+    """
+    flat = rows.reshape(len(rows), -1)
+    width = flat.shape[1]
+    is_label = rows.dtype.kind in "OU" or (rows.ndim == 1 and rows.dtype.kind in "iub")
+    for number in range(width):
+        if len(spec.feature_names) == width:
+            name = spec.feature_names[number]
+        else:
+            name = spec.name if width == 1 else f"{spec.name}[{number}]"
+        yield NamedColumn(name[:MAX_NAME_CHARS], flat[:, number], is_label)

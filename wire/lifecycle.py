@@ -63,6 +63,7 @@ class Code(StrEnum):
     LATENCY_BUDGET = "latency_budget"
     LATENCY_RATIO = "latency_ratio"
     MEMORY_GROWTH = "memory_growth"
+    OUTPUT_DRIFT = "output_drift"
     REQUEST_STUCK = "request_stuck"
     RUNTIME_DIED = "runtime_died"
     CRASH_LOOP = "crash_loop"

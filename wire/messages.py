@@ -109,6 +109,9 @@ class Guards(Part):
     memory_growth_mb: Annotated[int, Field(ge=1, le=1_048_576)] = 32
     """Largest steady growth of the runtime after its warm-up; a tenth of its size is always fine,
     more than the manifest's memory budget never."""
+    output_psi: Annotated[float, Field(ge=0, le=1000)] | None = None
+    """Largest PSI of an output against the bundle's baseline, beyond what chance explains; null
+    looks at none, since rows that differ from the reference are no fault of the release."""
 
 
 class DesiredModel(Part):

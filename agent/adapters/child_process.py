@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from agent import control
+from agent.core.states import OutputShift
 from agent.ports import Counters, Heartbeat, ServedModel, WindowStats
 from wire.errors import PeerError
 from wire.latency import LATENCY_BINS
@@ -199,6 +200,9 @@ def _counters(tally: control.Tally) -> Counters:
         client=tally.client,
         non_finite=tally.non_finite,
         latency=tally.latency if len(tally.latency) == LATENCY_BINS else (),
+        shift=OutputShift(control.printable(shift.column), shift.row_count, shift.psi, shift.excess)
+        if (shift := tally.shift)
+        else None,
     )
 
 

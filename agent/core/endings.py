@@ -58,6 +58,7 @@ BUNDLE_FAULTS: Final = frozenset(
         Code.LATENCY_BUDGET,
         Code.LATENCY_RATIO,
         Code.MEMORY_GROWTH,
+        Code.OUTPUT_DRIFT,
         Code.REQUEST_STUCK,
         Code.RUNTIME_DIED,
         Code.CRASH_LOOP,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from wire.lifecycle import Outcome, UpdateState
 
-from .states import NO_FACTS, Assignment, BundleFacts, QuarantineLift, Ref
+from .states import NO_FACTS, Assignment, BundleFacts, OutputShift, QuarantineLift, Ref
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,8 @@ class Evidence:
     """What the model on probation did since the last evidence.
 
     `request_count` leaves out requests that were the client's fault; `latency` counts these over
-    the bins of `wire.latency`. `rss_bytes` is the resident memory of its runtime now.
+    the bins of `wire.latency`. `rss_bytes` is the resident memory of its runtime now, `shift` how
+    far its answers are from the reference by now.
     """
 
     elapsed_s: float
@@ -93,6 +94,7 @@ class Evidence:
     non_finite_count: int = 0
     latency: tuple[int, ...] = ()
     rss_bytes: int = 0
+    shift: OutputShift | None = None
 
 
 @dataclass(frozen=True, slots=True)

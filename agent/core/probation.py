@@ -72,6 +72,10 @@ def _doubts(trial: OnProbation) -> Iterator[Doubt]:
     if (growth := g.growth_bytes(trial.memory)) > limit:
         detail = f"memory grew by {growth >> 20} MB after the warm-up, {limit >> 20} MB allowed"
         yield Doubt(Breach(Code.MEMORY_GROWTH, detail))
+    shift = trial.shift
+    if guards.output_psi is not None and shift is not None and shift.excess > guards.output_psi:
+        detail = f"{shift.column}: PSI {shift.psi:.3g} after {shift.row_count} rows"
+        yield Doubt(Breach(Code.OUTPUT_DRIFT, detail))
 
 
 def _latency_doubts(trial: OnProbation) -> Iterator[Doubt]:

@@ -102,6 +102,24 @@ NO_MEMORY: Final = MemoryTrace()
 
 
 @dataclass(frozen=True, slots=True)
+class OutputShift:
+    """How far the answers are from those of the reference rows, where they are furthest.
+
+    Attributes:
+        column: The output column.
+        row_count: Rows answered since its runtime began to serve.
+        psi: Population stability index against the baseline, nats.
+        excess: What of that is beyond the baseline's limit for so many rows; below 0 it may be
+            chance.
+    """
+
+    column: str
+    row_count: int
+    psi: float
+    excess: float
+
+
+@dataclass(frozen=True, slots=True)
 class Idle:
     """No update under way."""
 
@@ -157,6 +175,7 @@ class OnProbation:
         non_finite_count: Those that it answered with NaN or infinity, of finite inputs.
         latency: Counts over the bins of `wire.latency`; empty before the first.
         memory: How the memory of its runtime went; begins anew with each runtime.
+        shift: How far its answers are from the reference; likewise. None of too few rows.
         start_count: Starts of the agent during it that did not end in good order.
         is_golden_due: Set while the golden rows run again for want of traffic.
     """
@@ -170,6 +189,7 @@ class OnProbation:
     non_finite_count: int = 0
     latency: tuple[int, ...] = ()
     memory: MemoryTrace = NO_MEMORY
+    shift: OutputShift | None = None
     start_count: int = 0
     is_golden_due: bool = False
     kind: Literal["on_probation"] = "on_probation"

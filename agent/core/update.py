@@ -362,6 +362,7 @@ def _with_evidence(trial: OnProbation, event: Evidence) -> OnProbation:
         non_finite_count=trial.non_finite_count + event.non_finite_count,
         latency=merged(trial.latency, event.latency),
         memory=memory,
+        shift=event.shift or trial.shift,
     )
 
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import time
 from bisect import bisect_right
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from agent.control import Model, Tally, Window
 from wire.latency import LATENCY_BINS, LATENCY_EDGES_MS, latency_quantile, merged
+from wire.manifest import BASELINE
+
+from .outputs import OutputCounts, read_baseline
 
 CAUSES: Final = ("runtime", "deadline", "client", "non_finite")
 
@@ -46,6 +50,7 @@ class ModelCounters:
 
     def __init__(self, model: Model) -> None:
         self._model = model
+        self.outputs = OutputCounts(read_baseline(Path(model.files[BASELINE])))
         self._total = _Sums()
         self._earlier: tuple[int, ...] = ()
         self._open_window()
@@ -66,7 +71,9 @@ class ModelCounters:
     def total(self) -> Tally:
         """Return the counts since the start."""
         latency = merged(self._earlier, self._latency)
-        return msgspec.structs.replace(self._total.tally(), latency=latency)
+        return msgspec.structs.replace(
+            self._total.tally(), latency=latency, shift=self.outputs.shift()
+        )
 
     def close_window(self) -> Window:
         """Return the window and begin the next one."""

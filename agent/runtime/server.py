@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
 
-from wire.manifest import Manifest
+from wire.manifest import Manifest, TensorSpec
 
 from . import oip
 from .counters import ModelCounters
@@ -32,13 +32,14 @@ _JSON: Final = (b"content-type", b"application/json")
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What goes back, and how it counts: for which model, how many rows, which cause of error."""
+    """What goes back, and how it counts: for which model, how many rows, which cause of error, which outputs."""
 
     status: int
     body: bytes
     model: str | None = None
     rows: int = 0
     cause: str | None = None
+    outputs: tuple[tuple[TensorSpec, ...], Sequence[Array]] = ((), ())
 
 
 class InferenceServer:
@@ -80,6 +81,7 @@ class InferenceServer:
                 cause=reply.cause,
                 latency_ms=(time.perf_counter() - began_s) * 1000,
             )
+            self._counters[reply.model].outputs.add(*reply.outputs)
 
     async def _answer(self, scope: Scope, body: bytes) -> Reply:
         method, parts = scope["method"], oip.split_path(scope["path"])
@@ -167,6 +169,7 @@ def _answered(manifest: Manifest, request: oip.Request, answers: list[Array]) ->
         manifest.name,
         rows=request.n_rows,
         cause="non_finite" if is_fault else None,
+        outputs=(request.outputs, answers),
     )
 
 

@@ -106,6 +106,12 @@ def start(
     memory_growth_mb: Annotated[
         int, typer.Option(min=1, max=1_048_576, help="Memory growing by more rolls back.")
     ] = 32,
+    output_psi: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1000, help="Answers so far from the reference roll back; else none."
+        ),
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Watch it to its end.")] = False,
     json: Json = False,
     controller: Controller = None,
@@ -132,6 +138,7 @@ def start(
                 p99_ms=p99_ms,
                 p99_ratio=p99_ratio,
                 memory_growth_mb=memory_growth_mb,
+                output_psi=output_psi,
             ),
         )
     except ValidationError as exc:

@@ -1,10 +1,20 @@
 """How inputs and outputs were distributed, in bins that devices can count into."""
 
+from bisect import bisect_right
+
 import numpy as np
 import pytest
 
 from converter.baseline import MAX_CATEGORIES, make_baseline
-from wire.histogram import Baseline, CategoryColumn, Column
+from wire.histogram import (
+    MAX_LIMITED,
+    Baseline,
+    CategoryColumn,
+    Column,
+    count,
+    psi,
+    reference_counts,
+)
 from wire.manifest import TensorSpec
 
 SHA = "0" * 64
@@ -79,7 +89,7 @@ def test_labels_are_categories_and_whole_features_are_not():
         [(spec(datatype="INT64"), rows)], [(spec("label", datatype="INT64"), label)], SHA
     )
     assert isinstance(made.inputs[0], Column)
-    assert made.outputs[0] == CategoryColumn(
+    assert made.outputs[0].model_copy(update={"psi_limits": ()}) == CategoryColumn(
         name="label", categories=("0", "1"), counts=(40, 40), other=0
     )
 
@@ -93,3 +103,64 @@ def test_columns_have_the_names_of_the_features_or_numbers():
     assert [c.name for c in columns(np.zeros((3, 2, 2), np.float32))] == [
         "X[0]", "X[1]", "X[2]", "X[3]",
     ]  # fmt: skip
+
+
+# -- the limit table of the outputs
+
+
+def with_limits(rows):
+    """Return the baseline of a model whose only output has these values."""
+    inputs = np.zeros((len(rows), 1), np.float32)
+    return make_baseline([(spec(), inputs)], [(spec("Y"), rows)], SHA)
+
+
+def excess(baseline, values):
+    """Return by how much the PSI of these values is beyond the table."""
+    (column,) = baseline.outputs
+    counts, missing = count(values, np.array(column.edges))
+    place = bisect_right(baseline.limit_row_counts, len(values)) - 1
+    index = psi(reference_counts(column), np.array([*counts, missing]))
+    return index - column.psi_limits[place]
+
+
+@pytest.mark.parametrize("n_rows", [50, 100, 999, 20_000])
+def test_rows_of_the_same_source_are_over_the_limit_as_rarely_as_promised(n_rows):
+    seed, alarms, tries = 11, 0, 0
+    random = np.random.default_rng(seed)
+    for _ in range(10):
+        baseline = with_limits(random.normal(size=(1000, 1)))
+        for _ in range(200):
+            alarms += excess(baseline, random.normal(size=n_rows)) > 0
+            tries += 1
+    # At 999 rows the limit of 500 is taken, which is wider. 12 of 2,000 at 1 in 1,000: P < 1e-6.
+    assert alarms < 12, f"seed {seed}: {alarms} of {tries}"
+
+
+def test_a_shift_that_matters_is_over_the_limit():
+    random = np.random.default_rng(3)
+    baseline = with_limits(random.normal(size=(1000, 1)))
+    assert excess(baseline, random.normal(size=200)) < 0
+    assert excess(baseline, random.normal(loc=1.0, size=200)) > 0.25
+    assert excess(baseline, np.full(200, np.nan)) > 0.25
+    assert excess(baseline, np.zeros(200)) > 0.25, "always the same answer"
+
+
+def test_limits_shrink_with_more_rows_and_are_the_same_each_time():
+    rows = np.random.default_rng(5).normal(size=(300, 1))
+    (column,) = with_limits(rows).outputs
+    assert column.psi_limits == tuple(sorted(column.psi_limits, reverse=True))
+    assert with_limits(rows) == with_limits(rows)
+
+
+@pytest.mark.parametrize("value", [7.0, np.nan])
+def test_an_output_that_never_varies_has_limits_too(value):
+    (column,) = with_limits(np.full((70, 1), value)).outputs
+    assert set(column.psi_limits) == {0.0001}
+
+
+def test_only_outputs_and_not_too_many_of_them_have_limits():
+    rows = np.random.default_rng(6).normal(size=(70, MAX_LIMITED + 3))
+    made = make_baseline([(spec(), rows)], [(spec("Y"), rows)], SHA)
+    assert not any(column.psi_limits for column in made.inputs)
+    limited = [bool(column.psi_limits) for column in made.outputs]
+    assert limited == [True] * MAX_LIMITED + [False] * 3

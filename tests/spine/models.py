@@ -15,11 +15,14 @@ LIMIT = 4
 """What a fragile model looks up by: it raises for a first feature of this much or more."""
 
 
-def answering(number: float, *, is_fragile: bool = False) -> onnx.ModelProto:
+def answering(
+    number: float, *, is_fragile: bool = False, is_varied: bool = False
+) -> onnx.ModelProto:
     """Return a model that answers `number` to every row.
 
     It looks the answer up in a table, by the row's first feature. A fragile one does so for
-    features that the table does not have, which none of its training rows holds.
+    features that the table does not have, which none of its training rows holds. A varied one adds
+    a tenth of that feature, rounded down.
     """
     index = "inside" if not is_fragile else "X"
     nodes = [
@@ -31,7 +34,7 @@ def answering(number: float, *, is_fragile: bool = False) -> onnx.ModelProto:
         "first": np.array([0]),
         "second": np.array([1]),
         "columns": np.array([1]),
-        "table": np.full(LIMIT, number, np.float32),
+        "table": np.float32([number + is_varied * key / 10 for key in range(LIMIT)]),
     }
     if not is_fragile:
         nodes.insert(0, helper.make_node("Clip", ["X", "lowest", "highest"], ["inside"]))
@@ -60,7 +63,14 @@ class Bundles:
         output = self._folder / f"{version}.bundle"
         if not output.exists():
             source = self._folder / f"{version}.onnx"
-            onnx.save(answering(answer_of(version), is_fragile="fragile" in version), source)
+            onnx.save(
+                answering(
+                    answer_of(version),
+                    is_fragile="fragile" in version,
+                    is_varied="varied" in version,
+                ),
+                source,
+            )
             command = ["convert", str(source), "--name", NAME, "--version", version]
             command += ["--data", str(self._data), "--output", str(output)]
             done = subprocess.run(

@@ -17,7 +17,7 @@ def start(bed, version, *options):
     return bed.until_ended(rollout), bed.members(rollout)[DEVICE]
 
 
-def test_a_release_that_is_too_slow_goes_back(make_bed):
+def test_a_release_that_is_too_slow_or_answers_otherwise_goes_back(make_bed):
     bed = make_bed("mosquitto")
     bed.add(DEVICE)
     bed.install("1.0.0")
@@ -32,5 +32,13 @@ def test_a_release_that_is_too_slow_goes_back(make_bed):
     bed.push("3.0.0")
     ended, member = start(bed, "3.0.0", "--p99-ms", "60000")
     assert (ended["state"], member["state"]) == ("finished", "confirmed"), ended
+
+    # Its training rows get four answers, the live ones always the same.
+    bed.push("4.0.0-varied")
+    ended, member = start(bed, "4.0.0-varied", "--output-psi", "0.25")
+    assert ended["state"] == "halted"
+    assert (member["state"], member["code"]) == ("rolled_back", "output_drift")
+    assert "PSI" in member["detail"]
+    bed.until_served(DEVICE, "3.0.0")
     check_records(bed)
     check_end(bed)

@@ -12,6 +12,7 @@ from wire.histogram import (
     CategoryColumn,
     Column,
     count,
+    psi,
     reference_edges,
 )
 
@@ -107,3 +108,23 @@ def test_a_baseline_survives_the_wire():
     parsed = Baseline.model_validate_json(baseline.model_dump_json(), strict=True)
     assert parsed == baseline
     assert isinstance(parsed.outputs[0], CategoryColumn)
+
+
+@pytest.mark.parametrize(
+    ("reference", "observed", "index"),
+    [
+        ([50, 50], [5, 5], 0.0),
+        ([50, 50], [25, 75], 0.2746531),  # 0.25 ln 3, by hand
+        ([100, 0], [0, 100], 2 * (1 - 1e-4) * np.log(1e4)),  # the floor of a share
+        ([10, 20, 70], [100, 200, 700], 0.0),
+    ],
+)
+def test_psi_of_known_shares(reference, observed, index):
+    assert psi(np.array(reference), np.array(observed)) == pytest.approx(index, abs=1e-6)
+
+
+def test_psi_under_no_drift_is_a_chi_square_over_the_rows():
+    # Yurdakul (2018): (B - 1)(1/n + 1/m) on average; here B = 10, n = m = 1000, 2,000 draws.
+    random = np.random.default_rng(0)
+    one, two = random.multinomial(1000, [0.1] * 10, (2, 2000))
+    assert psi(one, two).mean() == pytest.approx(9 * 2 / 1000, rel=0.05)

@@ -4,7 +4,7 @@ import pytest
 
 from agent.core import events as ev
 from agent.core.probation import Breach, Verdict, judge
-from agent.core.states import BundleFacts, OnProbation, RollingBack
+from agent.core.states import BundleFacts, OnProbation, OutputShift, RollingBack
 from tests.agent.core.journeys import GUARDS, V1, V2, V3, on_probation, run, serving
 from tests.agent.core.test_guards import LEAK, STEADY, latency, trace
 from wire.lifecycle import Code
@@ -113,6 +113,26 @@ def test_verdicts_on_memory(samples, budget_mb, verdict):
         served_s=10,
         request_count=100,
         memory=trace(samples),
+    )
+    assert verdict_of(trial) is verdict
+
+
+@pytest.mark.parametrize(
+    ("allowed", "excess", "verdict"),
+    [
+        (None, 9.0, Verdict.CONFIRM),  # nobody asked
+        (0.25, 0.25, Verdict.CONFIRM),
+        (0.25, 0.26, Code.OUTPUT_DRIFT),
+        (0.0, -0.01, Verdict.CONFIRM),
+        (0.25, None, Verdict.CONFIRM),  # no table, or too few rows
+    ],
+)
+def test_verdicts_on_the_answers_distribution(allowed, excess, verdict):
+    trial = OnProbation(
+        replace(V2, guards=GUARDS.model_copy(update={"output_psi": allowed})),
+        served_s=10,
+        request_count=100,
+        shift=None if excess is None else OutputShift("Y", 500, 0.5, excess),
     )
     assert verdict_of(trial) is verdict
 
