@@ -83,9 +83,14 @@ class ServeSection(_Section):
 
 
 class StateSection(_Section):
-    """`[state]`: where everything that must survive is kept."""
+    """`[state]`: where everything that must survive is kept.
+
+    `max_bytes` is what bundles may take of the disk, one that is being fetched included; an update
+    that does not fit fails with `disk_budget`. Without it, they may take all but 16 MB.
+    """
 
     dir: Path = Path("/var/lib/modelfleet")
+    max_bytes: Annotated[int, Field(ge=1024 * 1024)] | None = None
 
 
 class TelemetrySection(_Section):
@@ -168,6 +173,6 @@ def _anchored(config: AgentConfig, base: Path) -> AgentConfig:
             "serve": config.serve.model_copy(
                 update={"socket": base / socket if socket is not None else None}
             ),
-            "state": StateSection(dir=base / config.state.dir),
+            "state": config.state.model_copy(update={"dir": base / config.state.dir}),
         }
     )

@@ -24,6 +24,7 @@ from wire.link_paho import PahoLink
 from wire.messages import ControllerPresence, Inventory, Reported
 
 from .adapters.content_files import find_damage
+from .adapters.starts import read_starts
 from .adapters.state_sqlite import SqliteStateStore
 from .config import AgentConfig, load_config
 from .core.diagnosis import (
@@ -35,6 +36,7 @@ from .core.diagnosis import (
     judge_protections,
     judge_quarantine,
     judge_records,
+    judge_restarts,
 )
 from .core.states import DeviceState
 from .status import ask_runtime, count_records
@@ -53,6 +55,8 @@ def examine(path: Path) -> Iterator[Finding]:
         return
     yield Finding("configuration", Verdict.OK, str(path))
     yield _find_agent(config)
+    starts = read_starts(config.state.dir)
+    yield judge_restarts(starts.restart_count, starts.in_a_row)
     state, inventory, found = _read_state(config)
     yield found
     if state is not None:

@@ -119,14 +119,7 @@ class Effects:
         )
 
     def _collect(self, state: DeviceState) -> None:
-        wanted = {a.ref.manifest for a in state.desired or ()}
-        kept = {
-            ref.manifest
-            for record in state.models
-            for ref in (record.active, record.fallback)
-            if ref is not None
-        }
-        keep = frozenset(wanted | kept)
+        keep = state.needed_manifests()
         self._runtimes.forget(keep)
         try:
             self._content.collect(keep)

@@ -24,8 +24,10 @@ from .adapters.fetcher import Fetcher
 from .adapters.host import Host, architecture
 from .adapters.outbox import Outbox
 from .adapters.sdnotify import Notifier, inherited_sockets
+from .adapters.starts import StartCounter
 from .adapters.state_sqlite import SqliteStateStore, move_aside
 from .config import AgentConfig
+from .core.backoff import connect_delay_s
 from .effects import Effects
 from .loop import Inbox, Loop, StopRequested
 from .ports import RuntimeSettings
@@ -60,11 +62,16 @@ def run_agent(config: AgentConfig) -> str | None:
 
 def _run(config: AgentConfig, root: Path, inbox: Inbox, host: ProcessRuntimeHost) -> str | None:
     device, boot = config.device.id, secrets.token_hex(8)
-    content = ContentStore(root)
+    counter = StartCounter(root)
+    wait_s = _count_start(counter)
+    content = ContentStore(root, config.state.max_bytes)
     store, lost = _open_state(root / "state.db")
     outbox, lost_records = _open_outbox(root / "outbox.db", boot)
     link = PahoLink(
-        config.broker.url, device, ca=str(config.broker.ca) if config.broker.ca else None
+        config.broker.url,
+        device,
+        ca=str(config.broker.ca) if config.broker.ca else None,
+        first_wait_s=wait_s,
     )
     uplink = Uplink(link, outbox, device=device, boot=boot, agent=f"modelfleet {VERSION}")
     fetcher = Fetcher(content, link, tell=inbox.put, ask_again=uplink.ask_chunks, check=_check_fits)
@@ -75,6 +82,7 @@ def _run(config: AgentConfig, root: Path, inbox: Inbox, host: ProcessRuntimeHost
         host=Host(root),
         runtimes=runtimes,
         uplink=uplink,
+        starts=counter,
     )
     loop = Loop(
         device=device,
@@ -110,12 +118,29 @@ def _run(config: AgentConfig, root: Path, inbox: Inbox, host: ProcessRuntimeHost
     fetcher.start()
     link.start(on_link, uplink.will)
     try:
-        return loop.run()
+        error = loop.run()
+        if error is None:
+            counter.ended()
+        return error
     finally:
         fetcher.stop()
         link.stop()
         outbox.close()
         store.close()
+
+
+def _count_start(counter: StartCounter) -> float:
+    """Count this start; return how long to serve before the broker is connected to, in seconds."""
+    starts = counter.begin()
+    wait_s = connect_delay_s(starts.in_a_row)
+    if starts.in_a_row:
+        log.warning(
+            "the last run ended without being stopped (%d in a row, %d ever)%s",
+            starts.in_a_row,
+            starts.restart_count,
+            f"; connecting to the broker in {wait_s:g} s" if wait_s else "",
+        )
+    return wait_s
 
 
 def _runtime_settings(config: AgentConfig) -> RuntimeSettings:

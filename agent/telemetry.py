@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 from wire import topics
 from wire.messages import ErrorCount, InferenceTelemetry, LatencyMs, VitalsTelemetry
 
 from .adapters.host import Host
+from .adapters.starts import StartCounter
+from .core.backoff import SETTLED_S
 from .ports import Heartbeat, WindowClosed, WindowStats
 from .runtimes import Runtimes
 from .uplink import Uplink
@@ -17,18 +20,30 @@ class TelemetryReporter:
     """Turns windows and vitals into records; used by the loop's thread only."""
 
     def __init__(
-        self, *, device: str, interval_s: float, host: Host, runtimes: Runtimes, uplink: Uplink
+        self,
+        *,
+        device: str,
+        interval_s: float,
+        host: Host,
+        runtimes: Runtimes,
+        uplink: Uplink,
+        starts: StartCounter,
     ) -> None:
         self._device = device
         self._interval_s = interval_s
         self._host = host
         self._runtimes = runtimes
         self._uplink = uplink
+        self._starts = starts
+        self._settled_at_s = time.monotonic() + SETTLED_S
         self._due_at_s = time.monotonic() + interval_s
         self._runtime_rss_bytes = 0
 
     def tick(self, now_s: float) -> None:
-        """Close the window and report vitals when the interval has passed."""
+        """Close the window and report vitals when the interval has passed; see a start settle."""
+        if now_s >= self._settled_at_s:
+            self._settled_at_s = math.inf
+            self._starts.settled()
         if now_s < self._due_at_s:
             return
         # From the due time, not from now, so that the intervals do not drift; never in a burst.
@@ -89,5 +104,6 @@ class TelemetryReporter:
                 temperature_c=vitals.temperature_c,
                 runtime_restarts=self._runtimes.restart_count,
                 records_dropped=self._uplink.dropped_count,
+                agent_restarts=self._starts.starts.restart_count,
             ),
         )

@@ -75,6 +75,7 @@ class Code(StrEnum):
     EXPIRED = "expired"
     # this device's or the way's fault
     DISK_FULL = "disk_full"
+    DISK_BUDGET = "disk_budget"
     STORAGE_ERROR = "storage_error"
     CONTENT_CORRUPT = "content_corrupt"
     START_FAILED = "start_failed"

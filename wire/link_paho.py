@@ -127,10 +127,14 @@ def retry_delay_s(attempt: int, chance: float) -> float:
 class PahoLink:
     """A `wire.link.Link` to a real broker. Its keeper thread owns one client per connection."""
 
-    def __init__(self, url: str, client_id: str, *, ca: str | None = None) -> None:
+    def __init__(
+        self, url: str, client_id: str, *, ca: str | None = None, first_wait_s: float = 0.0
+    ) -> None:
+        """Take note of where to connect; `first_wait_s` passes before the first attempt."""
         self._address = parse_broker_url(url)
         self._client_id = client_id
         self._ca = ca
+        self._first_wait_s = first_wait_s
         self._client: Client | None = None
         self._lock = threading.Lock()
         self._lost = threading.Event()
@@ -185,6 +189,7 @@ class PahoLink:
 
     def _keep(self) -> None:
         attempt = 0
+        self._stopping.wait(self._first_wait_s)
         while not self._stopping.is_set():
             began_at_s = time.monotonic()
             self._connect_once()

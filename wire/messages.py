@@ -375,6 +375,8 @@ class VitalsTelemetry(Record):
     """Times that the serving process had to be replaced, since the agent's start."""
     records_dropped: Count = 0
     """Records that were lost, since the agent's start."""
+    agent_restarts: Count = 0
+    """Starts of the agent that followed no orderly stop (a kill, a power cut, a fault), ever."""
 
 
 class StoredRange(Part):

@@ -80,6 +80,7 @@ class Child:
         self._started_at_s = time.monotonic()
         directories = {path.parent for model in self.models for path in model.files.values()}
         argv = [*program, "--control", str(theirs.fileno())]
+        argv += ["--parent", str(os.getpid())]
         argv += [arg for sock in listeners for arg in ("--listen", str(sock.fileno()))]
         argv += [arg for path in sorted(directories) for arg in ("--readable", str(path))]
         passed = [theirs.fileno(), *(sock.fileno() for sock in listeners)]

@@ -15,12 +15,13 @@ import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import BinaryIO, Final
 
 from wire.content import ChunkRef, Index, offsets, parse_index
 from wire.errors import BundleError, PeerError, StorageError
+from wire.lifecycle import Code
 from wire.manifest import MANIFEST, Manifest, parse_manifest
 
 DISK_FLOOR_BYTES: Final = 16 * 1024 * 1024
@@ -31,8 +32,13 @@ _TEMPORARY: Final = ".tmp-"
 class ContentStore:
     """The bundles on this device. Used by the fetcher's thread; reading is safe from any."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, max_bytes: int | None = None) -> None:
         """Make the directories and sweep what a crash left half-written.
+
+        Args:
+            root: The state directory.
+            max_bytes: What all content may take of the disk, an update under way included; None
+                is as much as there is.
 
         Raises:
             StorageError: `state_unwritable`.
@@ -40,6 +46,7 @@ class ContentStore:
         self.content = root / "content"
         self._bundles = root / "bundles"
         self._chunks = root / "chunks"
+        self._max_bytes = max_bytes
         try:
             for directory in (self.content, self._bundles, self._chunks):
                 directory.mkdir(parents=True, exist_ok=True)
@@ -156,10 +163,11 @@ class ContentStore:
         except OSError as exc:
             raise storage_error(temporary, exc) from exc
 
-    def drop_chunks(self) -> None:
-        """Delete all chunks; called when no bundle is under way."""
+    def drop_chunks(self, but: Collection[str] = ()) -> None:
+        """Delete all chunks but those of the bundle under way."""
         for path in self._chunks.iterdir():
-            path.unlink(missing_ok=True)
+            if path.name not in but:
+                path.unlink(missing_ok=True)
 
     def is_whole(self, manifest: str) -> bool:
         """Return whether a bundle was sealed here."""
@@ -205,11 +213,22 @@ class ContentStore:
         self.drop_chunks()
 
     def require_free(self, needed_bytes: int) -> None:
-        """Check that an update of this size fits beside what must stay writable.
+        """Check that an update of this size fits beside what must stay: nothing makes way for it.
 
         Raises:
-            StorageError: `disk_full`.
+            StorageError: `disk_full` or `disk_budget`.
         """
+        # Chunks are part of what is needed, those that are here already too.
+        used = sum(
+            _size(path) for folder in (self.content, self._bundles) for path in folder.iterdir()
+        )
+        if self._max_bytes is not None and used + needed_bytes > self._max_bytes:
+            raise StorageError(
+                f"{needed_bytes // 1024} kB are needed, {used // 1024} of {self._max_bytes // 1024} kB "
+                "are taken by what serves and its fallbacks",
+                code=Code.DISK_BUDGET,
+                hint="raise [state] max_bytes, or release a smaller bundle",
+            )
         free = shutil.disk_usage(self.content).free
         if free < needed_bytes + DISK_FLOOR_BYTES:
             raise StorageError(
@@ -262,6 +281,13 @@ def find_damage(root: Path, manifest: str) -> str | None:
 def _digest_of_file(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:  # collected meanwhile
+        return 0
 
 
 def _read_range(path: Path, position: int, length: int) -> bytes:

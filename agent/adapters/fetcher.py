@@ -176,25 +176,27 @@ class Fetcher:
         return parsed
 
     def _fetch(self, job: Assignment) -> Manifest:
-        index, raw_index = self._read_index(job)
+        index, raw_index, pieces = self._read_index(job)
         payload = self._read_small(job, index.chunks_of(MANIFEST), MAX_MANIFEST_BYTES)
         if digest_of(payload) != job.ref.manifest:
             raise PeerError("the index leads to another manifest", code=Code.DIGEST_MISMATCH)
         parsed = parse_manifest(payload)
         self._accept(job, parsed)
         entries = [entry for entry in parsed.files if not self._store.has_file(entry.sha256)]
+        chunks = {chunk.digest for path in index.files or () for chunk in index.chunks_of(path)}
+        self._store.drop_chunks(but=chunks | pieces)
         # Chunks and the files made of them are on disk together for a moment.
         self._store.require_free(2 * sum(entry.bytes for entry in entries))
         self._store.assemble(job.ref.manifest, index.chunks_of(MANIFEST))
         for entry in entries:
-            chunks = index.chunks_of(entry.path)
-            if sum(chunk.bytes for chunk in chunks) != entry.bytes:
+            parts = index.chunks_of(entry.path)
+            if sum(part.bytes for part in parts) != entry.bytes:
                 raise PeerError(
                     f"the index of {entry.path} does not add up to its size",
                     code=Code.DIGEST_MISMATCH,
                 )
-            self._obtain(job, chunks)
-            self._store.assemble(entry.sha256, chunks)
+            self._obtain(job, parts)
+            self._store.assemble(entry.sha256, parts)
         self._store.seal(job.ref.manifest, raw_index)
         return parsed
 
@@ -213,15 +215,19 @@ class Fetcher:
             )
         self._check(parsed)
 
-    def _read_index(self, job: Assignment) -> tuple[Index, bytes]:
+    def _read_index(self, job: Assignment) -> tuple[Index, bytes, set[str]]:
+        """Return a bundle's index, its bytes, and the chunks that it came in."""
+        pieces = {job.ref.index}
         payload = self._read_small(job, [ChunkRef(job.ref.index, 0)], None)
         index = parse_index(payload)
         if index.index is not None:
-            payload = self._read_small(job, [ChunkRef(*pair) for pair in index.index], None)
+            refs = [ChunkRef(*pair) for pair in index.index]
+            pieces.update(ref.digest for ref in refs)
+            payload = self._read_small(job, refs, None)
             index = parse_index(payload)
         if index.files is None:
             raise PeerError("the content index has too many levels", code=Code.INDEX_INVALID)
-        return index, payload
+        return index, payload, pieces
 
     def _read_small(
         self, job: Assignment, chunks: Sequence[ChunkRef], max_bytes: int | None

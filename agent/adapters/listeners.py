@@ -5,12 +5,17 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from agent.ports import RuntimeSettings
 from wire.errors import ConfigError
 
 BACKLOG = 1024
+TAKEN_WAIT_S = 2.0
+"""A runtime that was just starting when its supervisor was killed notices within a second."""
+TAKEN_POLL_S = 0.05
 SOCKET_MODE = 0o660
 """Owner and group: applications that may ask are put into the agent's group."""
 
@@ -40,7 +45,7 @@ def _open_tcp(host: str, port: int) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind((host, port))
+        _patiently(lambda: sock.bind((host, port)))
         sock.listen(BACKLOG)
     except OSError as exc:
         sock.close()
@@ -58,11 +63,29 @@ def _open_tcp(host: str, port: int) -> socket.socket:
     return sock
 
 
+def _patiently(claim: Callable[[], None]) -> None:
+    """Claim an address; wait for one that a killed agent's runtime is about to leave.
+
+    Raises:
+        OSError: It stays taken, or cannot be had at all.
+    """
+    deadline_s = time.monotonic() + TAKEN_WAIT_S
+    while True:
+        try:
+            claim()
+        except OSError as exc:
+            if exc.errno != errno.EADDRINUSE or time.monotonic() > deadline_s:
+                raise
+            time.sleep(TAKEN_POLL_S)
+        else:
+            return
+
+
 def _open_unix(path: Path) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_stale(path)
+        _patiently(lambda: _remove_stale(path))
         previous = os.umask(0o777 & ~SOCKET_MODE)
         try:
             sock.bind(str(path))

@@ -17,3 +17,28 @@ def respawn_delay_s(failure_count: int) -> float:
     if failure_count == 0:
         return 0.0
     return min(RESPAWN_CAP_S, RESPAWN_FIRST_S * 2.0 ** min(failure_count - 1, 16))
+
+
+CONNECT_FREE_COUNT: Final = 3
+"""Starts in a row that nobody had asked for and that connect at once: power cuts come in groups."""
+CONNECT_FIRST_S: Final = 2.0
+CONNECT_CAP_S: Final = 300.0
+"""As `RestartMaxDelaySec` of the unit."""
+SETTLED_S: Final = 60.0
+"""An agent that stays up this long has no part in a row: systemd's second is nothing beside it."""
+
+
+def connect_delay_s(in_a_row: int) -> float:
+    """Return the wait, in seconds, of an agent that serves before it connects to the broker.
+
+    What ends it again and again may be what the broker sends: meanwhile it serves, ever longer. So
+    the delay grows where systemd (before 254) starts it again each second, and a fleet in such a
+    loop is no storm for its broker.
+
+    Args:
+        in_a_row: Starts after an end that nobody had asked for, without one that stayed up between.
+    """
+    over = in_a_row - CONNECT_FREE_COUNT
+    if over <= 0:
+        return 0.0
+    return min(CONNECT_CAP_S, CONNECT_FIRST_S * 2.0 ** min(over - 1, 16))

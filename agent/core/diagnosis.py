@@ -9,6 +9,7 @@ from typing import Final
 
 from wire.lifecycle import SUCCESSES
 
+from .backoff import connect_delay_s
 from .states import DeviceState, ModelRecord, subject, update_state
 
 PROTECTIONS: Final = {
@@ -128,6 +129,24 @@ def judge_disk(free_bytes: int, path: str) -> Finding:
         remedy = "free some space: updates will end as `failed` with `disk_full`"
         return Finding("disk", Verdict.WARNING, text, remedy)
     return Finding("disk", Verdict.OK, text)
+
+
+def judge_restarts(count: int, in_a_row: int) -> Finding:
+    """Return whether the agent stays up.
+
+    Args:
+        count: Starts that followed no orderly stop, ever.
+        in_a_row: Those since an orderly stop, or since a start that stayed up.
+    """
+    text = f"{count} without being stopped before"
+    if (wait_s := connect_delay_s(in_a_row)) > 0:
+        return Finding(
+            "starts",
+            Verdict.WARNING,
+            f"{text}, {in_a_row} in a row; it serves {wait_s:g} s before it connects to the broker",
+            "`journalctl -u fleet-agent` says how each one ended",
+        )
+    return Finding("starts", Verdict.OK, text)
 
 
 def judge_records(waiting: int, *, is_controller_online: bool | None) -> Finding:

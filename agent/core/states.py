@@ -297,6 +297,15 @@ class DeviceState:
         """Return what the runtime shall serve: each model's active release."""
         return tuple((r.name, r.active) for r in self.models if r.active is not None)
 
+    def needed_manifests(self) -> frozenset[str]:
+        """Return the bundles that must stay on this disk: wanted, served, or returned to."""
+        return frozenset(a.ref.manifest for a in self.desired or ()) | {
+            ref.manifest
+            for record in self.models
+            for ref in (record.active, record.fallback)
+            if ref is not None
+        }
+
     def quarantine_code(self, manifest: str) -> str | None:
         """Return why a manifest is quarantined, or None if it is not."""
         return next((q.code for q in self.quarantined if q.manifest == manifest), None)

@@ -25,7 +25,7 @@ def main() -> int:
 
     from .confine import confine, die_with_parent
 
-    die_with_parent()
+    die_with_parent(options.parent)
     protections = confine(options.readable)
 
     # The heavy imports begin here, inside the walls.
@@ -33,12 +33,16 @@ def main() -> int:
 
     channel = socket.socket(fileno=options.control)
     listeners = [socket.socket(fileno=descriptor) for descriptor in options.listen]
-    return run(channel, listeners, protections)
+    try:
+        return run(channel, listeners, protections)
+    except BrokenPipeError:  # the supervisor has just ended, and takes this process along
+        return 1
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m agent.runtime")
     parser.add_argument("--control", type=int, required=True)
+    parser.add_argument("--parent", type=int, required=True)
     parser.add_argument("--listen", type=int, action="append", default=[])
     parser.add_argument("--readable", type=Path, action="append", default=[])
     return parser.parse_args(arguments)

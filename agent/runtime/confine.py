@@ -43,9 +43,15 @@ _NET_BITS: Final = 0b11  # BIND_TCP, CONNECT_TCP
 _NET_ABI: Final = 4
 
 
-def die_with_parent() -> None:
-    """End this process when its parent ends, even while native code never returns."""
+def die_with_parent(parent: int) -> None:
+    """End this process when its parent ends, even while native code never returns.
+
+    Args:
+        parent: Process id of who started it; one that has ended already sends no signal any more.
+    """
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        sys.exit("the supervisor is gone")
 
 
 def confine(readable: Iterable[Path]) -> tuple[str, ...]:
