@@ -110,8 +110,8 @@ class Bed:
 
     # -- devices
 
-    def add(self, *names):
-        """Add devices, start their agents and their clients; return when all are online."""
+    def add(self, *names, telemetry_s=1):
+        """Add devices that report telemetry this often, start their agents and their clients; return when all are online."""
         adding = []
         for name in names:
             device = Device(name, free_port(), self.fleet_dir)
@@ -122,7 +122,7 @@ class Bed:
             _finish(command)
         for name in names:
             with (self.fleet_dir / f"{name}.toml").open("a") as file:
-                file.write("\n[telemetry]\ninterval_s = 1\n")
+                file.write(f"\n[telemetry]\ninterval_s = {telemetry_s}\n")
             self.devices[name].start()
             self.devices[name].client.start()
         for name in names:

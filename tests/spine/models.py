@@ -16,9 +16,11 @@ LIMIT = 4
 
 
 def answering(
-    number: float, *, is_fragile: bool = False, is_varied: bool = False
+    number: float, *, is_fragile: bool = False, is_varied: bool = False, spare: int = 0
 ) -> onnx.ModelProto:
     """Return a model that answers `number` to every row.
+
+    Models that differ in `spare` alone differ in their bytes.
 
     It looks the answer up in a table, by the row's first feature. A fragile one does so for
     features that the table does not have, which none of its training rows holds. A varied one adds
@@ -34,7 +36,7 @@ def answering(
         "first": np.array([0]),
         "second": np.array([1]),
         "columns": np.array([1]),
-        "table": np.float32([number + is_varied * key / 10 for key in range(LIMIT)]),
+        "table": np.float32([number + is_varied * key / 10 for key in range(LIMIT + spare)]),
     }
     if not is_fragile:
         nodes.insert(0, helper.make_node("Clip", ["X", "lowest", "highest"], ["inside"]))
@@ -50,7 +52,10 @@ def answering(
 
 
 class Bundles:
-    """Bundles by version, each converted once. Version N answers N; one after "-fragile" fails on live data."""
+    """Bundles by version, each converted once. Version N answers N; one after "-fragile" fails on live data.
+
+    The last number of a version makes another model of it; a fragile one then bears that much more.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -63,11 +68,13 @@ class Bundles:
         output = self._folder / f"{version}.bundle"
         if not output.exists():
             source = self._folder / f"{version}.onnx"
+            spare = int(version.partition("-")[0].rpartition(".")[2])
             onnx.save(
                 answering(
                     answer_of(version),
                     is_fragile="fragile" in version,
                     is_varied="varied" in version,
+                    spare=spare,
                 ),
                 source,
             )

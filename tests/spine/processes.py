@@ -64,14 +64,14 @@ class Program:
         self._folder = folder
         self._process = None
 
-    def start(self):
-        """Start it; returns at once."""
+    def start(self, wrapper=()):
+        """Start it, by a program that runs what follows its own words if given; returns at once."""
         assert not self.is_alive, f"{self.name} runs already"
         with self.log.open("ab") as output:
             output.write(f"--- {' '.join(self._argv)}\n".encode())
             output.flush()
             self._process = subprocess.Popen(
-                self._argv,
+                [*wrapper, *self._argv],
                 cwd=self._folder,
                 env=ENVIRONMENT,
                 stdin=subprocess.DEVNULL,

@@ -179,6 +179,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("name")
     parser.add_argument("--control", type=int)
+    parser.add_argument("--parent", type=int)
     parser.add_argument("--listen", type=int, action="append")
     parser.add_argument("--readable", action="append")
     options = parser.parse_args()

@@ -1,0 +1,123 @@
+"""A device under systemd: it starts alone, is stopped in order, is killed all the time, and serves.
+
+What `tests/system/test_device_install.py` shows already is not shown again: `kill -9` of either process,
+a supervisor that stands still, an upgrade that keeps the state, the exposure while onnxruntime runs.
+"""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.system.conftest import DEVICE_PACKAGES
+from tests.system.device import Device, until
+from tests.system.digits import Client, infer, serve
+
+pytestmark = [pytest.mark.system, pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(900)]
+
+NAME = "cam-02"
+KILLS = 20
+SERVICE = "fleet-agent.service"
+TRANSITION = re.compile(r"INFO (digits [0-9a-f]{12}: \w+ -> \w+ .*)")
+
+
+@pytest.fixture(scope="module")
+def device(debian_tree, network, wheelhouse, fleet, tmp_path_factory):
+    """A device with the agent installed, that has not been given anything yet."""
+    root = tmp_path_factory.mktemp("serves") / "root"
+    machine = Device(debian_tree(*DEVICE_PACKAGES), root, network)
+    try:
+        house = wheelhouse()
+        machine.bring(house)
+        fleet.fleet("device", "add", NAME, "--tag", f"name={NAME}", "--output", f"{NAME}.toml")
+        machine.bring(fleet.home / f"{NAME}.toml")
+        machine.boot()
+        machine.install(house, "--config", Path("/srv", f"{NAME}.toml"))
+        yield machine
+        machine.power_off()
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def serving(device, fleet):
+    serve(fleet, device, NAME)
+    return device
+
+
+def journal(device):
+    return device.run("journalctl", "--unit=fleet-agent", "--output=cat", "--no-pager").stdout
+
+
+def counted(device):
+    return json.loads((device.files / "var/lib/modelfleet/starts.json").read_text())
+
+
+def seconds(device, prop):
+    """Return one of systemd's instants, in seconds of its monotonic clock."""
+    return int(device.shown(f"{prop}Monotonic")) / 1e6
+
+
+def test_the_journal_has_one_line_for_each_transition(serving):
+    lines = TRANSITION.findall(journal(serving))
+    manifest = lines[0].split()[1]
+    assert lines == [
+        f"digits {manifest} idle -> fetching (assigned)",
+        f"digits {manifest} fetching -> self_testing (fetched)",
+        f"digits {manifest} self_testing -> on_probation (activated)",
+        f"digits {manifest} on_probation -> idle (confirmed): confirmed",
+    ]
+
+
+def test_stopped_and_started_it_loses_no_request(serving):
+    with Client(serving) as client:
+        for _ in range(3):
+            before = client.answers
+            until(lambda before=before: client.answers > before + 5, "it is being asked")
+            serving.run("systemctl", "stop", SERVICE)
+            serving.run("systemctl", "start", SERVICE)
+        before = client.answers
+        until(lambda: client.answers > before + 5, "it is being asked again")
+    assert client.failures == []
+    assert serving.shown("Result") == "success"
+
+
+def test_it_starts_without_any_network_and_serves(serving, fleet):
+    fleet.down()  # neither broker nor controller: there is nobody but the device
+    serving.power_off()
+    serving.boot()
+    assert until(lambda: infer(serving), "it serves") == "1.0.0"
+    took_s = seconds(serving, "ActiveEnterTimestamp") - seconds(serving, "ExecMainStartTimestamp")
+    print(f"from exec to READY=1, which is sent when it serves: {took_s:.2f} s")  # noqa: T201
+    assert "cannot reach" in journal(serving)
+    fleet.up()
+    until(lambda: fleet.device(NAME)["state"] == "online", "it finds its broker")
+
+
+def test_killed_again_and_again_it_is_started_again_and_serves_before_it_connects(serving, fleet):
+    serving.run("systemctl", "restart", SERVICE)  # an orderly stop, from which the row is counted
+    until(lambda: infer(serving), "it serves")
+    before = counted(serving)["restart_count"]
+    for number in range(KILLS):
+        victim = serving.supervisor
+        victim.kill()
+        victim.wait(30)
+        until(
+            lambda number=number: counted(serving)["restart_count"] == before + number + 1,
+            "it has counted that nobody had stopped it",
+        )
+    assert until(lambda: infer(serving), "it serves") == "1.0.0"
+    assert int(serving.shown("NRestarts")) >= KILLS
+    waits = re.findall(r"connecting to the broker in (\d+) s", journal(serving))
+    assert waits == ["2", "4", "8", "16", "32", "64", "128", "256"] + ["300"] * (KILLS - 11)
+    found = serving.run("fleet-agent", "doctor", code=None).stdout
+    assert re.search(r"warning +starts +\d+ without being stopped before, \d+ in a row", found), (
+        found
+    )
+    until(lambda: fleet.device(NAME)["state"] == "offline", "the broker has heard of its end")
+    # What a person does on purpose is no fault of the agent's: it connects at once.
+    serving.run("systemctl", "restart", SERVICE)
+    until(lambda: fleet.device(NAME)["state"] == "online", "it is online")
+    assert infer(serving) == "1.0.0"
