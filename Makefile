@@ -25,6 +25,10 @@ check: $(STAMP)  ## before each commit: lint, types, import contracts, unit test
 fire: $(STAMP)  ## kill one process at an instant that nobody chose; SEED=7 again, SEEDS=100-130 others
 	FIRE_SEEDS="$(or $(SEED),$(SEEDS),1-12)" $(PYTEST) -v tests/spine/test_fire.py
 
+soak: $(STAMP)  ## the long counts of docs/reliability.md, hours; what was cut goes on from build/soak/
+	KILL_POINTS=0-99999 KILL_MINUTES=60 KILL_JOURNAL=build/soak/kills.jsonl $(BIN)/python -m pytest -s tests/spine/test_kill_points.py
+	FLAT_SWAPS=1000 FLAT_INFERENCES=1000000 $(BIN)/python -m pytest -s tests/spine/test_flat.py
+
 wheelhouse: $(STAMP)  ## all that a device needs to install without a network; ARCH=aarch64, PYTHON_VERSION=3.12
 	$(BIN)/python systemd/wheelhouse.py --arch $(or $(ARCH),x86_64) --python $(or $(PYTHON_VERSION),3.11)
 

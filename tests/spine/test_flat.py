@@ -19,7 +19,7 @@ from tests.spine.processes import until
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(4 * 3600)]
 
-SWAPS = int(os.environ.get("FLAT_SWAPS", "30"))
+SWAPS = int(os.environ.get("FLAT_SWAPS", "20"))
 INFERENCES = int(os.environ.get("FLAT_INFERENCES", "20000"))
 CONNECTIONS = 4
 MAX_DRIFT = 0.02 if SWAPS >= 1000 else 0.10

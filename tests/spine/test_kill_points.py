@@ -272,6 +272,7 @@ def test_killed_at_any_system_call_it_serves_and_comes_to_the_right_end(
         shots += here
         if JOURNAL is not None:
             rows = [json.dumps({"seed": SEED, "shot": asdict(shot)}) + "\n" for shot in here]
+            Path(JOURNAL).parent.mkdir(parents=True, exist_ok=True)
             with Path(JOURNAL).open("a") as file:
                 file.writelines(rows)
     report(shots, time.monotonic() - begun_s)
