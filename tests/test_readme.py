@@ -23,6 +23,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.spine.soundness import absent
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 BLOCK = re.compile(
@@ -150,6 +152,8 @@ def test_only_make_is_exempt() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(TIMEOUT_S + 40)
 def test_every_command_runs_as_it_stands(tmp_path: Path) -> None:
+    if shutil.which("curl") is None:
+        absent("the README's commands: curl is not installed")
     checkout, logs, files = (tmp_path / name for name in ("checkout", "logs", "blocks"))
     for folder in (checkout, logs, files):
         folder.mkdir()
