@@ -17,6 +17,8 @@ from wire.graph import refuse_undeclared, scan_model
 from wire.lifecycle import Code
 from wire.manifest import GOLDEN, MANIFEST, MODEL, Manifest, TensorSpec, parse_manifest
 
+from .wording import plain
+
 # Its Linux wheels contact a vendor's host since 1.29; it must be set before the import.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
@@ -73,7 +75,7 @@ class LoadedModel:
                 model.files[MODEL], options, providers=["CPUExecutionProvider"]
             )
         except Exception as exc:  # onnxruntime raises a dozen types of its own
-            raise BundleError(_first_line(exc), code=Code.LOAD_FAILED) from exc
+            raise BundleError(_words(exc), code=Code.LOAD_FAILED) from exc
         self._output_names = [spec.name for spec in self.manifest.outputs]
         _compare("input", self.manifest.inputs, self._session.get_inputs())
         _compare("output", self.manifest.outputs, self._session.get_outputs())
@@ -92,7 +94,7 @@ class LoadedModel:
         try:
             answer: list[Array] = self._session.run(outputs or self._output_names, dict(feeds))
         except Exception as exc:  # as above
-            raise InferenceError(_first_line(exc)) from exc
+            raise InferenceError(_words(exc)) from exc
         return answer
 
     def measure(self, feeds: Mapping[str, Array]) -> None:
@@ -137,5 +139,5 @@ def _compare(kind: str, specs: Sequence[TensorSpec], nodes: Sequence[Any]) -> No
         )
 
 
-def _first_line(exc: Exception) -> str:
-    return (str(exc).strip().splitlines() or [type(exc).__name__])[0][:300]
+def _words(exc: Exception) -> str:
+    return plain(str(exc)) or type(exc).__name__
