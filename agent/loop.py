@@ -239,7 +239,7 @@ class Loop:
         """Step the machine and run its effects; return whether its state allowed that."""
         before = self._state
         after, effects = step(before, event)
-        if after != before and not self._save(event, before, after):
+        if after != before and not self._save(event, after):
             return False
         self._state = after
         is_news = report.is_news(before, after)
@@ -252,10 +252,11 @@ class Loop:
             self._notifier.ready()
         return True
 
-    def _save(self, event: Event, before: DeviceState, after: DeviceState) -> bool:
+    def _save(self, event: Event, after: DeviceState) -> bool:
         """Put the new state on disk; return whether to go on with it."""
         now_s = time.monotonic()
-        is_sample = isinstance(before.update, OnProbation) and isinstance(after.update, OnProbation)
+        # Counts of requests alone may be lost; a try that is counted or given back may not.
+        is_sample = isinstance(event, Evidence) and isinstance(after.update, OnProbation)
         if is_sample and now_s - self._saved_at_s < SAVE_EVIDENCE_S:
             return True
         if now_s >= self._save_again_at_s and self._write(after):

@@ -1,9 +1,11 @@
 """How updates end badly: what serves then, what is said of it, and what is not tried again."""
 
+from dataclasses import replace
+
 import pytest
 
 from agent.core import events as ev
-from agent.core.endings import MAX_TRIES
+from agent.core.endings import MAX_STEPS, MAX_TRIES
 from agent.core.states import (
     BundleFacts,
     DeviceState,
@@ -157,6 +159,17 @@ def test_tries_survive_a_new_generation_of_the_same_assignment():
     state, _ = run(serving(V1), ev.DesiredReceived(2, (V2,)), ev.BundleStaged(V2.ref.manifest))
     state, _ = run(state, ev.Started(), ev.DesiredReceived(3, (V2,)))
     assert state.update == Fetching(V2, 1)
+
+
+def test_a_candidate_that_passes_after_too_many_steps_does_not_serve():
+    state, _ = run(serving(V1), ev.DesiredReceived(2, (V2,)), ev.BundleStaged(V2.ref.manifest))
+    state, effects = run(replace(state, step_count=MAX_STEPS), ev.CandidatePassed())
+    assert ev.DiscardCandidate() in effects
+    assert ev.Promote() not in effects
+    record = state.record("digits")
+    assert (record.active, record.outcome, record.code) == (
+        V1.ref, Outcome.FAILED, Code.STEP_LIMIT,
+    )  # fmt: skip
 
 
 # -- quarantine

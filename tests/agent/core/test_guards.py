@@ -119,7 +119,7 @@ def test_a_trace_of_days_is_bounded_and_still_tells():
     assert g.growth_bytes(memory) / MIB == pytest.approx(50, rel=0.1)
 
 
-@given(st.lists(st.integers(0, 2**40), max_size=300))
+@given(st.lists(st.integers(0, 2**40), max_size=300) | st.permutations(range(200)))
 def test_a_trace_keeps_the_lowest_of_all_and_grows_by_no_more_than_there_was(samples):
     memory = NO_MEMORY
     for sample in samples:

@@ -47,11 +47,6 @@ def test_a_model_that_takes_more_memory_with_each_request_is_found_to_grow(
         thousands += 500
         assert bench.infer([(thousands, 0, 0, 0)])[0] == 200
         trace = observe_memory(trace, bench.wait(Heartbeat).rss_bytes)
-    steady = NO_MEMORY
-    for _ in range(20):
-        bench.infer([(thousands, 0, 0, 0)])
-        steady = observe_memory(steady, bench.wait(Heartbeat).rss_bytes)
-    assert growth_bytes(steady) < growth_limit_bytes(steady, 32, None), steady
 
 
 # -- outputs against the baseline

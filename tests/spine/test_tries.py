@@ -1,0 +1,74 @@
+"""Tries of a release: counted where the agent goes down with it, and not where somebody stops it."""
+
+import signal
+
+import pytest
+
+from agent.core.endings import MAX_TRIES
+from agent.core.update import MAX_PROBATION_STARTS
+from tests.spine.claims import check_end
+
+pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(300)]
+
+DEVICE = "cam-0"
+
+
+@pytest.fixture
+def bed(make_bed):
+    """A bed whose device serves 1.0.0 and may be given 2.0.0."""
+    bed = make_bed("mosquitto")
+    bed.add(DEVICE)
+    bed.install("1.0.0")
+    bed.push("2.0.0")
+    return bed
+
+
+def end_of(bed, rollout):
+    """Return how the device's update ended, once the rollout has."""
+    bed.until_ended(rollout)
+    member = bed.members(rollout)[DEVICE]
+    return member["state"], member["code"]
+
+
+def test_a_candidate_that_takes_the_agent_down_with_it_is_not_tried_for_ever(bed):
+    device = bed.devices[DEVICE]
+    rollout = bed.roll_out("2.0.0")
+    for _ in range(MAX_TRIES):
+        bed.until("a candidate loads", lambda: len(device.runtimes()) == 2)
+        candidate = device.runtimes()[-1]
+        candidate.suspend()  # it never gets to say how it went
+        device.end(signal.SIGKILL)
+        candidate.kill()
+        device.start()
+    assert end_of(bed, rollout) == ("rejected", "crash_loop")
+    assert [q["code"] for q in bed.device(DEVICE)["quarantined"]] == ["crash_loop"]
+    bed.until_served(DEVICE, "1.0.0")
+    assert "2.0.0" not in device.client.versions()
+    check_end(bed)
+
+
+def test_a_device_that_is_stopped_on_probation_may_be_stopped_as_often_as_one_likes(bed):
+    device = bed.devices[DEVICE]
+    rollout = bed.roll_out("2.0.0", min_s=8)
+    for _ in range(MAX_PROBATION_STARTS + 1):
+        bed.until("it is on probation", lambda: bed.model(DEVICE).get("state") == "on_probation")
+        bed.until_served(DEVICE, "2.0.0")
+        device.end()
+        bed.until_online(DEVICE, is_online=False)
+        device.start()
+        bed.until_online(DEVICE)
+    assert end_of(bed, rollout)[0] == "confirmed"
+    check_end(bed)
+
+
+def test_a_device_that_goes_down_on_probation_again_and_again_goes_back(bed):
+    device = bed.devices[DEVICE]
+    rollout = bed.roll_out("2.0.0", min_s=600)
+    for _ in range(MAX_PROBATION_STARTS + 1):
+        bed.until("it is on probation", lambda: bed.model(DEVICE).get("state") == "on_probation")
+        bed.until_served(DEVICE, "2.0.0")
+        device.end(signal.SIGKILL)
+        device.start()
+    assert end_of(bed, rollout) == ("rolled_back", "crash_loop")
+    bed.until_served(DEVICE, "1.0.0")
+    check_end(bed)
