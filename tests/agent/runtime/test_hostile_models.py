@@ -76,6 +76,9 @@ ROWS = {
         lambda: hostile.trees(nodes_falsenodeids=[2**30, 0, 0]), {FAILED, TEST}, "was false",
     ),
     "a tree of short lists": (lambda: hostile.trees(nodes_values=[0.5]), {FAILED, TEST}, "must match"),
+    "a loop that crashes onnxruntime": (
+        lambda: hostile.crashing(always=True), {DIED, FAILED, TEST}, "",
+    ),
     "cut off": (lambda: hostile.as_bytes(hostile.fine())[:-9], REFUSED, "cut off"),
     "random": (hostile.random_bytes, REFUSED, "no ONNX file"),
     "empty": (lambda: b"", FAILED, "is empty"),
@@ -227,7 +230,7 @@ def test_a_declared_budget_of_a_tebibyte_does_not_buy_a_bomb(field):
 
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGKILL])
 def test_a_crash_in_native_code(field, number):
-    """The crash itself is played: no file is known that crashes this onnxruntime."""
+    """By any signal, while native code runs; one file that does so by itself is in the corpus."""
 
     def crash():
         child = until("it loads", lambda: field.bench.host._candidate)

@@ -135,5 +135,5 @@ def test_no_mutant_is_more_than_its_own_process(tmp_path):
     print(f"seeds {SEEDS}: {dict(counted)}; {strange}")  # noqa: T201 - to try them again
     assert counted["failed"] > 0
     assert counted["ran"] > 0
-    faults = [s for s, what in strange.items() if what in {f"ended with {-f}" for f in FAULTS}]
-    assert faults == [], "faults of memory in onnxruntime: contained, and to be reported there"
+    known = {f"ended with {-fault}" for fault in FAULTS} | {"hung"}
+    assert set(strange.values()) <= known, "ended neither by the deadline nor by a fault of its own"
