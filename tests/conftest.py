@@ -1,6 +1,11 @@
-"""How tests are shared out among processes (`make test`, `make check`)."""
+"""How tests are shared out among processes (`make test`, `make check`), and how long they may take."""
 
+import hypothesis
 import pytest
+
+# No assertion on wall-clock time: machines are shared.
+hypothesis.settings.register_profile("shared", deadline=None)
+hypothesis.settings.load_profile("shared")
 
 MODULE_SCOPES = {"class", "module", "package"}
 ONE_MACHINE = "tests/system/"

@@ -39,7 +39,7 @@ def test_the_average_is_what_the_module_says():
     assert 24 * 1024 < 20_000_000 / len(pieces) < 38 * 1024
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 1_999_999), st.binary(min_size=1, max_size=100))
 def test_an_insertion_changes_the_chunks_around_it_only(position, inserted):
     data = noise(2_000_000)

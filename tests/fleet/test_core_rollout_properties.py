@@ -134,9 +134,7 @@ def check(before: Rollout, after: Rollout, commands: tuple[object, ...]) -> None
             assert all(m.state != "in_progress" for m in own)
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(PLANS, st.lists(ACTIONS, max_size=40), st.lists(st.integers(0, 40), max_size=4))
 def test_limits_hold_and_a_restart_at_any_step_changes_nothing(
     store: Store,
@@ -158,7 +156,7 @@ def test_limits_hold_and_a_restart_at_any_step_changes_nothing(
             assert stored == fleet.rollout
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(PLANS, st.lists(ACTIONS, max_size=40))
 def test_once_all_devices_are_there_and_well_every_rollout_comes_to_an_end(
     plan: tuple[int, tuple[str, ...], int, float], actions: list[tuple[str, int]]

@@ -176,9 +176,7 @@ def test_complaints_about_one_fault_are_rate_limited(fleet: Fleet, cam: Device) 
     assert len(fleet.events("alarm")) == 2
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.sampled_from(["presence", "reported", "event/update", "event/chunks_missing", "event/x"]),
     st.binary(max_size=200)

@@ -172,7 +172,7 @@ def test_an_error_does_not_repeat_a_hostile_payload():
 def test_no_bytes_do_more_than_be_refused(channel):
     good = json.dumps(SAMPLES[channel]).encode()
 
-    @settings(deadline=None, max_examples=40)
+    @settings(max_examples=40)
     @given(st.binary(max_size=60), st.integers(0, len(good)), st.integers(0, 20))
     def check(noise, at, width):
         for payload in (noise, good[:at] + noise + good[at + width :]):
@@ -186,7 +186,7 @@ def test_no_bytes_do_more_than_be_refused(channel):
 def test_no_json_does_more_than_be_refused(channel):
     kind = codec.PAYLOADS[channel]
 
-    @settings(deadline=None, max_examples=40)
+    @settings(max_examples=40)
     @given(st.data())
     def check(data):
         value = changed(SAMPLES[channel], data)

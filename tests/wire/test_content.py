@@ -7,7 +7,7 @@ import tracemalloc
 import numpy as np
 import pytest
 import zstandard
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from wire import content
@@ -57,7 +57,6 @@ def test_the_frames_built_here_are_what_zstd_reads():
         assert decode_chunk(sha(b"abc"), payload) == b"abc"
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=5000) | st.integers(0, MAX_CHUNK_BYTES).map(noise))
 def test_a_chunk_survives_the_wire(plain):
     payload = encode_chunk(plain)
@@ -136,7 +135,6 @@ def test_a_chunk_under_another_name_is_refused(digest):
     assert refusal(digest, encode_chunk(b"abc")) == "digest_mismatch"
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_a_damaged_chunk_is_refused_or_whole(data):
     plain = noise(300) + bytes(100)

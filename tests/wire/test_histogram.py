@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -22,7 +22,6 @@ edges_of = st.lists(st.floats(-1e6, 1e6), max_size=12, unique=True).map(
 )
 
 
-@settings(deadline=None)
 @given(anything, edges_of)
 def test_every_value_lands_in_exactly_one_bin_and_nan_apart(values, edges):
     counts, missing = count(values, edges)
@@ -35,7 +34,6 @@ def test_every_value_lands_in_exactly_one_bin_and_nan_apart(values, edges):
         assert found == (is_below & (values >= bounds[number])).sum()
 
 
-@settings(deadline=None)
 @given(anything, anything, edges_of)
 def test_counts_merge_by_addition(one, two, edges):
     counts_1, missing_1 = count(one, edges)
@@ -63,7 +61,6 @@ def test_a_column_of_no_values_has_empty_bins(edges):
     assert missing == 0
 
 
-@settings(deadline=None)
 @given(anything, st.integers(1, 20))
 def test_reference_edges_ascend_and_are_values_of_the_column(values, bins):
     edges = reference_edges(values, bins)

@@ -4,7 +4,7 @@ from bisect import bisect_right
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from wire.latency import (
@@ -35,7 +35,6 @@ def test_latency_edges_are_twenty_a_decade_from_ten_microseconds_to_a_hundred_se
     assert edges[1:] / edges[:-1] == pytest.approx(10 ** (1 / 20))
 
 
-@settings(deadline=None)
 @given(latencies, st.floats(0, 1) | st.sampled_from([0.5, 0.99, 0.07, 0.29, 0.57]))
 def test_a_quantile_of_counts_is_off_by_one_bin_at_most(values, share):
     # numpy's own rank is the definition: the smallest value with at least this share at or below.

@@ -156,7 +156,7 @@ def test_a_device_with_all_its_models_at_their_longest_reports_all_of_them():
 def test_every_message_survives_the_wire(channel):
     kind = codec.PAYLOADS[channel]
 
-    @settings(deadline=None, max_examples=25)
+    @settings(max_examples=25)
     @given(values(*schema_of(kind)))
     def check(value):
         message = decode(channel, value)
@@ -255,7 +255,6 @@ def test_the_length_of_a_text_is_what_it_takes_on_the_wire(character):
     assert m.MAX_REPORTED_DETAIL_BYTES - 4 < taken <= m.MAX_REPORTED_DETAIL_BYTES
 
 
-@settings(deadline=None)
 @given(st.text(max_size=400) | st.text(alphabet='"\\\x1b\n\u202e\U0001f600\xe4', max_size=400))
 def test_a_text_for_people_always_fits_and_is_printable(text):
     alarm = m.AlarmEvent(boot="0" * 16, seq=1, at_unix_ms=1, code="x", detail=text)

@@ -324,7 +324,7 @@ ANY_EVENT = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(ANY_EVENT, max_size=40))
 def test_laws_hold_after_any_events(sequence):
     state = DeviceState()

@@ -203,7 +203,7 @@ def test_non_finite_answers_are_written_as_clients_read_them():
     assert "id" not in json.loads(text)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.one_of(
         st.binary(max_size=200),
@@ -227,7 +227,7 @@ def test_no_body_does_worse_than_a_request_error(payload):
     assert set(request.feeds) == {"X"}
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.tuples(st.floats(width=32), st.floats(width=32)), max_size=5))
 def test_numbers_arrive_exactly(rows):
     payload = body([list(row) for row in rows], (len(rows), 2))
