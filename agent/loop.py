@@ -173,8 +173,8 @@ class Loop:
                 self._uplink.disconnected()
             case Delivered():
                 self._delivered(item)
-            case BundleStaged() | FetchFailed():
-                self._apply(item)
+            case BundleStaged() | FetchFailed() | CandidateRefused() | RuntimeEnded():
+                self._apply(item)  # told by the fetcher, or known at once when an effect ran
             case _:
                 for event in self._runtimes.translate(item, self._state):
                     self._tell_of_death(event)
@@ -304,7 +304,8 @@ class Loop:
 
     def _tick(self, now_s: float) -> None:
         self._catch_up()
-        self._runtimes.tick(now_s)
+        if (refused := self._runtimes.tick(now_s)) is not None:
+            self._apply(refused)
         self._uplink.tick(now_s)
         self._telemetry.tick(now_s)
         dead = [

@@ -115,12 +115,12 @@ class Runtimes:
         """Drop what is remembered of bundles that are no longer here."""
         self._loaded = {key: model for key, model in self._loaded.items() if key in keep}
 
-    def tick(self, now_s: float) -> None:
+    def tick(self, now_s: float) -> CandidateRefused | None:
         """Start what is due, and let the host enforce its deadlines."""
         self._host.tick()
-        if self._due is not None and now_s >= self._due[0]:
-            effect = self._due[1]
-            self._start(effect.models, auto_promote=True)
+        if self._due is None or now_s < self._due[0]:
+            return None
+        return self._start(self._due[1].models, auto_promote=True)
 
     def is_alive(self) -> bool:
         """Return whether the host still hears its runtimes."""

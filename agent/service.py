@@ -7,9 +7,10 @@ import logging
 import os
 import secrets
 import signal
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from wire.errors import BundleError, ConfigError, StorageError
 from wire.lifecycle import Code
@@ -20,12 +21,13 @@ from wire.topics import Chunk, parse
 
 from .adapters.child import ProcessRuntimeHost
 from .adapters.content_files import ContentStore
+from .adapters.database import move_aside
 from .adapters.fetcher import Fetcher
 from .adapters.host import Host, architecture
 from .adapters.outbox import Outbox
 from .adapters.sdnotify import Notifier, inherited_sockets
 from .adapters.starts import StartCounter
-from .adapters.state_sqlite import SqliteStateStore, move_aside
+from .adapters.state_sqlite import SqliteStateStore
 from .config import AgentConfig
 from .core.backoff import connect_delay_s
 from .effects import Effects
@@ -38,6 +40,7 @@ from .uplink import Uplink
 log = logging.getLogger(__name__)
 
 VERSION = version("modelfleet")
+Opened = TypeVar("Opened", SqliteStateStore, Outbox)
 
 
 def run_agent(config: AgentConfig) -> str | None:
@@ -111,9 +114,9 @@ def _run(config: AgentConfig, root: Path, inbox: Inbox, host: ProcessRuntimeHost
             case Published():
                 pass  # records wait for the controller's acknowledgement, not for the broker's
 
-    for path in (lost, lost_records):
-        if path is not None:
-            uplink.alarm(Code.STATE_LOST, f"unreadable, moved to {path.name}")
+    for loss in (lost, lost_records):
+        if loss is not None:
+            uplink.alarm(Code.STATE_LOST, loss)
     log.info("device %s, agent %s, state in %s", device, VERSION, root)
     fetcher.start()
     link.start(on_link, uplink.will)
@@ -179,29 +182,62 @@ def _numbers(text: str) -> tuple[int, ...]:
     return tuple(int(part) if part.isdigit() else 0 for part in text.split(".")[:3])
 
 
-def _open_state(path: Path) -> tuple[SqliteStateStore, Path | None]:
-    """Open the state; move an unreadable one aside and begin a new one."""
-    try:
+def _open_state(path: Path) -> tuple[SqliteStateStore, str | None]:
+    """Open the state; return it, and what was lost.
+
+    An unreadable one is moved aside, and the agent goes on from its last settled state.
+    """
+
+    def attempt() -> SqliteStateStore:
         store = SqliteStateStore(path)
-        store.load()
-    except StorageError as exc:
-        if exc.code != "state_unreadable" or not path.exists():
+        try:
+            store.settle(store.load())
+        except StorageError:
+            store.close()
             raise
-        log.error("%s; starting with an empty state", exc)  # noqa: TRY400 - cause in the message
-        aside = move_aside(path)
-        return SqliteStateStore(path), aside
-    return store, None
+        return store
 
-
-def _open_outbox(path: Path, boot: str) -> tuple[Outbox, Path | None]:
     try:
-        return Outbox(path, boot), None
+        return _patiently(attempt), None
     except StorageError as exc:
         if exc.code != "state_unreadable" or not path.exists():
             raise
-        log.error("%s; starting with an empty outbox", exc)  # noqa: TRY400 - cause in the message
         aside = move_aside(path)
-        return Outbox(path, boot), aside
+        store = SqliteStateStore(path)
+        state = store.restore()
+        since = "empty" if state is None else f"as of generation {state.generation}"
+        log.error("%s; moved to %s, starting %s", exc, aside.name, since)  # noqa: TRY400 - cause in the message
+        return store, f"{exc}; moved to {aside.name}, started {since}"
+
+
+def _open_outbox(path: Path, boot: str) -> tuple[Outbox, str | None]:
+    """Open the outbox; return it, and what was lost.
+
+    An unreadable one is moved aside; those of its records that are sound go on in the new one.
+    """
+    try:
+        return _patiently(lambda: Outbox(path, boot)), None
+    except StorageError as exc:
+        if exc.code != "state_unreadable" or not path.exists():
+            raise
+        aside = move_aside(path)
+        outbox = Outbox(path, boot)
+        count = outbox.adopt(aside)
+        log.error("%s; moved to %s, %d records saved", exc, aside.name, count)  # noqa: TRY400 - cause in the message
+        return outbox, f"{exc}; moved to {aside.name}, {count} records saved"
+
+
+def _patiently(attempt: Callable[[], Opened]) -> Opened:
+    """Return what opening a file gives; what it finds unreadable it must find so twice.
+
+    A disk that once fails to read makes a sound database look damaged.
+    """
+    try:
+        return attempt()
+    except StorageError as exc:
+        if exc.code != "state_unreadable":
+            raise
+    return attempt()
 
 
 def _lock(root: Path) -> BinaryIO:

@@ -11,22 +11,23 @@ synced.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
-import os
 import shutil
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 from wire.content import ChunkRef, Index, offsets, parse_index
 from wire.errors import BundleError, PeerError, StorageError
 from wire.lifecycle import Code
 from wire.manifest import MANIFEST, Manifest, parse_manifest
 
+from .durable import TEMPORARY, storage_error, sync_directory, sync_file, write_durably
+
 DISK_FLOOR_BYTES: Final = 16 * 1024 * 1024
 """What an update must leave free, so that state and outbox can still be written."""
-_TEMPORARY: Final = ".tmp-"
 
 
 class ContentStore:
@@ -50,8 +51,9 @@ class ContentStore:
         try:
             for directory in (self.content, self._bundles, self._chunks):
                 directory.mkdir(parents=True, exist_ok=True)
-                for path in directory.glob(f"{_TEMPORARY}*"):
+                for path in directory.glob(f"{TEMPORARY}*"):
                     path.unlink()
+            sync_directory(root)
         except OSError as exc:
             raise storage_error(root, exc) from exc
 
@@ -73,7 +75,7 @@ class ContentStore:
         Raises:
             StorageError: `disk_full` or `storage_error`.
         """
-        temporary = self._chunks / f"{_TEMPORARY}{digest}"
+        temporary = self._chunks / f"{TEMPORARY}{digest}"
         try:
             temporary.write_bytes(plain)
             temporary.rename(self._chunks / digest)
@@ -120,7 +122,7 @@ class ContentStore:
             StorageError: `disk_full` or `storage_error`.
         """
         target = self.content / sha256
-        temporary = self.content / f"{_TEMPORARY}{sha256}"
+        temporary = self.content / f"{TEMPORARY}{sha256}"
         digest = hashlib.sha256()
         try:
             with temporary.open("wb") as file:
@@ -142,8 +144,12 @@ class ContentStore:
             temporary.unlink(missing_ok=True)
 
     def has_file(self, sha256: str) -> bool:
-        """Return whether a file is here; its bytes are checked at every start."""
-        return (self.content / sha256).exists()
+        """Return whether a whole file is here; a damaged one is deleted."""
+        try:
+            self._verify(sha256)
+        except OSError:
+            return False
+        return True
 
     def seal(self, manifest: str, index: bytes) -> None:
         """Declare a bundle whole, and delete the chunks it came by.
@@ -152,16 +158,12 @@ class ContentStore:
             StorageError: `disk_full` or `storage_error`.
         """
         target = self._bundles / f"{manifest}.json"
-        temporary = self._bundles / f"{_TEMPORARY}{manifest}"
         try:
-            with temporary.open("wb") as file:
-                file.write(index)
-                sync_file(file)
-            temporary.rename(target)
-            sync_directory(self._bundles)
+            sync_directory(self.content)  # of files that an earlier try made, this may have failed
+            write_durably(target, index)
             self.drop_chunks()
         except OSError as exc:
-            raise storage_error(temporary, exc) from exc
+            raise storage_error(target, exc) from exc
 
     def drop_chunks(self, but: Collection[str] = ()) -> None:
         """Delete all chunks but those of the bundle under way."""
@@ -178,19 +180,19 @@ class ContentStore:
 
         Raises:
             StorageError: `content_corrupt`; what is damaged was deleted, so that it can be
-                fetched again.
+                fetched again. `storage_error` when a file cannot be read: it may be sound.
         """
         try:
             self._verify(manifest)
             parsed = parse_manifest((self.content / manifest).read_bytes())
         except (OSError, BundleError) as exc:
-            raise self._corrupt(manifest, str(exc)) from exc
+            raise self._fault(manifest, "its manifest", exc) from exc
         files = {MANIFEST: self.content / manifest}
         for entry in parsed.files:
             try:
                 self._verify(entry.sha256)
             except OSError as exc:
-                raise self._corrupt(manifest, f"{entry.path}: {exc}") from exc
+                raise self._fault(manifest, entry.path, exc) from exc
             files[entry.path] = self.content / entry.sha256
         return parsed, files
 
@@ -240,11 +242,17 @@ class ContentStore:
     def _verify(self, sha256: str) -> None:
         if _digest_of_file(self.content / sha256) != sha256:
             (self.content / sha256).unlink(missing_ok=True)
-            raise OSError(errno.EIO, "its bytes have changed on disk")
+            raise FileNotFoundError(errno.ENOENT, "its bytes have changed on disk")
 
-    def _corrupt(self, manifest: str, why: str) -> StorageError:
-        (self._bundles / f"{manifest}.json").unlink(missing_ok=True)
-        return StorageError(f"bundle {manifest[:12]}: {why}", code="content_corrupt")
+    def _fault(self, manifest: str, path: str, exc: OSError | BundleError) -> StorageError:
+        """Return the typed form of what is wrong with a file of a bundle; a lost one unseals it."""
+        why = exc.strerror if isinstance(exc, OSError) and exc.strerror else exc
+        text = f"bundle {manifest[:12]}: {path}: {why}"
+        if isinstance(exc, OSError) and not isinstance(exc, FileNotFoundError):
+            return StorageError(text, code="storage_error")
+        with contextlib.suppress(OSError):  # then the next start finds the damage again
+            (self._bundles / f"{manifest}.json").unlink(missing_ok=True)
+        return StorageError(text, code="content_corrupt")
 
     def _places(self, bundle: Path) -> Iterable[tuple[Path, int, ChunkRef]]:
         """Return where each chunk of a sealed bundle lies: file, offset in bytes, chunk."""
@@ -297,29 +305,3 @@ def _read_range(path: Path, position: int, length: int) -> bytes:
             return file.read(length)
     except OSError:
         return b""
-
-
-def sync_file(file: BinaryIO) -> None:
-    """Flush a file through to the disk."""
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def sync_directory(path: Path) -> None:
-    """Make the names in a directory survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def storage_error(path: Path, exc: OSError) -> StorageError:
-    """Return the typed form of a failed disk operation."""
-    if exc.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return StorageError(
-            f"the disk of {path.parent} is full",
-            code="disk_full",
-            hint="free some space; the update is tried again with the next assignment",
-        )
-    return StorageError(f"{path}: {exc.strerror or exc}", code="storage_error")

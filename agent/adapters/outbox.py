@@ -1,21 +1,24 @@
 """Store and forward: records wait on disk until the controller says that it has stored them.
 
 SQLite, WAL and FULL, in a file of its own, so that a flood of records cannot hurt the state.
-When the cap is reached the oldest records go, and a gap record says which.
+When the cap is reached the oldest records go, and a gap record says which. Each record is kept with a
+digest: one that has changed on disk would never be acknowledged, and stand in the way for ever.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from wire.errors import StorageError
 from wire.messages import StoredRange
 
-from .state_sqlite import open_database, storage_fault
+from .database import FAULTS, Database, connect, unreadable
 
 MAX_BYTES: Final = 8 * 1024 * 1024
 """About 20,000 records of 400 bytes: two weeks offline at one a minute."""
@@ -31,6 +34,17 @@ class Waiting:
     seq: int
     topic: str
     payload: bytes
+
+    @property
+    def size_bytes(self) -> int:
+        """How much of the cap it takes."""
+        return len(self.topic) + len(self.payload)
+
+    @property
+    def sha256(self) -> bytes:
+        """The digest of all of it."""
+        head = f"{self.boot}\n{self.seq}\n{self.topic}\n"
+        return hashlib.sha256(head.encode() + self.payload).digest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,18 +75,8 @@ class Outbox:
         self._boot = boot
         self._seq = 0
         self._max_bytes = max_bytes
-        self._db = open_database(path)
-        try:
-            self._db.execute(
-                "CREATE TABLE IF NOT EXISTS record (position INTEGER PRIMARY KEY AUTOINCREMENT,"
-                " boot TEXT, seq INTEGER, topic TEXT, payload BLOB, UNIQUE (boot, seq))"
-            )
-            row = self._db.execute(
-                "SELECT coalesce(sum(length(topic) + length(payload)), 0) FROM record"
-            ).fetchone()
-        except sqlite3.Error as exc:
-            raise storage_fault(path, exc) from exc
-        self._bytes: int = row[0]
+        self._bytes = 0
+        self._database = Database(path, self._prepare)
 
     def append(self, topic: str, make: Callable[[int], bytes]) -> tuple[Waiting, list[Gap]]:
         """Keep a record; return it, and what had to go for it.
@@ -86,25 +90,42 @@ class Outbox:
         """
         seq = self._seq + 1
         record = Waiting(self._boot, seq, topic, make(seq))
-        size = len(topic) + len(record.payload)
+        size = record.size_bytes
         before = self._bytes
         try:
-            # In one transaction: what makes room must not be gone without the gap that says so.
-            self._db.execute("BEGIN IMMEDIATE")
-            gaps = self._make_room(size)
-            self._db.execute(
-                "INSERT INTO record (boot, seq, topic, payload) VALUES (?, ?, ?, ?)",
-                (record.boot, record.seq, record.topic, record.payload),
-            )
-            self._db.execute("COMMIT")
-        except sqlite3.Error as exc:
+            with self._database.use() as db:
+                # In one transaction: what makes room must not be gone without the gap that says so.
+                db.execute("BEGIN IMMEDIATE")
+                gaps = self._make_room(db, size)
+                _insert(db, record)
+                db.execute("COMMIT")
+        except StorageError:
             self._bytes = before
-            with contextlib.suppress(sqlite3.Error):
-                self._db.rollback()
-            raise storage_fault(self._path, exc) from exc
+            raise
         self._seq = seq
         self._bytes += size
         return record, gaps
+
+    def adopt(self, damaged: Path) -> int:
+        """Take over the sound records of an outbox that is not; return how many there were.
+
+        Raises:
+            StorageError: As `storage_fault`, of this outbox.
+        """
+        found: dict[Waiting, None] = {}  # in order, and once each: damage may show a record twice
+        with contextlib.suppress(*FAULTS):  # what comes before the damage is had by then
+            old = connect(damaged)
+            try:
+                found.update((record, None) for record in _records(old) if record is not None)
+            finally:
+                old.close()
+        with self._database.use() as db:
+            db.execute("BEGIN IMMEDIATE")
+            for record in found:
+                _insert(db, record)
+            db.execute("COMMIT")
+        self._bytes += sum(record.size_bytes for record in found)
+        return len(found)
 
     def waiting(self, limit: int, *, after: int = 0) -> list[tuple[int, Waiting]]:
         """Return up to `limit` records, oldest first, with positions greater than `after`.
@@ -112,14 +133,12 @@ class Outbox:
         Raises:
             StorageError: As `storage_fault`.
         """
-        try:
-            rows = self._db.execute(
+        with self._database.use() as db:
+            rows = db.execute(
                 "SELECT position, boot, seq, topic, payload FROM record WHERE position > ?"
                 " ORDER BY position LIMIT ?",
                 (after, limit),
             ).fetchall()
-        except sqlite3.Error as exc:
-            raise storage_fault(self._path, exc) from exc
         return [(row[0], Waiting(*row[1:])) for row in rows]
 
     def delete(self, stored: Iterable[StoredRange]) -> int:
@@ -130,33 +149,48 @@ class Outbox:
         """
         count = 0
         for span in stored:
-            try:
-                rows = self._db.execute(
+            with self._database.use() as db:
+                rows = db.execute(
                     "DELETE FROM record WHERE boot = ? AND seq BETWEEN ? AND ?"
                     " RETURNING length(topic) + length(payload)",
                     (span.boot, span.first, span.last),
                 ).fetchall()
-            except sqlite3.Error as exc:
-                raise storage_fault(self._path, exc) from exc
             self._bytes -= sum(row[0] for row in rows)
             count += len(rows)
         return count
 
     def __len__(self) -> int:
-        row = self._db.execute("SELECT count(*) FROM record").fetchone()
+        with self._database.use() as db:
+            row = db.execute("SELECT count(*) FROM record").fetchone()
         return int(row[0])
 
     def close(self) -> None:
         """Close the file."""
-        self._db.close()
+        self._database.close()
 
-    def _make_room(self, size: int) -> list[Gap]:
+    def _prepare(self, db: sqlite3.Connection) -> None:
+        db.execute(
+            "CREATE TABLE IF NOT EXISTS record (position INTEGER PRIMARY KEY AUTOINCREMENT,"
+            " boot TEXT, seq INTEGER, topic TEXT, payload BLOB, sha256 BLOB, UNIQUE (boot, seq))"
+        )
+        if "sha256" not in {name for _, name, *_ in db.execute("PRAGMA table_info(record)")}:
+            db.execute(
+                "ALTER TABLE record ADD COLUMN sha256 BLOB"
+            )  # an older agent wrote no digests
+        size_bytes = 0
+        for record in _records(db):
+            if record is None:
+                raise unreadable(self._path, "a record has changed on disk")
+            size_bytes += record.size_bytes
+        self._bytes = size_bytes
+
+    def _make_room(self, db: sqlite3.Connection, size: int) -> list[Gap]:
         if self._bytes + size <= self._max_bytes:
             return []
         excess = self._bytes + size - self._max_bytes + int(self._max_bytes * DROP_SHARE)
         doomed: list[tuple[int, str, int]] = []
         freed = 0
-        for position, boot, seq, length in self._db.execute(
+        for position, boot, seq, length in db.execute(
             "SELECT position, boot, seq, length(topic) + length(payload) FROM record"
             " ORDER BY position"
         ):
@@ -165,7 +199,7 @@ class Outbox:
             if freed >= excess:
                 break
         if doomed:
-            self._db.execute("DELETE FROM record WHERE position <= ?", (doomed[-1][0],))
+            db.execute("DELETE FROM record WHERE position <= ?", (doomed[-1][0],))
             self._bytes -= freed
         return _gaps(doomed)
 
@@ -175,3 +209,24 @@ def _gaps(doomed: list[tuple[int, str, int]]) -> list[Gap]:
     for _, boot, seq in doomed:
         by_boot.setdefault(boot, []).append(seq)
     return [Gap(boot, min(seqs), max(seqs), len(seqs)) for boot, seqs in by_boot.items()]
+
+
+def _insert(db: sqlite3.Connection, record: Waiting) -> None:
+    db.execute(
+        "INSERT INTO record (boot, seq, topic, payload, sha256) VALUES (?, ?, ?, ?, ?)",
+        (record.boot, record.seq, record.topic, record.payload, record.sha256),
+    )
+
+
+def _records(db: sqlite3.Connection) -> Iterator[Waiting | None]:
+    """Return every record, oldest first; None for one that has changed on disk.
+
+    Those of an agent that wrote no digests are believed.
+    """
+    rows = db.execute("SELECT boot, seq, topic, payload, sha256 FROM record ORDER BY position")
+    for boot, seq, topic, payload, sha256 in rows:
+        if not isinstance(payload, bytes):
+            yield None
+            continue
+        record = Waiting(boot, seq, topic, payload)
+        yield record if sha256 in (None, record.sha256) else None

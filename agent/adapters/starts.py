@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from wire.messages import Count
 
-from .content_files import sync_directory, sync_file
+from .durable import sync_directory, sync_file
 
 NAME: Final = "starts.json"
 

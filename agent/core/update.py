@@ -74,6 +74,9 @@ MAX_ROLLBACK_STARTS: Final = 3
 """Runtimes with the fallback that end before they accept, for a cause that names no model, before
 the fallback is given up so that the other models serve."""
 
+DISK_FAULTS: Final = frozenset({Code.CONTENT_CORRUPT, Code.STORAGE_ERROR})
+"""Codes of a runtime that could not begin for want of sound files: not the bundle's fault."""
+
 
 def step(state: DeviceState, event: Event) -> Result:
     """Return the state after `event`, and what shall be done once that state is on disk."""
@@ -258,13 +261,13 @@ def _could_not_serve(state: DeviceState, event: CandidateRefused) -> Result:
     if name is None or state.record(name).active is None:
         return state, (serve(state),)
     record = state.record(name)
-    is_lost = event.code == Code.CONTENT_CORRUPT
+    is_lost = event.code in DISK_FAULTS
     record = replace(
         record,
         active=record.fallback,
         fallback=None,
         is_confirmed=record.fallback is not None,
-        # Lost content is fetched again; what does not load is not tried before a new generation.
+        # Lost content is fetched again, where the disk only failed from itself; what does not load is not tried before a new generation.
         outcome=None if is_lost else Outcome.FAILED,
         code=event.code,
         detail=event.detail,

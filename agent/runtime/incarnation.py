@@ -53,6 +53,9 @@ def run(
         except BundleError as exc:
             control.send(channel, control.Failed(model.name, exc.code, str(exc)[:300]))
             return 1
+        except OSError as exc:
+            control.send(channel, control.Failed(model.name, Code.STORAGE_ERROR, str(exc)[:300]))
+            return 1
         except MemoryError:
             text = "it needs more memory than its budget and this device allow"
             control.send(channel, control.Failed(model.name, Code.LOAD_FAILED, text))

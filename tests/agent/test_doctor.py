@@ -88,6 +88,7 @@ def test_a_state_of_a_newer_agent(device, examined):
     save(device, DeviceState())
     with sqlite3.connect(device / "state" / "state.db") as db:
         db.execute("UPDATE meta SET value = 99")
+        db.execute("PRAGMA user_version = 99")
     assert "newer agent" in examined()["state"]["text"]
 
 

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
+from agent.adapters.database import open_database
 from agent.adapters.outbox import Outbox
-from agent.adapters.state_sqlite import open_database
 from agent.uplink import MAX_UNKEPT, RESEND_FIRST_S, WINDOW, Uplink
 from wire import codec, topics
 from wire.errors import PeerError
@@ -164,7 +164,7 @@ def test_long_details_are_cut_to_the_limit(uplink, controller):
 
 def test_records_wait_in_memory_while_the_outbox_is_locked(uplink, controller, tmp_path):
     uplink.test_connect()
-    uplink._outbox._db.execute("PRAGMA busy_timeout=0")
+    uplink._outbox._database._connection.execute("PRAGMA busy_timeout=0")
     other = open_database(tmp_path / "o.db")
     other.execute("BEGIN IMMEDIATE")
     for number in range(MAX_UNKEPT + 3):

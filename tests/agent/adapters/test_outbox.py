@@ -1,7 +1,7 @@
 import pytest
 
+from agent.adapters.database import open_database
 from agent.adapters.outbox import Gap, Outbox
-from agent.adapters.state_sqlite import open_database
 from wire.errors import StorageError
 from wire.messages import StoredRange
 
@@ -61,7 +61,7 @@ def test_a_lock_costs_neither_a_record_nor_a_number(tmp_path):
     path = tmp_path / "outbox.db"
     outbox = Outbox(path, BOOT, max_bytes=1000)
     fill(outbox, 50)
-    outbox._db.execute("PRAGMA busy_timeout=0")
+    outbox._database._connection.execute("PRAGMA busy_timeout=0")
     other = open_database(path)
     other.execute("BEGIN IMMEDIATE")
     for _ in range(60):  # enough that older ones would have to make room
@@ -78,13 +78,25 @@ def test_a_lock_costs_neither_a_record_nor_a_number(tmp_path):
 def test_room_is_not_made_for_a_record_that_cannot_be_kept(tmp_path):
     outbox = Outbox(tmp_path / "outbox.db", BOOT, max_bytes=1000)
     fill(outbox, 90)
-    outbox._db.execute(
+    outbox._database._connection.execute(
         "CREATE TRIGGER full BEFORE INSERT ON record BEGIN SELECT raise(FAIL, 'x'); END"
     )
     with pytest.raises(StorageError):
         fill(outbox, 1, size=200)
     assert len(outbox) == 90
-    outbox._db.execute("DROP TRIGGER full")
+    outbox._database._connection.execute("DROP TRIGGER full")
     ((_, gaps),) = fill(outbox, 1, size=200)
     assert gaps[0].first == 1
     assert gaps[0].count == 91 - len(outbox)
+
+
+def test_the_records_of_an_agent_that_wrote_no_digests_are_believed(tmp_path):
+    path = tmp_path / "outbox.db"
+    outbox = Outbox(path, OLD)
+    fill(outbox, 3)
+    outbox.close()
+    open_database(path).execute("ALTER TABLE record DROP COLUMN sha256")
+    outbox = Outbox(path, BOOT)
+    assert [waiting.seq for _, waiting in outbox.waiting(9)] == [1, 2, 3]
+    fill(outbox, 1)
+    assert len(outbox) == 4

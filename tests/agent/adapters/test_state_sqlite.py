@@ -2,8 +2,10 @@ import sqlite3
 from dataclasses import replace
 
 import pytest
+from pydantic import TypeAdapter
 
-from agent.adapters.state_sqlite import SqliteStateStore, move_aside, open_database, storage_fault
+from agent.adapters.database import move_aside, open_database, storage_fault
+from agent.adapters.state_sqlite import SqliteStateStore
 from agent.core.states import Assignment, DeviceState, Fetching, OnProbation, Ref
 from wire.errors import StorageError
 from wire.messages import Inventory
@@ -51,7 +53,9 @@ def test_a_body_that_makes_no_sense_is_unreadable(tmp_path):
 
 def test_a_newer_schema_is_refused_with_the_way_out(tmp_path):
     SqliteStateStore(tmp_path / "state.db").close()
-    open_database(tmp_path / "state.db").execute("UPDATE meta SET value = 99")
+    newer = open_database(tmp_path / "state.db")
+    newer.execute("UPDATE meta SET value = 99")
+    newer.execute("PRAGMA user_version = 99")
     with pytest.raises(StorageError) as caught:
         SqliteStateStore(tmp_path / "state.db")
     assert caught.value.code == "state_newer"
@@ -77,7 +81,7 @@ def locked(tmp_path):
     path = tmp_path / "state.db"
     store = SqliteStateStore(path)
     store.save(DeviceState(generation=7))
-    store._connection.execute("PRAGMA busy_timeout=0")
+    store._database._connection.execute("PRAGMA busy_timeout=0")
     other = open_database(path)
     other.execute("BEGIN IMMEDIATE")
     yield store
@@ -127,3 +131,59 @@ def test_a_database_of_somebody_else_is_not_added_to(tmp_path):
     with pytest.raises(StorageError) as caught:
         SqliteStateStore(path)
     assert caught.value.code == "state_unreadable"
+
+
+def test_a_database_that_went_back_in_time_is_not_believed(tmp_path):
+    path = tmp_path / "state.db"
+    store = SqliteStateStore(path)
+    store.save(DeviceState(generation=1))
+    store.close()
+    old = path.read_bytes()
+    store = SqliteStateStore(path)
+    store.load()
+    store.save(DeviceState(generation=2))
+    store.close()
+    path.write_bytes(old)
+    with pytest.raises(StorageError, match="lost what was written after number 1") as caught:
+        SqliteStateStore(path).load()
+    assert caught.value.code == "state_unreadable"
+    move_aside(path)
+    store = SqliteStateStore(path)
+    assert store.restore() == store.load() == DeviceState(generation=2)
+
+
+def test_only_settled_states_are_kept_twice(tmp_path):
+    store = SqliteStateStore(tmp_path / "state.db")
+    store.save(DeviceState(generation=1, is_serving=True))
+    copy = (tmp_path / "state.settled").read_bytes()
+    store.save(DeviceState(generation=1))
+    store.save(DeviceState(generation=2, update=Fetching(Assignment("m", REF))))
+    assert (tmp_path / "state.settled").read_bytes() == copy, "nothing that is worth a sync"
+    store.close()
+    move_aside(tmp_path / "state.db")
+    assert SqliteStateStore(tmp_path / "state.db").restore() == DeviceState(generation=1)
+
+
+def test_what_an_agent_without_seals_wrote_is_read(tmp_path):
+    path = tmp_path / "state.db"
+    SqliteStateStore(path).close()
+    state = DeviceState(generation=3)
+    database = open_database(path)
+    database.execute("PRAGMA user_version = 0")
+    body = TypeAdapter(DeviceState).dump_json(state).decode()
+    database.execute("INSERT INTO state VALUES (1, ?)", (body,))
+    assert SqliteStateStore(path).load() == state
+
+
+def test_of_many_damaged_files_the_newest_are_kept(tmp_path):
+    for number in range(5):
+        (tmp_path / "state.db").write_text(str(number))
+        (tmp_path / "state.db-wal").write_text(str(number))
+        move_aside(tmp_path / "state.db")
+    kept = {
+        path.name: path.read_text()
+        for path in tmp_path.iterdir()
+        if path.suffix[-1] in "0123456789"
+    }
+    assert kept == {f"state.db.unreadable-{n + 1}": str(n) for n in (2, 3, 4)}
+    assert len(list(tmp_path.iterdir())) == 6

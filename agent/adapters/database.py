@@ -1,0 +1,195 @@
+"""A SQLite file whose commits survive a power cut, and what is done when one does not work.
+
+A connection that has met an I/O error is not used again: SQLite may then call a sound file malformed for
+as long as it is open. It is closed, and the file opened again, as by a new start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+from wire.errors import StorageError
+
+from .durable import storage_error
+
+BUSY_S: Final = 2.0
+"""Another program that writes (a backup, a person) is waited for this long, with the loop."""
+DAMAGE: Final = frozenset(
+    {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT, sqlite3.SQLITE_ERROR}
+)
+"""Waiting or making room does not help against these; SQLITE_ERROR is a table that is not ours."""
+LOCKED: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+MAX_ASIDE: Final = 3
+"""Damaged files that are kept of each kind, the newest: a disk that goes bad must not fill itself."""
+_MODES: Final = slice(18, 20)
+"""Where the header of a database has its write and its read mode: 1, or 2 for WAL (fileformat2 1.3.3)."""
+FAULTS: Final = (sqlite3.Error, UnicodeDecodeError)
+"""What a failed operation raises; the second when SQLite's own words about damage are no text."""
+
+
+def open_database(path: Path) -> sqlite3.Connection:
+    """Return a connection whose commits survive a power cut.
+
+    Raises:
+        StorageError: As `storage_fault`.
+    """
+    if (fault := _header_fault(path)) is not None:
+        raise unreadable(path, fault)
+    try:
+        connection = connect(path)
+    except FAULTS as exc:
+        raise storage_fault(path, exc) from exc
+    try:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        (verdict,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
+        if verdict != "ok":
+            raise unreadable(path, verdict)
+    except FAULTS as exc:
+        connection.close()
+        raise storage_fault(path, exc) from exc
+    except StorageError:
+        connection.close()
+        raise
+    return connection
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Return a connection that gives text which is none as well as it can, for digests to find."""
+    connection = sqlite3.connect(
+        path, isolation_level=None, check_same_thread=False, timeout=BUSY_S
+    )
+    connection.text_factory = lambda data: data.decode("utf-8", "replace")
+    return connection
+
+
+def _header_fault(path: Path) -> str | None:
+    """Return what is wrong with the header that SQLite takes for an order to write nothing."""
+    try:
+        with path.open("rb") as file:
+            modes = file.read(_MODES.stop)[_MODES]
+    except OSError:
+        return None  # there is none yet; or SQLite finds words for it
+    return "its header makes no sense" if set(modes) - {1, 2} else None
+
+
+def move_aside(path: Path) -> Path:
+    """Rename a damaged database so that a new one can begin; its journal goes with it.
+
+    Together they are all that a person could still save something from. The oldest give way to the
+    newest `MAX_ASIDE`.
+
+    Raises:
+        StorageError: As `storage_error`.
+    """
+    try:
+        return _move_aside(path)
+    except OSError as exc:
+        raise storage_error(path, exc) from exc
+
+
+def _move_aside(path: Path) -> Path:
+    prefix = f"{path.name}.unreadable-"
+    rests = (p.name.removeprefix(prefix) for p in path.parent.glob(f"{prefix}*"))
+    numbers = sorted(int(rest) for rest in rests if rest.isdecimal())
+    for number in numbers[: -MAX_ASIDE + 1]:
+        for suffix in ("-wal", ""):
+            path.with_name(f"{prefix}{number}{suffix}").unlink(missing_ok=True)
+    target = path.with_name(f"{prefix}{max(numbers, default=0) + 1}")
+    path.rename(target)
+    path.with_name(f"{path.name}-shm").unlink(missing_ok=True)
+    journal = path.with_name(f"{path.name}-wal")
+    if journal.exists():
+        journal.rename(target.with_name(f"{target.name}-wal"))
+    return target
+
+
+def storage_fault(path: Path, exc: sqlite3.Error | UnicodeDecodeError) -> StorageError:
+    """Return the typed form of a failed operation: what is wrong with the file, and what to do.
+
+    The codes are `state_unreadable`, for damage alone, `state_locked`, `disk_full` and
+    `state_unwritable`.
+    """
+    cause = getattr(exc, "sqlite_errorcode", 0) & 0xFF  # without the extension
+    if cause in DAMAGE or isinstance(exc, UnicodeDecodeError):
+        return unreadable(path, str(exc))
+    if cause in LOCKED:
+        return StorageError(
+            f"{path} is locked by another program",
+            code="state_locked",
+            hint=f"end that program; `fuser {path}` names it",
+        )
+    if cause == sqlite3.SQLITE_FULL:
+        return StorageError(
+            f"cannot write {path}: the disk is full", code="disk_full", hint="free some disk space"
+        )
+    return StorageError(
+        f"cannot write {path}: {exc}",
+        code="state_unwritable",
+        hint="check whose it is, and that its file system is writable",
+    )
+
+
+def unreadable(path: Path, why: str) -> StorageError:
+    """Return the error of a damaged file, which is moved aside."""
+    return StorageError(f"{path} cannot be read: {why}", code="state_unreadable")
+
+
+class Database:
+    """One file, opened when it is needed; used by one thread only."""
+
+    def __init__(self, path: Path, prepare: Callable[[sqlite3.Connection], None]) -> None:
+        """Open the file, or begin a new one.
+
+        Args:
+            path: The file.
+            prepare: Looks at a connection that was just opened, and makes the tables.
+
+        Raises:
+            StorageError: As `storage_fault`, or of `prepare`.
+        """
+        self._path = path
+        self._prepare = prepare
+        self._connection: sqlite3.Connection | None = None
+        with self.use():
+            pass
+
+    @contextlib.contextmanager
+    def use(self) -> Iterator[sqlite3.Connection]:
+        """Give the connection; what was begun on it and not committed is rolled back.
+
+        Raises:
+            StorageError: As `storage_fault`.
+        """
+        try:
+            if self._connection is None:
+                self._connection = self._open()
+            yield self._connection
+        except FAULTS as exc:
+            fault = storage_fault(self._path, exc)
+            if fault.code in ("state_locked", "disk_full") and self._connection is not None:
+                with contextlib.suppress(sqlite3.Error):
+                    self._connection.rollback()
+            else:
+                self.close()
+            raise fault from exc
+
+    def close(self) -> None:
+        """Close the file; it is opened again when it is used again."""
+        if self._connection is not None:
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.close()
+            self._connection = None
+
+    def _open(self) -> sqlite3.Connection:
+        connection = open_database(self._path)
+        try:
+            self._prepare(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
