@@ -32,13 +32,13 @@ def test_an_equal_model_stays_quarantined_until_a_person_lifts_it(make_bed):
     bed.until_served(DEVICE, "1.0.0")
 
     # The same model.onnx under another version: other bytes in the manifest, the same model.
-    bed.push("2.0.1-fragile")
-    rollout = bed.roll_out("2.0.1-fragile", min_s=60)
+    bed.push("2.0.0-fragile-again")
+    rollout = bed.roll_out("2.0.0-fragile-again", min_s=60)
     assert bed.until_ended(rollout)["state"] == "halted"
     assert (member(bed, rollout)["state"], member(bed, rollout)["code"]) == (
         "rejected", "quarantined",
     )  # fmt: skip
-    assert "2.0.1-fragile" not in device.client.versions()
+    assert "2.0.0-fragile-again" not in device.client.versions()
 
     shown = bed.fleet("device", "show", DEVICE)
     assert "digits:2.0.0-fragile" in shown
@@ -56,9 +56,9 @@ def test_an_equal_model_stays_quarantined_until_a_person_lifts_it(make_bed):
     bed.until("it has forgotten", lambda: not bed.device(DEVICE)["quarantined"])
     assert bed.device(DEVICE)["lifted"] == []
 
-    rollout = bed.roll_out("2.0.1-fragile")
+    rollout = bed.roll_out("2.0.0-fragile-again")
     assert bed.until_ended(rollout)["state"] == "finished"
-    bed.until_served(DEVICE, "2.0.1-fragile")
+    bed.until_served(DEVICE, "2.0.0-fragile-again")
     codes = [event["code"] for event in bed.updates(DEVICE)]
     assert "quarantine_lifted" in codes
     check_records(bed)
