@@ -25,7 +25,8 @@ from tests.storage.witness import Memory
 MIB = 2**20
 POOL_BYTES = 400 * MIB
 """Of the XFS; its mkfs refuses less than 300 MiB. Sparse: takes what is written."""
-DISK_BYTES = 32 * MIB
+DISK_BYTES = 96 * MIB
+"""Room for the floor that an update must leave, with all records of a device that nobody acknowledges."""
 LONGEST_S = 0.15
 """A cut comes at most this long after the one before: about two stages of a scenario."""
 PER_DISK = 50
