@@ -12,6 +12,7 @@ import numpy as np
 
 from tests.storage.campaign import Campaign
 from tests.storage.cuts import PER_DISK, cut_one_disk
+from tests.storage.faults import CALLS, FAULTS, PARALLEL, fail_at
 from tests.storage.kills import count_points, kill_at
 
 SCENARIOS = 20
@@ -40,12 +41,27 @@ def cuts(campaign, seed, count):
     campaign.run(cut_one_disk, [(number,) for number in range(first, seed + count // PER_DISK)])
 
 
+def faults(campaign, seed, count):
+    """Let the disk fail at `count` points, for one call or a burst of them."""
+    total = count_points(seed, CALLS)
+    first = campaign.count("fault")
+    campaign.run(fail_at, [fault(seed, number, total) for number in range(first, count)], PARALLEL)
+
+
+def fault(seed, number, total):
+    """Return the arguments of the fault with this number: names cycle, the point is drawn."""
+    chance = np.random.default_rng([seed, number])
+    name = list(FAULTS)[number % len(FAULTS)]
+    return seed, name, int(chance.integers(1, total + 1)), int(chance.choice([1, 1, 2, 5]))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--journal", type=Path, default=Path("build/soak/storage.jsonl"))
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--kills", type=int, default=10_000)
     parser.add_argument("--cuts", type=int, default=10_000)
+    parser.add_argument("--faults", type=int, default=2_000)
     args = parser.parse_args()
     args.journal.parent.mkdir(parents=True, exist_ok=True)
     campaign = Campaign(args.journal)
@@ -55,6 +71,7 @@ def main():
         cuts(campaign, args.seed, args.cuts)
     else:
         print("NOT TESTED: power cuts; only root may mount")  # noqa: T201
+    faults(campaign, args.seed, args.faults)
     print(campaign.table())  # noqa: T201
     print(campaign.words())  # noqa: T201
     return 1 if campaign.bad() else 0

@@ -22,6 +22,7 @@ WRITING = (
     "renameat2", "unlink", "unlinkat", "link", "linkat", "symlinkat", "ftruncate", "fallocate",
     "mkdir", "mkdirat", "rmdir", "sendto", "sendmsg",
 )  # fmt: skip
+READING = ("read", "pread64", "getdents64", "fstat", "newfstatat")
 
 # From the kernel's asm/unistd.h of each architecture; newer ones have only the calls ending in -at.
 NUMBERS = {
