@@ -61,7 +61,8 @@ class InferenceServer:
 
     def oldest_request_s(self) -> float:
         """Return how long the oldest inference has run, 0 without any."""
-        return time.monotonic() - min(self._running.values(), default=time.monotonic())
+        now_s = time.monotonic()
+        return max(0.0, now_s - min(self._running.values(), default=now_s))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one HTTP request."""

@@ -105,15 +105,17 @@ def test_it_starts_without_any_network_and_serves(serving, fleet):
 def test_killed_again_and_again_it_is_started_again_and_serves_before_it_connects(serving, fleet):
     serving.run("systemctl", "restart", SERVICE)  # an orderly stop, from which the row is counted
     until(lambda: infer(serving), "it serves")
-    before = counted(serving)["restart_count"]
-    for number in range(KILLS):
+    count = counted(serving)["restart_count"]
+    for _ in range(KILLS):
         victim = serving.supervisor
         victim.kill()
         victim.wait(30)
+        # One that found its port still held by the runtime before has counted itself, too.
         until(
-            lambda number=number: counted(serving)["restart_count"] == before + number + 1,
+            lambda before=count: counted(serving)["restart_count"] > before,
             "it has counted that nobody had stopped it",
         )
+        count = counted(serving)["restart_count"]
     assert until(lambda: infer(serving), "it serves") == "1.0.0"
     assert int(serving.shown("NRestarts")) >= KILLS
     until(lambda: waits(serving)[-1:] == [300], "it says how long it waits")
