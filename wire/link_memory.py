@@ -102,6 +102,11 @@ class MemoryBroker:
                 if any(matches(pattern, topic) for pattern in filters):
                     self._post(link, Delivered(topic, payload, retained=True))
 
+    def unsubscribe(self, link: MemoryLink, filters: Sequence[str]) -> None:
+        """Remove filters from a link."""
+        with self._lock:
+            link.filters.difference_update(filters)
+
     def _post(self, link: MemoryLink, event: LinkEvent) -> None:
         self._pending.append((link, event))
         if self._is_draining:
@@ -148,7 +153,7 @@ class MemoryLink:
 
     def unsubscribe(self, filters: Sequence[str]) -> None:
         """See `Link.unsubscribe`."""
-        self.filters.difference_update(filters)
+        self._broker.unsubscribe(self, filters)
 
     def is_alive(self) -> bool:
         """Return True: nothing in here can die by itself."""
