@@ -1,7 +1,9 @@
 """A SQLite file whose commits survive a power cut, and what is done when one does not work.
 
 A connection that has met an I/O error is not used again: SQLite may then call a sound file malformed for
-as long as it is open. It is closed, and the file opened again, as by a new start.
+as long as it is open. It is closed, and the file opened again, as by a new start; and with a new journal.
+Linux forgets the pages that a failed sync could not write, and lets them be read for as long as they are
+in memory: a commit behind them in the same journal would end with the power at the hole that they left.
 """
 
 from __future__ import annotations
@@ -67,6 +69,18 @@ def connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def renew_journal(connection: sqlite3.Connection) -> bool:
+    """Copy the journal into the database and cut it to nothing; return False if a lock forbade that.
+
+    All that it held is written and synced once more, so that nothing rests on a sync that failed.
+
+    Raises:
+        sqlite3.Error: The disk is full or fails; the journal is as it was.
+    """
+    (is_busy, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    return not is_busy
+
+
 def _header_fault(path: Path) -> str | None:
     """Return what is wrong with the header that SQLite takes for an order to write nothing."""
     try:
@@ -118,11 +132,7 @@ def storage_fault(path: Path, exc: sqlite3.Error | UnicodeDecodeError) -> Storag
     if cause in DAMAGE or isinstance(exc, UnicodeDecodeError):
         return unreadable(path, str(exc))
     if cause in LOCKED:
-        return StorageError(
-            f"{path} is locked by another program",
-            code="state_locked",
-            hint=f"end that program; `fuser {path}` names it",
-        )
+        return locked(path)
     if cause == sqlite3.SQLITE_FULL:
         return StorageError(
             f"cannot write {path}: the disk is full", code="disk_full", hint="free some disk space"
@@ -131,6 +141,15 @@ def storage_fault(path: Path, exc: sqlite3.Error | UnicodeDecodeError) -> Storag
         f"cannot write {path}: {exc}",
         code="state_unwritable",
         hint="check whose it is, and that its file system is writable",
+    )
+
+
+def locked(path: Path) -> StorageError:
+    """Return the error of a file that another program holds."""
+    return StorageError(
+        f"{path} is locked by another program",
+        code="state_locked",
+        hint=f"end that program; `fuser {path}` names it",
     )
 
 
@@ -155,6 +174,7 @@ class Database:
         self._path = path
         self._prepare = prepare
         self._connection: sqlite3.Connection | None = None
+        self._has_failed = False
         with self.use():
             pass
 
@@ -175,6 +195,7 @@ class Database:
                 with contextlib.suppress(sqlite3.Error):
                     self._connection.rollback()
             else:
+                self._has_failed = True
                 self.close()
             raise fault from exc
 
@@ -188,8 +209,28 @@ class Database:
     def _open(self) -> sqlite3.Connection:
         connection = open_database(self._path)
         try:
+            self._renew_journal(connection)
             self._prepare(connection)
         except BaseException:
             connection.close()
             raise
         return connection
+
+    def _renew_journal(self, connection: sqlite3.Connection) -> None:
+        """See that nothing is committed behind what a sync, of the run before perhaps, did not write.
+
+        Raises:
+            sqlite3.Error: As `renew_journal`.
+            StorageError: `state_locked`, after a fault of this run.
+        """
+        try:
+            is_renewed = renew_journal(connection)
+        except sqlite3.OperationalError as exc:
+            # A start must serve what it has on a full disk too; whether the run before met a fault
+            # nobody knows, and the next checkpoint does the same.
+            if self._has_failed or storage_fault(self._path, exc).code != "disk_full":
+                raise
+            return
+        if not is_renewed and self._has_failed:
+            raise locked(self._path)
+        self._has_failed = False

@@ -40,8 +40,8 @@ class SqliteStateStore:
     def __init__(self, path: Path) -> None:
         """Open the database, or begin a new one.
 
-        Opening writes only what is missing, so that another program's lock on writing does not
-        keep the agent from serving what it has.
+        Opening adds only what is missing, and renews the journal if it can, so that another
+        program's lock on writing does not keep the agent from serving what it has.
 
         Raises:
             StorageError: As `storage_fault`, or `state_newer` when a newer agent wrote it.

@@ -59,21 +59,30 @@ def fail_at(seed, fault, first, count):
 
 
 def _stale_syncs(calls, failed):
-    """Return the files that were synced again after a failure without being written again.
+    """Return the files that were synced again after a failure with a part not written again.
 
     Linux forgets the pages that a failed fsync could not write: the next one would say that they
-    are on disk. A checkpoint syncs SQLite's journal once more before it copies what was committed
-    there into the database, and drops the journal then: what failed does not count as committed.
+    are on disk. What follows them in SQLite's journal would be lost with the power, unless the
+    journal begins anew at 0. A checkpoint syncs the journal once more before it copies what was committed
+    there into the database, and drops it then: what failed does not count as committed.
     """
-    is_stale, found = defaultdict(bool), []
-    for number, (name, path) in enumerate(calls, 1):
+    unsynced, forgotten, found = defaultdict(set), defaultdict(set), []
+    for number, (name, path, offset) in enumerate(calls, 1):
         if name in ("fsync", "fdatasync") and not _is_directory(path):
             if number in failed:
-                is_stale[path] = True
-            elif is_stale[path] and not _is_checkpoint(path, calls[number:]):
-                found.append(f"{path} was synced again without being written again")
-        elif name in ("write", "pwrite64", "ftruncate", "unlink") and number not in failed:
-            is_stale[path] = False
+                forgotten[path] |= unsynced.pop(path, set())
+            elif forgotten[path] and not _is_checkpoint(path, calls[number:]):
+                found.append(f"{path} was synced again; {sorted(forgotten[path])} is a hole in it")
+            unsynced.pop(path, None)
+        elif number in failed:
+            continue
+        elif name in ("write", "pwrite64"):
+            unsynced[path].add(offset)
+            forgotten[path].discard(offset)
+            if offset == 0 and path.endswith("-wal"):
+                forgotten[path].clear()
+        elif name in ("ftruncate", "unlink"):
+            forgotten[path].clear()
     return found
 
 
@@ -83,7 +92,7 @@ def _is_checkpoint(path, following):
     changing = (
         call for call in following if call[1] in (path, database) and call[0] in tracer.WRITING
     )
-    return path != database and next(changing, None) in (
+    return path != database and next(changing, ())[:2] in (
         ("pwrite64", database),
         ("ftruncate", path),
         ("unlink", path),

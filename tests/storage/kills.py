@@ -39,10 +39,15 @@ def kill_at(seed, *points):
 
 def count_points(seed, calls=tracer.WRITING):
     """Return how many calls a life has that nobody disturbs."""
+    return len(undisturbed(seed, calls))
+
+
+def undisturbed(seed, calls):
+    """Return the names of the calls that a life has that nobody disturbs, in order."""
     with place(scenario_of(seed)) as (root, memory, ledger):
         ended = tracer.run(life(root, memory, ledger), calls, root, let_pass)
         assert ended.code == 0, f"seed {seed}: an undisturbed life ended with {ended.code}"
-        return len(ended.calls)
+        return [name for name, *_ in ended.calls]
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ import numpy as np
 from tests.storage.campaign import Campaign
 from tests.storage.cuts import PER_DISK, cut_one_disk
 from tests.storage.faults import CALLS, FAULTS, PARALLEL, fail_at
-from tests.storage.kills import count_points, kill_at
+from tests.storage.kills import count_points, kill_at, undisturbed
 
 SCENARIOS = 20
 """Scenarios whose every point is killed at, as far as the count goes."""
@@ -43,16 +43,26 @@ def cuts(campaign, seed, count):
 
 def faults(campaign, seed, count):
     """Let the disk fail at `count` points, for one call or a burst of them."""
-    total = count_points(seed, CALLS)
+    calls = undisturbed(seed, CALLS)
     first = campaign.count("fault")
-    campaign.run(fail_at, [fault(seed, number, total) for number in range(first, count)], PARALLEL)
+    campaign.run(fail_at, [fault(seed, number, calls) for number in range(first, count)], PARALLEL)
 
 
-def fault(seed, number, total):
-    """Return the arguments of the fault with this number: names cycle, the point is drawn."""
+def fault(seed, number, calls):
+    """Return the arguments of the fault with this number: names cycle, the point is drawn.
+
+    Every other one begins at a sync: there are few of them, and they are what is believed.
+
+    Args:
+        seed: Of the scenario and the draw.
+        number: Of the fault.
+        calls: Names of all calls of an undisturbed life.
+    """
     chance = np.random.default_rng([seed, number])
     name = list(FAULTS)[number % len(FAULTS)]
-    return seed, name, int(chance.integers(1, total + 1)), int(chance.choice([1, 1, 2, 5]))
+    syncs = [i for i, call in enumerate(calls, 1) if call in ("fsync", "fdatasync")]
+    point = chance.choice(syncs) if number % 2 else chance.integers(1, len(calls) + 1)
+    return seed, name, int(point), int(chance.choice([1, 1, 2, 5]))
 
 
 def main():

@@ -6,7 +6,7 @@ import pytest
 
 from tests.storage.campaign import Campaign
 from tests.storage.faults import CALLS, PARALLEL, fail_at
-from tests.storage.kills import count_points
+from tests.storage.kills import undisturbed
 from tests.storage.soak import fault
 
 pytestmark = [
@@ -21,10 +21,10 @@ COUNT = int(os.environ.get("FAULTS", "150"))
 
 
 def test_a_device_lives_through_a_disk_that_fails_for_a_while():
-    total = count_points(SEED, CALLS)
-    print(f"seed {SEED}: {COUNT} faults within {total} calls")  # noqa: T201 - to draw them again
+    calls = undisturbed(SEED, CALLS)
+    print(f"seed {SEED}: {COUNT} faults within {len(calls)} calls")  # noqa: T201 - to draw them again
     campaign = Campaign()
-    campaign.run(fail_at, [fault(SEED, number, total) for number in range(COUNT)], PARALLEL)
+    campaign.run(fail_at, [fault(SEED, number, calls) for number in range(COUNT)], PARALLEL)
     print(campaign.table())  # noqa: T201
     assert not campaign.bad(), campaign.words()
     hit = [row for row in campaign.rows if row["calls"]]

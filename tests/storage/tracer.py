@@ -58,7 +58,7 @@ _EVENT_CLONE, _EVENT_SECCOMP = 3, 7
 _WALL = 0x40000000
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _MODE_FILTER = 38, 22, 2
 _RET_ALLOW, _RET_TRACE = 0x7FFF0000, 0x7FF00000
-_X86_ORIG_RAX, _X86_RAX, _X86_ARGUMENTS = 15 * 8, 10 * 8, (14 * 8, 13 * 8)  # sys/user.h
+_X86_ORIG_RAX, _X86_RAX, _X86_ARGUMENTS = 15 * 8, 10 * 8, (112, 104, 96, 56)  # sys/user.h
 _WRITING_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 _ARM_SYSTEM_CALL, _PRSTATUS = 0x404, 1  # linux/elf.h
 
@@ -72,7 +72,8 @@ class Ended:
     """How a traced process came to its end.
 
     Attributes:
-        calls: The calls in the directory that it was stopped at, in order: name and path.
+        calls: The calls in the directory that it was stopped at, in order: name, path, and
+            offset in the file, of pwrite64 alone (None for the others).
         status: As of `os.waitpid`.
         is_stuck: Whether it had to be killed, because it came to no end.
     """
@@ -142,7 +143,8 @@ def _follow(child, names, root, decide, ended):
             path = _path(pid, name)
             verdict = None
             if path.startswith(root):
-                ended.calls.append((name, path))
+                offset = _argument(pid, 3) if name == "pwrite64" else None
+                ended.calls.append((name, path, offset))
                 verdict = decide(len(ended.calls), name, path)
             if verdict is not None and verdict > 0:
                 os.kill(child, verdict)
