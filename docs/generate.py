@@ -40,7 +40,12 @@ _TYPES: Final = {
     messages.CODE_PATTERN: ("code", "a cause, for programs"),
 }
 _UNITS: Final = {"_ms": "ms", "_s": "s", "_bytes": "bytes", "_c": "°C", "_mb": "MiB"}
-_PLACES: Final = {"device": ("<device>",), "digest": ("<sha256>",)}
+_PLACES: Final = {
+    "device": ("<device>",),
+    "digest": ("<sha256>",),
+    "model": ("<model>",),
+    "role": ("timestamp", "snapshot", "targets", "root-<N>"),
+}
 
 
 def main() -> int:
@@ -85,7 +90,9 @@ def _topic_table() -> str:
     rows = []
     for topic in _all_topics():
         channel = codec.channel_of(topic)
-        payload = _link(channel) if channel else "[a chunk](#content)"
+        is_signed = isinstance(topic, topics.Trust | topics.ModelTrust)
+        bare = "[signed metadata](#trust)" if is_signed else "[a chunk](#content)"
+        payload = _link(channel) if channel else bare
         retained = "yes" if topic.retain else "no"
         is_of_kinds = isinstance(topic, topics.Event | topics.Telemetry)
         meaning = _summary(codec.PAYLOADS[channel] if channel and is_of_kinds else type(topic))

@@ -94,7 +94,7 @@ def channel_of(topic: topics.Topic) -> str | None:
             return f"telemetry/{kind}"
         case topics.ControllerPresence():
             return "controller/presence"
-        case topics.Chunk() | topics.Unknown():
+        case topics.Chunk() | topics.Trust() | topics.ModelTrust() | topics.Unknown():
             return None
         case _:
             return type(topic).__name__.lower()

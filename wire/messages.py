@@ -149,8 +149,12 @@ class Desired(Message):
     """The device meant; any other refuses it."""
     generation: PositiveCount
     """Counts the desired states of this device; one that is not higher than the last is ignored."""
+    issued_unix_ms: UnixMs = 0
+    """When it was signed, by the controller's clock; a device's clock is never behind it again."""
     expires_unix_ms: UnixMs | None = None
     """When it stops being a command; null is never."""
+    snapshot: Count = 0
+    """Version of the trust snapshot that the controller had; an older one is not news to act on."""
     models: Annotated[
         tuple[DesiredModel, ...], Field(max_length=MAX_MODELS_PER_DEVICE, fail_fast=True)
     ] = ()

@@ -23,6 +23,7 @@ EventKind = Literal["update", "chunks_missing", "gap", "alarm"]
 TelemetryKind = Literal["inference", "vitals"]
 EVENT_KINDS: Final[tuple[EventKind, ...]] = ("update", "chunks_missing", "gap", "alarm")
 TELEMETRY_KINDS: Final[tuple[TelemetryKind, ...]] = ("inference", "vitals")
+TRUST_PATTERN: Final = r"^(timestamp|snapshot|targets|root-[1-9][0-9]{0,8})$"
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +127,34 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
+class Trust:
+    """A signed document of one of TUF's top-level roles, as it is; each version of the root has its own."""
+
+    writer: ClassVar[Writer] = "controller"
+    qos: ClassVar[Qos] = 1
+    retain: ClassVar[bool] = True
+    role: str
+
+    @property
+    def text(self) -> str:
+        return f"{ROOT}/trust/{self.role}"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelTrust:
+    """The signed document of the role that signs a model's releases."""
+
+    writer: ClassVar[Writer] = "controller"
+    qos: ClassVar[Qos] = 1
+    retain: ClassVar[bool] = True
+    model: str
+
+    @property
+    def text(self) -> str:
+        return f"{ROOT}/trust/model/{self.model}"
+
+
+@dataclass(frozen=True, slots=True)
 class ControllerPresence:
     """Whether the controller is connected; written by it and by its will."""
 
@@ -146,7 +175,17 @@ class Unknown:
 
 
 Topic = (
-    Presence | Desired | Reported | Event | Telemetry | Ack | Chunk | ControllerPresence | Unknown
+    Presence
+    | Desired
+    | Reported
+    | Event
+    | Telemetry
+    | Ack
+    | Chunk
+    | Trust
+    | ModelTrust
+    | ControllerPresence
+    | Unknown
 )
 
 CONTROLLER_FILTERS: Final = (
@@ -157,10 +196,15 @@ CONTROLLER_FILTERS: Final = (
 )
 """What the controller subscribes to."""
 
+TRUST_FILTER: Final = f"{ROOT}/trust/+"
+
 
 def device_filters(device: str) -> tuple[str, ...]:
-    """Return what a device subscribes to at all times; chunks come and go beside these."""
-    return (Desired(device).text, Ack(device).text, ControllerPresence().text)
+    """Return what a device subscribes to at all times.
+
+    Chunks and the signed documents of its models come and go beside these.
+    """
+    return (Desired(device).text, Ack(device).text, ControllerPresence().text, TRUST_FILTER)
 
 
 def parse(text: str) -> Topic:
@@ -170,6 +214,10 @@ def parse(text: str) -> Topic:
             return _parse_device(text, device, channel)
         case ["fleet", "v1", "chunk", digest] if re.fullmatch(DIGEST_PATTERN, digest):
             return Chunk(digest)
+        case ["fleet", "v1", "trust", role] if re.fullmatch(TRUST_PATTERN, role):
+            return Trust(role)
+        case ["fleet", "v1", "trust", "model", model] if re.fullmatch(NAME_PATTERN, model):
+            return ModelTrust(model)
         case ["fleet", "v1", "controller", "presence"]:
             return ControllerPresence()
         case _:

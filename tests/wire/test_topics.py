@@ -22,6 +22,8 @@ topic = st.one_of(
     st.builds(topics.Telemetry, name, st.sampled_from(topics.TELEMETRY_KINDS)),
     st.builds(topics.Ack, name),
     st.builds(topics.Chunk, st.from_regex(DIGEST_PATTERN, fullmatch=True)),
+    st.builds(topics.Trust, st.from_regex(topics.TRUST_PATTERN, fullmatch=True)),
+    st.builds(topics.ModelTrust, name),
     st.just(topics.ControllerPresence()),
 )
 
@@ -35,6 +37,8 @@ def every_topic(device):
         *(topics.Telemetry(device, kind) for kind in topics.TELEMETRY_KINDS),
         topics.Ack(device),
         topics.Chunk("a" * 64),
+        topics.Trust("root-123456789"),
+        topics.ModelTrust(device),
         topics.ControllerPresence(),
     ]
 
@@ -108,6 +112,12 @@ def test_one_wrong_character_makes_no_other_topic_of_it(built, data):
         "fleet/v1/chunk/" + "A" * 64,
         "fleet/v1/chunk/" + "a" * 63,
         "fleet/v1/chunk/" + "a" * 64 + "\n",
+        "fleet/v1/trust",
+        "fleet/v1/trust/root",
+        "fleet/v1/trust/root-0",
+        "fleet/v1/trust/root-1234567890",
+        "fleet/v1/trust/model",
+        "fleet/v1/trust/model/../digits",
         "fleet/v1/controller",
         "fleet/v1/controller/presence/x",
         "x" * 65_536,
@@ -126,7 +136,9 @@ def test_the_controller_hears_all_that_devices_write_and_nothing_else():
 def test_a_device_hears_what_the_controller_writes_to_it_and_nothing_of_others():
     both = {*every_topic(DEVICE), *every_topic(OTHER)}
     heard = matched(topics.device_filters(DEVICE), both)
-    assert heard == {topics.Desired(DEVICE), topics.Ack(DEVICE), topics.ControllerPresence()}
+    own = {topics.Desired(DEVICE), topics.Ack(DEVICE)}
+    everybodys = {t for t in both if isinstance(t, (topics.Trust, topics.ControllerPresence))}
+    assert heard == own | everybodys
 
 
 def test_subscriptions_stay_within_the_limits_of_the_strictest_broker():
@@ -142,8 +154,9 @@ def test_state_is_retained_and_records_are_not():
     assert {t.qos for t in every_topic(DEVICE)} == {1}
 
 
-def test_every_topic_but_a_chunk_has_a_payload_type():
+def test_every_topic_but_chunks_and_signed_documents_has_a_payload_type():
     channels = {codec.channel_of(t) for t in every_topic(DEVICE)}
     assert channels == {None, *codec.PAYLOADS}
-    assert codec.channel_of(topics.Chunk("a" * 64)) is None
+    without = {type(t) for t in every_topic(DEVICE) if codec.channel_of(t) is None}
+    assert without == {topics.Chunk, topics.Trust, topics.ModelTrust}
     assert codec.channel_of(topics.Unknown("fleet/v1/x")) is None

@@ -32,6 +32,8 @@ def test_every_topic_is_on_the_page():
         topics.Reported("<device>"),
         topics.Ack("<device>"),
         topics.Chunk("<sha256>"),
+        *(topics.Trust(role) for role in ("timestamp", "snapshot", "targets", "root-<N>")),
+        topics.ModelTrust("<model>"),
         topics.ControllerPresence(),
         *(topics.Event("<device>", kind) for kind in topics.EVENT_KINDS),
         *(topics.Telemetry("<device>", kind) for kind in topics.TELEMETRY_KINDS),
