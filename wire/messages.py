@@ -52,6 +52,13 @@ def _fit(max_bytes: int) -> BeforeValidator:
     return BeforeValidator(fit)
 
 
+def _refuse_boolean(value: object) -> object:
+    """Keep `true` from being the number 1, as it is to Python."""
+    if isinstance(value, bool):
+        raise ValueError("Input should be 1")  # noqa: TRY004 - pydantic reports only this as a fault
+    return value
+
+
 Count = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
 PositiveCount = Annotated[int, Field(ge=1, le=MAX_INTEGER)]
 UnixMs = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
@@ -74,7 +81,7 @@ class Part(BaseModel):
 class Message(Part):
     """A whole payload."""
 
-    v: Literal[1] = 1
+    v: Annotated[Literal[1], BeforeValidator(_refuse_boolean)] = 1
     """Version of the schema. Fields are added within a version, never changed or removed."""
 
 

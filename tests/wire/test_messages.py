@@ -239,7 +239,7 @@ def test_one_s_own_number_that_is_not_finite_is_refused(kind, field, odd):
         kind(**{field: odd})
 
 
-@pytest.mark.parametrize("version", [0, 2, None, "1", [1]])
+@pytest.mark.parametrize("version", [0, 2, None, "1", [1], True])
 def test_another_version_of_the_schema_is_refused(version):
     for channel in CHANNELS:
         with pytest.raises(PeerError):
