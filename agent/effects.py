@@ -25,6 +25,8 @@ from .core.events import (
     Promote,
     Serve,
     StartCandidate,
+    TryDue,
+    TryStaged,
 )
 from .core.states import DeviceState, subject, update_state
 from .runtimes import Runtimes
@@ -72,6 +74,8 @@ class Effects:
                 self._fetcher.cancel()
             case Serve():
                 return self._runtimes.serve(effect)
+            case TryStaged():
+                return TryDue()
             case StartCandidate():
                 return self._runtimes.start_candidate(effect)
             case Promote():

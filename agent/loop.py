@@ -4,6 +4,7 @@
 
 Everything outside hands its news over through one queue. An event whose state cannot be written
 waits, in its order, until the disk works again; only what keeps the device serving goes on without.
+So no candidate starts whose try is not on disk.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from .core.events import (
     RuntimeEnded,
     Started,
     Stopping,
+    TryDue,
 )
 from .core.states import DeviceState, OnProbation, RollingBack
 from .core.update import step
@@ -173,7 +175,7 @@ class Loop:
                 self._uplink.disconnected()
             case Delivered():
                 self._delivered(item)
-            case BundleStaged() | FetchFailed() | CandidateRefused() | RuntimeEnded():
+            case BundleStaged() | FetchFailed() | CandidateRefused() | RuntimeEnded() | TryDue():
                 self._apply(item)  # told by the fetcher, or known at once when an effect ran
             case _:
                 for event in self._runtimes.translate(item, self._state):

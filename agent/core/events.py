@@ -72,6 +72,11 @@ class RuntimeAccepts:
 
 
 @dataclass(frozen=True, slots=True)
+class TryDue:
+    """What is staged may be tried, now that a runtime serves: the answer to `TryStaged`."""
+
+
+@dataclass(frozen=True, slots=True)
 class RuntimeEnded:
     """The serving incarnation ended by itself or was killed for a stuck request."""
 
@@ -114,6 +119,7 @@ Event = (
     | CandidatePassed
     | CandidateRefused
     | RuntimeAccepts
+    | TryDue
     | RuntimeEnded
     | Evidence
     | GoldenRowsChecked
@@ -140,6 +146,11 @@ class StartCandidate:
     """Start an incarnation with this set, and wait for `Promote`."""
 
     models: tuple[tuple[str, Ref], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TryStaged:
+    """Come back with `TryDue`: to begin a try waits for a disk that works, to serve does not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +209,7 @@ Effect = (
     Fetch
     | CancelFetch
     | StartCandidate
+    | TryStaged
     | Serve
     | Promote
     | DiscardCandidate

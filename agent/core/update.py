@@ -50,6 +50,8 @@ from .events import (
     RuntimeEnded,
     Started,
     Stopping,
+    TryDue,
+    TryStaged,
 )
 from .guards import observe_memory
 from .probation import Breach, Verdict, judge
@@ -97,6 +99,8 @@ def step(state: DeviceState, event: Event) -> Result:
             return _candidate_refused(state, event)
         case RuntimeAccepts():
             return _accepts(state)
+        case TryDue():
+            return _try_due(state)
         case RuntimeEnded():
             return _ended(state, event)
         case Evidence():
@@ -283,8 +287,8 @@ def _could_not_serve(state: DeviceState, event: CandidateRefused) -> Result:
 def _accepts(state: DeviceState) -> Result:
     state = replace(state, is_serving=True, serve_failure_count=0)
     match state.update:
-        case Staged(assignment=target, facts=facts, try_count=count):
-            return try_out(state, target, facts, count, Code.TRYING)
+        case Staged():
+            return state, (TryStaged(),)
         case RollingBack() as back:
             return _rolled_back(state, back)
         case Removing(name=name):
@@ -295,6 +299,14 @@ def _accepts(state: DeviceState) -> Result:
             return plan(state)
         case _:
             return state, ()
+
+
+def _try_due(state: DeviceState) -> Result:
+    match state.update:
+        case Staged(assignment=target, facts=facts, try_count=count) if state.is_serving:
+            return try_out(state, target, facts, count, Code.TRYING)
+        case _:
+            return state, (Ignored("nothing is staged, or nothing serves"),)
 
 
 def _rolled_back(state: DeviceState, back: RollingBack) -> Result:

@@ -1,12 +1,15 @@
 """Tries of a release: counted where the agent goes down with it, and not where somebody stops it."""
 
+import contextlib
 import signal
+import sqlite3
 
 import pytest
 
 from agent.core.endings import MAX_TRIES
 from agent.core.update import MAX_PROBATION_STARTS
 from tests.spine.claims import check_end
+from tests.spine.test_hostile_models import ROWS, bundle
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -101,5 +104,34 @@ def test_a_device_that_goes_down_on_probation_again_and_again_goes_back(bed):
         device.end(signal.SIGKILL)
         device.start()
     assert end_of(bed, rollout) == ("rolled_back", "crash_loop")
+    bed.until_served(DEVICE, "1.0.0")
+    check_end(bed)
+
+
+def test_no_candidate_starts_before_its_try_is_on_disk(bed, bundles):
+    """The state cannot be written just when what is staged might be tried; serving goes on without."""
+    device = bed.devices[DEVICE]
+    state = bed.fleet_dir / "devices" / DEVICE / "state" / "state.db"
+    endless = bundle(bundles.path("1.0.0"), "6.0.0", ROWS["load that takes hours"])
+    assert bed._http.post("/v1/bundles", content=endless).is_success
+    rollout = bed.roll_out("6.0.0")
+    bed.until("a candidate loads", lambda: len(device.runtimes()) == 2)
+
+    def tail(known):
+        return device.log.read_text()[known:]
+
+    with contextlib.closing(sqlite3.connect(state, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        known = len(device.log.read_text())
+        device.runtimes()[0].kill()
+        bed.until("its death is known", lambda: "another is started" in tail(known))
+        bed.until_served(DEVICE, "1.0.0")
+        known = len(device.log.read_text())
+        bed.until("the state is tried again", lambda: tail(known).count("is locked") >= 2)
+        assert "(trying)" not in device.log.read_text()
+        assert len(device.runtimes()) == 1
+        other.execute("ROLLBACK")
+    bed.until("the try begins", lambda: "(trying)" in tail(known))
+    bed.command(rollout, "abort")
     bed.until_served(DEVICE, "1.0.0")
     check_end(bed)

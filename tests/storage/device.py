@@ -280,7 +280,7 @@ class Controller:
         elif self._stage + 1 < len(STAGES) or self._is_endless:
             self._want(self._generation + 1, (self._stage + 1) % len(STAGES))
         else:
-            self._witness.tell("settled", {n: m.active.version for n, m in by_name.items()})
+            self._witness.tell("settled", self._served)
             self._end()
 
 

@@ -22,10 +22,14 @@ V1, V2, V3 = want(1), want(2), want(3)
 
 
 def run(state: DeviceState, *events: ev.Event) -> tuple[DeviceState, list[ev.Effect]]:
+    """Step through events on a disk that works: a try that is due begins at once."""
     effects: list[ev.Effect] = []
     for event in events:
         state, new = step(state, event)
         effects += new
+        if ev.TryStaged() in new:
+            state, new = step(state, ev.TryDue())
+            effects += new
     return state, effects
 
 

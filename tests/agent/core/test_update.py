@@ -218,7 +218,13 @@ def test_a_staged_bundle_waits_for_a_runtime():
     )
     assert isinstance(state.update, Staged)
     assert not any(isinstance(e, ev.StartCandidate) for e in effects)
-    state, effects = run(state, ev.RuntimeAccepts())
+    after, effects = step(state, ev.TryDue())
+    assert (after, effects) == (state, (ev.Ignored("nothing is staged, or nothing serves"),))
+    # To serve may outrun the disk; a try may not, so that it is a step of its own.
+    state, effects = step(state, ev.RuntimeAccepts())
+    assert (isinstance(state.update, Staged), state.is_serving) == (True, True)
+    assert effects == (ev.TryStaged(),)
+    state, effects = step(state, ev.TryDue())
     assert isinstance(state.update, SelfTesting)
     assert any(isinstance(e, ev.StartCandidate) for e in effects)
 
