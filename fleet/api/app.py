@@ -241,7 +241,7 @@ def _add_health(app: FastAPI, controller: Controller) -> None:
 
 def _device(tx: Tx, device: str) -> s.Device:
     registry.require_device(tx, device)
-    return views.devices(tx, Selection(device=device))[0]
+    return views.device(tx, device)
 
 
 def _parse_match(given: list[str] | None) -> Mapping[str, str]:

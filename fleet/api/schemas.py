@@ -62,8 +62,18 @@ class DevicePatch(Schema):
     tags: Tags
 
 
+class LastUpdate(Schema):
+    """How the newest rollout of a model that came to an end on a device ended there."""
+
+    rollout: RolloutId
+    version: Version
+    state: MemberState
+    code: str | None = None
+    detail: str = ""
+
+
 class DeviceModel(Schema):
-    """One model on one device: wanted and reported."""
+    """One model on one device: wanted and reported; `last_update` only when one device is asked for."""
 
     name: ModelName
     desired_version: Version | None = None
@@ -76,6 +86,7 @@ class DeviceModel(Schema):
     code: str | None = None
     detail: str = ""
     served: int = 0
+    last_update: LastUpdate | None = None
 
 
 class QuarantinedBundle(Schema):

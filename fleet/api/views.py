@@ -53,6 +53,23 @@ def devices(tx: Tx, selection: Selection) -> list[schemas.Device]:
     return result
 
 
+def device(tx: Tx, name: str) -> schemas.Device:
+    """Return one device that exists, with how the last update of each of its models ended."""
+    (found,) = devices(tx, Selection(device=name))
+    ends = tx.rollouts.last_ends(name)
+    for model in found.models:
+        if (end := ends.get(model.name)) is not None:
+            rollout, release, member = end
+            model.last_update = schemas.LastUpdate(
+                rollout=rollout,
+                version=release.version,
+                state=member.state,
+                code=member.code,
+                detail=member.detail,
+            )
+    return found
+
+
 def _quarantined(
     quarantined: m.QuarantinedBundle, release: ReleaseRow | None
 ) -> schemas.QuarantinedBundle:

@@ -8,7 +8,7 @@ from typing import Annotated, Final
 
 import typer
 
-from fleet.api.schemas import Device, DeviceIn, DevicePatch, Health, StoredRecord
+from fleet.api.schemas import Device, DeviceIn, DeviceModel, DevicePatch, Health, StoredRecord
 from wire.errors import PeerError
 from wire.ids import parse_name
 
@@ -189,10 +189,11 @@ def show_device(
                 "DESIRED": model.desired_version,
                 "FALLBACK": model.fallback_version,
                 "STATE": model.state,
-                "LAST UPDATE": " ".join(filter(None, (model.outcome, _in_brackets(model.code)))),
-                "DETAIL": model.detail,
+                "LAST UPDATE": " ".join(filter(None, end[:-1])),
+                "DETAIL": end[-1],
             }
             for model in found.models
+            for end in (_last_end(model),)
         ],
         empty="no model yet; `fleet rollout start NAME:VERSION` brings one",
     )
@@ -271,6 +272,18 @@ def _model_words(device: Device) -> list[str]:
             text += f" -> {model.desired_version} ({model.state or 'waiting'})"
         words.append(text)
     return words
+
+
+def _last_end(model: DeviceModel) -> tuple[str | None, ...]:
+    """Return version, outcome, code and detail of the last update, with what a guard saw.
+
+    A release that went back is followed by the order to serve the one before, which the device
+    does already: that is no update.
+    """
+    last = model.last_update
+    if last is None or (model.code != "already_active" and model.outcome is not None):
+        return model.outcome, _in_brackets(model.code), model.detail
+    return last.version, last.state, _in_brackets(last.code), last.detail
 
 
 def _in_brackets(text: str | None) -> str | None:

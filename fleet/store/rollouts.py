@@ -16,6 +16,8 @@ from .devices import BATCH
 from .schema import MEMBERS, PHASES, ROLLOUTS
 
 MAX_LISTED = 200
+ENDED = ("confirmed", "rolled_back", "rollback_failed", "rejected", "failed")
+"""States of a member whose device has said how its update ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +144,21 @@ class Rollouts:
             for row in self._connection.execute(query):
                 found[row.number] = row.id
         return [found[number] for number in sorted(found)]
+
+    def last_ends(self, device: str) -> dict[str, tuple[str, ReleaseKey, Member]]:
+        """Return the newest rollout of each model that ended on a device: its id, release and end."""
+        query = (
+            select(
+                ROLLOUTS.c.id, ROLLOUTS.c.model, ROLLOUTS.c.version, ROLLOUTS.c.manifest, MEMBERS
+            )
+            .join(MEMBERS, MEMBERS.c.rollout == ROLLOUTS.c.id)
+            .where(MEMBERS.c.device == device, MEMBERS.c.state.in_(ENDED))
+            .order_by(ROLLOUTS.c.number)
+        )
+        return {
+            row.model: (row.id, ReleaseKey(row.version, row.manifest), _member(row))
+            for row in self._connection.execute(query)
+        }
 
     def _whole(self, row: Any, *, has_members: bool = True) -> Rollout:
         phases = select(PHASES).where(PHASES.c.rollout == row.id).order_by(PHASES.c.position)
