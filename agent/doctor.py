@@ -20,7 +20,7 @@ from typing import Final
 from wire import codec, topics
 from wire.errors import ConfigError, PeerError, StorageError
 from wire.link import Connected, Delivered, Disconnected, LinkEvent
-from wire.link_paho import PahoLink
+from wire.link_paho import PahoLink, TlsFiles
 from wire.messages import ControllerPresence, Inventory, Reported
 
 from .adapters.content_files import find_damage
@@ -187,7 +187,7 @@ class _Broker:
 
 def _ask_broker(config: AgentConfig) -> _Broker:
     url, device = config.broker.url, config.device.id
-    link = PahoLink(url, f"{device}-doctor", ca=str(config.broker.ca) if config.broker.ca else None)
+    link = PahoLink(url, f"{device}-doctor", tls=TlsFiles(config.broker.ca))
     events: queue.SimpleQueue[LinkEvent] = queue.SimpleQueue()
     link.start(events.put, lambda: None)
     try:

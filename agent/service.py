@@ -15,7 +15,7 @@ from typing import BinaryIO, TypeVar
 from wire.errors import BundleError, ConfigError, StorageError
 from wire.lifecycle import Code
 from wire.link import Connected, Delivered, Disconnected, LinkEvent, Published
-from wire.link_paho import PahoLink
+from wire.link_paho import PahoLink, TlsFiles
 from wire.manifest import Manifest
 from wire.topics import Chunk, parse
 
@@ -73,7 +73,7 @@ def _run(config: AgentConfig, root: Path, inbox: Inbox, host: ProcessRuntimeHost
     link = PahoLink(
         config.broker.url,
         device,
-        ca=str(config.broker.ca) if config.broker.ca else None,
+        tls=TlsFiles(config.broker.ca),
         first_wait_s=wait_s,
     )
     uplink = Uplink(link, outbox, device=device, boot=boot, agent=f"modelfleet {VERSION}")

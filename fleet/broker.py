@@ -1,6 +1,8 @@
 """The broker that `fleet up` starts: mosquitto where it is installed, else nats-server.
 
-Loopback only, and without passwords: the certificates that would protect more come with trust.
+It asks everybody for a certificate of the fleet's authority, and gives each the rights of
+`fleet.pki.grants`. Without an authority, as in fleets of before there was one, it lets everybody on
+this machine in and nobody else.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -21,18 +24,21 @@ from typing import Final, Literal
 
 from wire.errors import ConfigError
 
+from .pki import brokers
+from .pki.brokers import Listener
+from .pki.folder import PkiFolder
+
 log = logging.getLogger(__name__)
 
 BrokerKind = Literal["mosquitto", "nats"]
 
 HOST: Final = "127.0.0.1"
+EVERYWHERE: Final = "0.0.0.0"  # noqa: S104 - what `fleet init --host` asks for
+PROBE_S: Final = 5.0
 START_S: Final = 20.0
 STOP_S: Final = 10.0
 RESTART_FIRST_S: Final = 0.5
 RESTART_CAP_S: Final = 30.0
-MAX_PACKET_BYTES: Final = 128 * 1024
-"""Twice the largest message of the protocol; a payload bomb ends at the broker."""
-
 _DIE_WITH_PARENT: Final = """\
 import ctypes, os, sys
 PR_SET_PDEATHSIG, SIGTERM = 1, 15
@@ -44,37 +50,6 @@ os.execv(sys.argv[2], sys.argv[2:])
 """Asks the kernel (Linux) to end the broker with us, even when we are killed, then becomes the
 broker. In a program of its own, because between fork and exec of a process with threads next to
 nothing is safe. The kernel means the thread that started it: `keep_alive`'s must live on."""
-
-_MOSQUITTO: Final = """\
-# Written by `fleet up`; changes are lost.
-listener {port} {host}
-allow_anonymous true
-{user}persistence true
-persistence_location {data}/
-# Chunks are saved by rewriting the whole file: seldom. What a crash loses is published again.
-autosave_interval 300
-# 23 times the upload rate: without it Nagle's algorithm waits for delayed acknowledgements.
-set_tcp_nodelay true
-max_packet_size {max_packet}
-max_inflight_messages 20
-# Towards the controller, whose one connection takes the records of all devices, each with up to 64
-# under way: 20,000 are 300 devices that come back at once. More are dropped, without a word, and
-# sent again after 15 s. The bytes keep a client that is stuck from filling the memory.
-max_queued_messages 20000
-max_queued_bytes 16777216
-log_type error
-log_type warning
-log_dest stderr
-"""
-
-_NATS: Final = """\
-# Written by `fleet up`; changes are lost.
-server_name: modelfleet
-listen: "{host}:-1"
-jetstream {{ store_dir: "{data}" }}
-mqtt {{ host: "{host}", port: {port}, max_ack_pending: 100 }}
-max_payload: {max_packet}
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,16 +104,28 @@ def free_port(first: int) -> int:
 class BrokerProcess:
     """A broker as a child process, kept alive until `stop`."""
 
-    def __init__(self, program: BrokerProgram, port: int, directory: Path) -> None:
+    def __init__(
+        self,
+        program: BrokerProgram,
+        port: int,
+        directory: Path,
+        *,
+        pki: PkiFolder | None = None,
+        host: str = HOST,
+    ) -> None:
         """Prepare, start nothing.
 
         Args:
             program: Which broker.
-            port: Where it listens, on loopback.
+            port: Where it listens.
             directory: For its configuration, data and log; made when absent.
+            pki: The authority whose certificates it asks for; None lets everybody in.
+            host: The address that it listens on; without an authority, loopback.
         """
         self.program = program
         self.port = port
+        self._pki = pki
+        self._host = host if pki is not None else HOST
         self._directory = directory
         self._log = directory / f"{program}.log"
         self._process: subprocess.Popen[bytes] | None = None
@@ -159,7 +146,7 @@ class BrokerProcess:
             ConfigError: `port_taken`, or `broker_failed` with the end of its log.
         """
         # Another broker there would answer in place of ours.
-        _check_port(self.port)
+        _check_port(self._host, self.port)
         try:
             self._launch()
         except OSError as exc:
@@ -203,6 +190,12 @@ class BrokerProcess:
             except OSError as exc:
                 log.warning("%s cannot be started: %s", self.program, exc)
 
+    def reload(self) -> None:
+        """Have the broker read certificates, revocations and users again; from any thread."""
+        process = self._process
+        if process is not None and process.poll() is None:
+            process.send_signal(signal.SIGHUP)
+
     def stop(self) -> None:
         """End the broker in good order. Idempotent."""
         if self._process is None:
@@ -222,17 +215,11 @@ class BrokerProcess:
         data = self._directory / f"{self.program.kind}-data"
         data.mkdir(exist_ok=True)
         config = self._directory / f"{self.program.kind}.conf"
-        template = _NATS if self.program.kind == "nats" else _MOSQUITTO
-        config.write_text(
-            template.format(
-                host=HOST,
-                port=self.port,
-                data=data,
-                max_packet=MAX_PACKET_BYTES,
-                # As root it would become the user mosquitto, who may not write here.
-                user="user root\n" if os.geteuid() == 0 else "",
-            )
+        listener = Listener(self._host, self.port, self._directory, data, self._pki)
+        text = (
+            brokers.nats(listener) if self.program.kind == "nats" else brokers.mosquitto(listener)
         )
+        config.write_text(text)
         argv = [str(self.program.path), "-c", str(config)]
         if sys.platform == "linux":
             argv = [sys.executable, "-ISc", _DIE_WITH_PARENT, str(os.getpid()), *argv]
@@ -251,12 +238,25 @@ class BrokerProcess:
     def _answers(self) -> bool:
         """Return whether an MQTT CONNECT is accepted."""
         hello = b"\x10\x12\x00\x04MQTT\x04\x02\x00\x05\x00\x06fl-try"
+        host = HOST if self._host == EVERYWHERE else self._host
         try:
-            with socket.create_connection((HOST, self.port), timeout=1) as probe:
-                probe.sendall(hello)
-                return probe.recv(4) == b"\x20\x02\x00\x00"
-        except OSError:
+            with (
+                socket.create_connection((host, self.port), timeout=PROBE_S) as probe,
+                self._wrapped(probe) as link,
+            ):
+                link.sendall(hello)
+                return link.recv(4) == b"\x20\x02\x00\x00"
+        except OSError:  # ssl's errors are among them
             return False
+
+    def _wrapped(self, probe: socket.socket) -> socket.socket:
+        if self._pki is None:
+            return probe
+        pair = self._pki.controller
+        context = ssl.create_default_context(cafile=str(self._pki.ca.certificate))
+        context.load_cert_chain(pair.certificate, pair.key)
+        context.check_hostname = False  # the address may be one that no device uses
+        return context.wrap_socket(probe)
 
     def _failed(self, how: str) -> ConfigError:
         with self._log.open("rb") as file:
@@ -270,16 +270,16 @@ class BrokerProcess:
         )
 
 
-def _check_port(port: int) -> None:
+def _check_port(host: str, port: int) -> None:
     with socket.socket() as probe:
         # As brokers do: connections that have just ended are no reason to refuse.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((HOST, port))
+            probe.bind((host, port))
         except OSError as exc:
             is_taken = exc.errno == errno.EADDRINUSE
             raise ConfigError(
-                f"the broker cannot listen on {HOST}:{port}: {exc.strerror}",
+                f"the broker cannot listen on {host}:{port}: {exc.strerror}",
                 code="port_taken" if is_taken else "port_refused",
                 hint="give [broker] url in fleet.toml another port; devices need the same one",
             ) from exc

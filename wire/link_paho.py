@@ -24,10 +24,12 @@ import logging
 import os
 import secrets
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
@@ -60,6 +62,11 @@ READ_BYTES: Final = 64 * 1024
 """Read at once: `recv` sets aside as much memory as it is asked for."""
 STABLE_S: Final = 10.0
 """A connection that lasted this long resets the wait before the next attempt."""
+
+CLOCK_FLOOR_UNIX_S: Final = 1_767_225_600
+"""2026-01-01, before this program was written: a clock that shows less is not set."""
+NO_CHECK_TIME: Final = 0x200000
+"""OpenSSL's X509_V_FLAG_NO_CHECK_TIME, which `ssl` does not name."""
 
 DEFAULT_PORTS: Final = {"mqtt": 1883, "mqtts": 8883, "ws": 80, "wss": 443}
 
@@ -113,6 +120,38 @@ def parse_broker_url(url: str) -> BrokerAddress:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """The files (PEM) that a connection is secured with.
+
+    Attributes:
+        ca: The authority that the broker's certificate must be of; None for those of the system.
+        certificate: What this side shows; None for nothing.
+        key: Its private key; None when it is in the certificate's file.
+    """
+
+    ca: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+
+    def context(self) -> ssl.SSLContext:
+        """Return a context for a client, from the files as they are now.
+
+        A device whose clock was never set holds every certificate to be of the future: the dates are
+        not looked at then. Whose the certificate is, is looked at always.
+
+        Raises:
+            OSError: A file is missing or unusable; `ssl.SSLError` is one.
+        """
+        context = ssl.create_default_context(cafile=str(self.ca) if self.ca else None)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if time.time() < CLOCK_FLOOR_UNIX_S:
+            context.verify_flags |= ssl.VerifyFlags(NO_CHECK_TIME)
+        if self.certificate is not None:
+            context.load_cert_chain(self.certificate, self.key)
+        return context
+
+
 def retry_delay_s(attempt: int, chance: float) -> float:
     """Return the wait before connection attempt number `attempt` (from 0), fully jittered.
 
@@ -128,12 +167,20 @@ class PahoLink:
     """A `wire.link.Link` to a real broker. Its keeper thread owns one client per connection."""
 
     def __init__(
-        self, url: str, client_id: str, *, ca: str | None = None, first_wait_s: float = 0.0
+        self,
+        url: str,
+        client_id: str,
+        *,
+        tls: TlsFiles | Callable[[], TlsFiles] | None = None,
+        first_wait_s: float = 0.0,
     ) -> None:
-        """Take note of where to connect; `first_wait_s` passes before the first attempt."""
+        """Take note of where to connect; `first_wait_s` passes before the first attempt.
+
+        The files of `tls` are read anew at each connection, and a function is asked which they are.
+        """
         self._address = parse_broker_url(url)
         self._client_id = client_id
-        self._ca = ca
+        self._tls = tls or TlsFiles()
         self._first_wait_s = first_wait_s
         self._client: Client | None = None
         self._lock = threading.Lock()
@@ -176,6 +223,10 @@ class PahoLink:
             if self._client is not None and filters:
                 self._client.unsubscribe(list(filters))
 
+    def reconnect(self) -> None:
+        """Give this connection up for a new one, with what the files of `tls` hold by then."""
+        self._lost.set()
+
     def is_alive(self) -> bool:
         """Return False only if the keeper thread has died."""
         return self._keeper.is_alive() or self._stopping.is_set()
@@ -204,7 +255,7 @@ class PahoLink:
         try:
             client = self._make_client()
         except OSError as exc:  # ssl's errors are among them
-            self._emit(Disconnected(f"cannot use the certificates in {self._ca}: {exc}"))
+            self._emit(Disconnected(f"cannot use the certificates: {exc}"))
             return
         try:
             client.connect(self._address.host, self._address.port, keepalive=KEEPALIVE_S)
@@ -243,7 +294,8 @@ class PahoLink:
         if self._address.is_websocket:
             client.ws_set_options(path=self._address.path)
         if self._address.is_encrypted:
-            client.tls_set(ca_certs=self._ca)
+            files = self._tls() if callable(self._tls) else self._tls
+            client.tls_set_context(files.context())
         if self._address.username is not None:
             client.username_pw_set(self._address.username, self._address.password)
         if (will := self._will()) is not None:

@@ -23,10 +23,10 @@ from sqlalchemy import (
     Text,
 )
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 """Raised by one for each change of these tables; a store of a newer one is refused."""
 
-ADDED_SINCE: Final = frozenset({"1"})
+ADDED_SINCE: Final = frozenset({"1", "2"})
 """Older versions that only lack tables: those are added, and nothing else is to be done."""
 
 METADATA: Final = MetaData()
@@ -254,4 +254,28 @@ EVENTS = Table(
     Column("text", Text, nullable=False),
     Column("detail", Text, nullable=False),
     sqlite_autoincrement=True,  # a watcher resumes after an id
+)
+
+CERTIFICATES = Table(
+    "certificates",
+    METADATA,
+    Column("serial", String(40), primary_key=True),
+    # No foreign key: what was revoked stays so when the device is removed.
+    Column("device", String(64), nullable=False, index=True),
+    Column("key_digest", String(64), nullable=False),
+    Column("pem", Text, nullable=False),
+    Column("issued_unix_ms", BigInteger, nullable=False),
+    Column("not_after_unix_ms", BigInteger, nullable=False),
+    Column("revoked_unix_ms", BigInteger),
+)
+
+JOIN_TOKENS = Table(
+    "join_tokens",
+    METADATA,
+    Column("digest", String(64), primary_key=True),  # sha-256 of the secret
+    Column("device", String(64), ForeignKey("devices.id", ondelete="CASCADE"), nullable=False),
+    Column("created_unix_ms", BigInteger, nullable=False),
+    Column("expires_unix_ms", BigInteger, nullable=False),
+    Column("serial", String(40)),  # the certificate that it was exchanged for
+    Index("join_tokens_by_device", "device"),
 )

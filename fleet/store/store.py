@@ -16,6 +16,7 @@ from wire.errors import StorageError
 
 from .content import ChunkFolder
 from .devices import Devices
+from .identities import Identities
 from .journal import Journal
 from .releases import Releases
 from .rollouts import Rollouts
@@ -36,6 +37,7 @@ class Tx:
         self.releases = Releases(connection)
         self.rollouts = Rollouts(connection)
         self.journal = Journal(connection)
+        self.identities = Identities(connection)
 
 
 class Store:

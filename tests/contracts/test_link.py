@@ -4,22 +4,26 @@ import os
 import queue
 import secrets
 import socket
+import subprocess
 import threading
 import time
 
 import pytest
 
 from fleet.broker import BrokerProcess, find_broker
+from fleet.pki.authority import Authority
+from fleet.pki.folder import PkiFolder
 from wire.errors import ConfigError
 from wire.link import Connected, Delivered, Disconnected, Published, Will
 from wire.link_memory import MemoryBroker, matches
-from wire.link_paho import PahoLink
+from wire.link_paho import PahoLink, TlsFiles
 
 WAIT_S = 30
 KINDS = [
     "memory",
     pytest.param("mosquitto", marks=pytest.mark.broker),
     pytest.param("nats", marks=pytest.mark.broker),
+    pytest.param("tls", marks=pytest.mark.broker),
 ]
 
 
@@ -93,6 +97,34 @@ class RealBroker:
         self.process.stop()
 
 
+class TlsBroker(RealBroker):
+    """A mosquitto that asks for certificates, and lets each that has one do what it likes."""
+
+    def __init__(self, folder):
+        program = find_broker("mosquitto")
+        self._tls = Authority.found(PkiFolder(folder), [], time.time_ns() // 1_000_000).folder
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        config = folder / "mosquitto.conf"
+        config.write_text(
+            f"listener {port} 127.0.0.1\nallow_anonymous true\nrequire_certificate true\n"
+            f"cafile {self._tls.ca.certificate}\ncertfile {self._tls.server.certificate}\n"
+            f"keyfile {self._tls.server.key}\nuser root\n"
+        )
+        self._broker = subprocess.Popen([program.path, "-c", config])
+        self.url = f"mqtts://127.0.0.1:{port}"
+
+    def link(self, client_id):
+        pair = self._tls.controller
+        files = TlsFiles(self._tls.ca.certificate, pair.certificate, pair.key)
+        return PahoLink(self.url, client_id, tls=files)
+
+    def stop(self):
+        self._broker.terminate()
+        self._broker.wait()
+
+
 class InMemory(MemoryBroker):
     """The in-memory broker under the same handle."""
 
@@ -109,7 +141,8 @@ def broker(request, tmp_path):
         started = InMemory()
     else:
         try:
-            started = RealBroker(request.param, tmp_path)
+            is_tls = request.param == "tls"
+            started = TlsBroker(tmp_path) if is_tls else RealBroker(request.param, tmp_path)
         except ConfigError as exc:
             if os.environ.get("CI") == "true":
                 pytest.fail(f"CI must have this broker: {exc}")

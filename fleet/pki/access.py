@@ -1,0 +1,142 @@
+"""What the broker reads of who may talk: written from the store, read by it at a signal."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Final
+
+from fleet.store.store import Store
+from wire.link import Connected, LinkEvent
+from wire.link_paho import PahoLink, TlsFiles
+
+from . import brokers
+from .authority import Authority
+from .folder import KeyPair, write_private
+
+log = logging.getLogger(__name__)
+
+CUT_DAYS: Final = 5 / 1440
+"""Life of a certificate that only takes a connection over: five minutes."""
+CUT_S: Final = 4.0
+"""How long a take-over may last; an answer on a busy machine comes within one."""
+CUT_AGAIN_S: Final = 1.0
+
+
+def write_access(
+    authority: Authority,
+    usable: Iterable[tuple[str, str]],
+    revoked: Sequence[tuple[str, int]],
+    now_unix_ms: int,
+) -> bool:
+    """Write what brokers read of who may talk; return whether something is new to them.
+
+    Args:
+        authority: Signs the list of revoked certificates.
+        usable: Serial number and device of every certificate that may be used.
+        revoked: Serial number and instant of those that may not be any more.
+        now_unix_ms: The time.
+
+    Raises:
+        StorageError: `pki_unwritable`.
+    """
+    folder = authority.folder
+    note = folder.root / "revoked.txt"
+    # A list is signed, so that equal ones differ; what is in it is compared beside it.
+    listed = "".join(f"{serial} {at}\n" for serial, at in revoked).encode()
+    is_new = not folder.crl.exists() or _read(note) != listed
+    if is_new:
+        write_private(folder.crl, authority.revocations(revoked, now_unix_ms))
+        write_private(note, listed)
+    for path, text in (
+        (folder.mosquitto_acl, brokers.mosquitto_acl()),
+        (folder.nats_users, brokers.nats_users(usable)),
+    ):
+        if _read(path) != text.encode():
+            write_private(path, text.encode())
+            is_new = True
+    return is_new
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+
+
+class Access:
+    """Keeps a broker's files as the store has it, and ends the connections of who was put out."""
+
+    def __init__(
+        self,
+        authority: Authority,
+        store: Store,
+        clock: Callable[[], int],
+        *,
+        broker_url: str,
+        reload: Callable[[], None],
+    ) -> None:
+        """Take note of whom to tell.
+
+        Args:
+            authority: The fleet's.
+            store: Says which certificates are usable.
+            clock: Milliseconds of the Unix epoch.
+            broker_url: Where the broker is.
+            reload: Has the broker read its files again; does nothing for a broker of another's.
+        """
+        self._authority = authority
+        self._store = store
+        self._clock = clock
+        self._broker_url = broker_url
+        self._reload = reload
+        self._lock = threading.Lock()
+
+    def refresh(self) -> None:
+        """Bring the broker's files up to date; have it read them when something is new.
+
+        Raises:
+            StorageError: The store or the folder failed; the next call does what is missing.
+        """
+        with self._lock:
+            now = self._clock()
+            with self._store.read() as tx:
+                usable, revoked = tx.identities.usable(now), tx.identities.revoked(now)
+            if write_access(self._authority, usable, revoked, now):
+                self._reload()
+
+    def reload(self) -> None:
+        """Have the broker read its certificates again."""
+        self._reload()
+
+    def cut(self, device: str) -> bool:
+        """End a device's connection, by taking its client id over; return whether the broker let us.
+
+        A broker lets a connection live when its certificate is revoked; NATS alone does not.
+        """
+        with tempfile.TemporaryDirectory(dir=self._authority.folder.root) as folder:
+            pair = KeyPair(Path(folder) / "cut.key", Path(folder) / "cut.pem")
+            self._authority.issue_program(pair, device, self._clock(), days=CUT_DAYS)
+            files = TlsFiles(self._authority.folder.ca.certificate, pair.certificate, pair.key)
+            is_cut = self._take_over(device, files)
+            # Should the broker have let it in again before it read the list: once more.
+            threading.Event().wait(CUT_AGAIN_S)
+            return self._take_over(device, files) and is_cut
+
+    def _take_over(self, device: str, files: TlsFiles) -> bool:
+        is_taken = threading.Event()
+
+        def on_event(event: LinkEvent) -> None:
+            if isinstance(event, Connected):
+                is_taken.set()
+
+        link = PahoLink(self._broker_url, device, tls=files)
+        link.start(on_event, lambda: None)
+        try:
+            return is_taken.wait(CUT_S)
+        finally:
+            link.stop()

@@ -1,0 +1,60 @@
+"""Who may read and write which topic: one table, from what `wire/topics.py` says of each.
+
+Every broker's configuration is made from it, and `fleet audit` holds a broker to it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, Final, get_args
+
+from wire import topics
+
+DEVICE: Final = "{device}"
+"""Stands in a filter for the id of the device whose rights it describes."""
+CONTROLLER_NAME: Final = "fleet.controller"
+OBSERVER_NAME: Final = "fleet.observer"
+AUDITOR_NAME: Final = "fleet.audit"
+"""Common names of programs. A device's id has no dot in it, so that none can be taken for one."""
+EVERYTHING: Final = f"{topics.ROOT}/#"
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What may be done on the topics that `filter` selects; `DEVICE` in it is the device's own id.
+
+    Nobody may do what is not granted. Controller and observers read everything.
+    """
+
+    filter: str
+    device_reads: bool
+    device_writes: bool
+    controller_writes: bool
+
+    @property
+    def is_own(self) -> bool:
+        """Whether each device has topics of its own here."""
+        return DEVICE in self.filter
+
+    def of(self, device: str) -> str:
+        """Return the filter for one device, or for all with `+`."""
+        return self.filter.replace(DEVICE, device)
+
+
+def grants() -> tuple[Grant, ...]:
+    """Return the table, one row per kind of topic."""
+    return tuple(_grant(kind) for kind in get_args(topics.Topic) if kind is not topics.Unknown)
+
+
+def _grant(kind: Any) -> Grant:
+    names = {field.name for field in fields(kind)}
+    topic = kind(**{name: DEVICE if name == "device" else "+" for name in names})
+    is_controllers = kind.writer == "controller"
+    return Grant(
+        filter=topic.text,
+        # Of what it wrote itself, a device may see what is retained: `fleet-agent doctor` compares.
+        device_reads=is_controllers or kind.retain,
+        device_writes=not is_controllers,
+        # Of a device that is removed, the controller clears what is retained.
+        controller_writes=is_controllers or kind.retain,
+    )
