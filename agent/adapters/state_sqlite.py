@@ -1,4 +1,4 @@
-"""The agent's state on disk: the update machine's and what the last runtime told of itself.
+"""The agent's state on disk: the update machine's, what the last runtime told of itself, marks of trust.
 
 One row each in SQLite, WAL and `synchronous=FULL`. Measured in 60 power cuts: of all SQLite settings
 only WAL with FULL lost no acknowledged write and tore none.
@@ -21,6 +21,7 @@ from typing import Final
 from pydantic import TypeAdapter, ValidationError
 
 from agent.core.states import DeviceState, Idle
+from agent.core.trust import Mark, Marks
 from wire.errors import StorageError
 from wire.messages import Inventory
 
@@ -28,10 +29,11 @@ from .database import Database, unreadable
 from .durable import sealed, storage_error, unsealed, write_durably
 
 SCHEMA_VERSION: Final = 1
-TABLES: Final = frozenset({"meta", "state", "inventory"})
+TABLES: Final = frozenset({"meta", "state", "inventory", "trust"})
 _NEVER_WRITTEN: Final = 0
 """The second place of the schema's version in a database of an agent that knew of one only."""
 _STATE: Final = TypeAdapter(DeviceState)
+_MARKS: Final = TypeAdapter(dict[str, Mark])
 
 
 class SqliteStateStore:
@@ -126,6 +128,25 @@ class SqliteStateStore:
         """
         self._write("inventory", sealed(0, inventory.model_dump_json()))
 
+    def load_marks(self) -> Marks:
+        """Return the marks of trust; none when none were saved, or their row has changed on disk.
+
+        Raises:
+            StorageError: As `storage_fault`.
+        """
+        body = self._body("trust")
+        with contextlib.suppress(ValueError):  # ValidationError is one
+            return _MARKS.validate_json(unsealed(body)[1]) if body is not None else {}
+        return {}
+
+    def save_marks(self, marks: Marks) -> None:
+        """Put the marks of trust on disk; they survive a power cut once this returns.
+
+        Raises:
+            StorageError: As `storage_fault`.
+        """
+        self._write("trust", sealed(0, _MARKS.dump_json(dict(marks)).decode()))
+
     def close(self) -> None:
         """Close the database."""
         self._database.close()
@@ -155,7 +176,7 @@ class SqliteStateStore:
             return
         db.execute("BEGIN IMMEDIATE")
         db.execute("CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value INTEGER)")
-        for table in ("state", "inventory"):
+        for table in sorted(TABLES - {"meta"}):
             db.execute(f"CREATE TABLE IF NOT EXISTS {table} (id INTEGER PRIMARY KEY, body TEXT)")
         db.execute("INSERT OR IGNORE INTO meta VALUES ('schema', ?)", (SCHEMA_VERSION,))
         db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
