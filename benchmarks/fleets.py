@@ -17,11 +17,12 @@ from programs import BIN, HOST, Program, free_ports, fresh_directory, run, wait_
 DIGITS_INFER = "/v2/models/digits/infer"
 
 
-def fetch_json(port: int, path: str, *, method: str = "GET") -> tuple[int, Any]:
+def fetch_json(port: int, path: str, *, method: str = "GET", token: str = "") -> tuple[int, Any]:
     """Return status and body; status 0 when nobody answers."""
     connection = http.client.HTTPConnection(HOST, port, timeout=30)
     try:
-        connection.request(method, path)
+        headers = {"authorization": f"Bearer {token}"} if token else {}
+        connection.request(method, path, headers=headers)
         answer = connection.getresponse()
         text = answer.read()
         return answer.status, json.loads(text) if text.strip() else None
@@ -60,7 +61,7 @@ class Fleet:
         settings.write_text("\n".join(lines) + "\n")
         self.controller = Program("fleet up", [BIN / "fleet", "up"], cwd=self.directory)
         try:
-            wait_for("the API", lambda: self.api("/v1/health"), program=self.controller)
+            wait_for("the API", lambda: self.api("/v1/status"), program=self.controller)
         except BaseException:
             self.controller.stop()
             raise
@@ -76,7 +77,8 @@ class Fleet:
 
     def api(self, path: str) -> Any:
         """Return what the controller's API answers, None when it does not."""
-        status, body = fetch_json(self._api_port, path)
+        token = (self.directory / "admin.token").read_text().strip()
+        status, body = fetch_json(self._api_port, path, token=token)
         return body if status == http.client.OK else None
 
     def push(self, bundle: Path) -> None:

@@ -23,6 +23,7 @@ from fleet.api.schemas import (
     RollbackResult,
     RolloutIn,
 )
+from fleet.core.rights import WHOLE_FLEET, Scope
 from fleet.core.states import Rollout
 from fleet.store.devices import Selection
 from fleet.store.journal import RECORD_DAYS
@@ -141,6 +142,10 @@ class Controller:
         """Whether the link can still recover by itself."""
         return self._link.is_alive()
 
+    def now_unix_ms(self) -> int:
+        """Return the time, as everything here sees it."""
+        return self._clock()
+
     # -- commands, from any thread
 
     def push_bundle(self, path: Path) -> registry.Pushed:
@@ -150,44 +155,47 @@ class Controller:
         self.inbox.wake()
         return pushed
 
-    def add_devices(self, devices: Iterable[DeviceIn]) -> None:
+    def add_devices(self, devices: Iterable[DeviceIn], *, scope: Scope = WHOLE_FLEET) -> None:
         """See `registry.add_devices`. Devices that are already connected are heard at once."""
-        self._command(lambda tx: registry.add_devices(tx, list(devices), self._clock()))
+        self.command(lambda tx: registry.add_devices(tx, list(devices), self._clock(), scope=scope))
         self._must_listen = True
 
-    def set_tags(self, device: str, tags: Mapping[str, str]) -> None:
+    def set_tags(self, device: str, tags: Mapping[str, str], *, scope: Scope = WHOLE_FLEET) -> None:
         """See `registry.set_tags`."""
-        self._command(lambda tx: registry.set_tags(tx, device, tags, self._clock()))
+        self.command(lambda tx: registry.set_tags(tx, device, tags, self._clock(), scope=scope))
 
-    def remove_device(self, device: str) -> None:
+    def remove_device(self, device: str, *, scope: Scope = WHOLE_FLEET) -> None:
         """See `registry.remove_device`."""
-        self._command(lambda tx: registry.remove_device(tx, device, self._clock()))
+        self.command(lambda tx: registry.remove_device(tx, device, self._clock(), scope=scope))
 
-    def start_rollout(self, request: RolloutIn) -> Rollout:
+    def start_rollout(self, request: RolloutIn, *, scope: Scope = WHOLE_FLEET) -> Rollout:
         """See `rollouts.start`."""
-        return self._command(lambda tx: rollouts.start(tx, request, self._sight()))
+        return self.command(lambda tx: rollouts.start(tx, request, self._sight(), scope=scope))
 
-    def pause_rollout(self, rollout: str) -> Rollout:
+    def pause_rollout(self, rollout: str, *, scope: Scope = WHOLE_FLEET) -> Rollout:
         """See `rollouts.pause`."""
-        return self._command(lambda tx: rollouts.pause(tx, rollout, self._sight()))
+        return self.command(lambda tx: rollouts.pause(tx, rollout, self._sight(), scope=scope))
 
-    def resume_rollout(self, rollout: str) -> Rollout:
+    def resume_rollout(self, rollout: str, *, scope: Scope = WHOLE_FLEET) -> Rollout:
         """See `rollouts.resume`."""
-        return self._command(lambda tx: rollouts.resume(tx, rollout, self._sight()))
+        return self.command(lambda tx: rollouts.resume(tx, rollout, self._sight(), scope=scope))
 
-    def abort_rollout(self, rollout: str) -> Rollout:
+    def abort_rollout(self, rollout: str, *, scope: Scope = WHOLE_FLEET) -> Rollout:
         """See `rollouts.abort`."""
-        return self._command(lambda tx: rollouts.abort(tx, rollout, self._sight()))
+        return self.command(lambda tx: rollouts.abort(tx, rollout, self._sight(), scope=scope))
 
-    def rollback(self, request: RollbackIn) -> RollbackResult:
+    def rollback(self, request: RollbackIn, *, scope: Scope = WHOLE_FLEET) -> RollbackResult:
         """See `rollouts.rollback`."""
-        return self._command(lambda tx: rollouts.rollback(tx, request, self._sight()))
+        return self.command(lambda tx: rollouts.rollback(tx, request, self._sight(), scope=scope))
 
-    def lift_quarantine(self, request: QuarantineLiftIn) -> QuarantineLiftResult:
+    def lift_quarantine(
+        self, request: QuarantineLiftIn, *, scope: Scope = WHOLE_FLEET
+    ) -> QuarantineLiftResult:
         """See `quarantine.lift`."""
-        return self._command(lambda tx: quarantine.lift(tx, request, self._clock()))
+        return self.command(lambda tx: quarantine.lift(tx, request, self._clock(), scope=scope))
 
-    def _command(self, do: Callable[[Tx], ResultT]) -> ResultT:
+    def command(self, do: Callable[[Tx], ResultT]) -> ResultT:
+        """Run a transaction, and let the loop send what it stored."""
         with self.store.write() as tx:
             result = do(tx)
         self.inbox.wake()

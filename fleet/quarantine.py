@@ -7,6 +7,7 @@ that one: so it reaches a device that is away, and does nothing twice.
 from __future__ import annotations
 
 from fleet.api.schemas import QuarantineLiftDevice, QuarantineLiftIn, QuarantineLiftResult
+from fleet.core.rights import WHOLE_FLEET, Scope, is_within
 from fleet.store.devices import Selection
 from fleet.store.journal import EventRow
 from fleet.store.states import ReportedRow
@@ -15,19 +16,24 @@ from wire import messages as m
 from wire.errors import PeerError
 
 from . import desired, registry
+from .tokens import out_of_scope
 
 
-def lift(tx: Tx, request: QuarantineLiftIn, now_unix_ms: int) -> QuarantineLiftResult:
+def lift(
+    tx: Tx, request: QuarantineLiftIn, now_unix_ms: int, *, scope: Scope = WHOLE_FLEET
+) -> QuarantineLiftResult:
     """Have the devices meant forget a quarantine, or all of them.
 
     A device that by its last report has nothing to forget is left alone. What is desired of it
     and was quarantined is tried again at once.
 
     Raises:
-        PeerError: `unknown_device`, `no_device_matches` or `too_many_lifts`.
+        PeerError: `unknown_device`, `out_of_scope`, `no_device_matches` or `too_many_lifts`.
     """
     if request.device is not None:
-        registry.require_device(tx, request.device)
+        registry.require_device(tx, request.device, scope)
+    elif not is_within(request.match, scope):
+        raise out_of_scope(scope, "the devices of a lift must match these tags")
     selection = Selection(device=request.device, match=request.match)
     devices = registry.matched(tx, selection)
     reports = tx.states.reports(selection)
@@ -42,7 +48,8 @@ def lift(tx: Tx, request: QuarantineLiftIn, now_unix_ms: int) -> QuarantineLiftR
     what = request.manifest[:12] if request.manifest else "every bundle"
     subject = request.device or f"{len(results)} devices"
     text = f"quarantine of {what} lifted on {lifted} of {len(results)}"
-    tx.journal.note([EventRow("device", subject, text)], now_unix_ms)
+    detail: dict[str, object] = {"match": request.match}
+    tx.journal.note([EventRow("device", subject, text, detail)], now_unix_ms)
     return QuarantineLiftResult(manifest=request.manifest, devices=results)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fleet.api.schemas import DeviceIn
+from fleet.core.rights import WHOLE_FLEET, Scope, is_within
 from fleet.store.devices import Selection
 from fleet.store.journal import EventRow
 from fleet.store.releases import ReleaseRow
@@ -16,6 +17,8 @@ from wire import topics
 from wire.errors import PeerError
 from wire.ids import NAME_PATTERN
 from wire.manifest import MANIFEST
+
+from .tokens import out_of_scope
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,31 +85,43 @@ def _refuse_other_content(tx: Tx, name: str, version: str, manifest: str) -> Rel
     return old
 
 
-def add_devices(tx: Tx, devices: Iterable[DeviceIn], now_unix_ms: int) -> None:
+def add_devices(
+    tx: Tx, devices: Iterable[DeviceIn], now_unix_ms: int, *, scope: Scope = WHOLE_FLEET
+) -> None:
     """Admit devices, all of them or none.
 
     Raises:
-        PeerError: `device_exists` or `device_twice`.
+        PeerError: `device_exists`, `device_twice` or `out_of_scope`.
     """
     added = [(device.id, device.tags) for device in devices]
+    for _, tags in added:
+        _refuse_outside(tags, scope)
     tx.devices.add(added, now_unix_ms)
     subject = added[0][0] if len(added) == 1 else f"{len(added)} devices"
     tx.journal.note([EventRow("device", subject, "added")], now_unix_ms)
 
 
-def set_tags(tx: Tx, device: str, tags: Mapping[str, str], now_unix_ms: int) -> None:
+def set_tags(
+    tx: Tx,
+    device: str,
+    tags: Mapping[str, str],
+    now_unix_ms: int,
+    *,
+    scope: Scope = WHOLE_FLEET,
+) -> None:
     """Replace the tags of a device; rollouts that run keep the devices they started with.
 
     Raises:
-        PeerError: `unknown_device`.
+        PeerError: `unknown_device`, or `out_of_scope`: it would leave the scope.
     """
-    require_device(tx, device)
+    require_device(tx, device, scope)
+    _refuse_outside(tags, scope)
     tx.devices.set_tags(device, tags)
     shown = ", ".join(f"{key}={value}" for key, value in sorted(tags.items())) or "none"
     tx.journal.note([EventRow("device", device, f"tags: {shown}")], now_unix_ms)
 
 
-def remove_device(tx: Tx, device: str, now_unix_ms: int) -> None:
+def remove_device(tx: Tx, device: str, now_unix_ms: int, *, scope: Scope = WHOLE_FLEET) -> None:
     """Remove a device with its records, and clear what the broker retains of it.
 
     An agent that still runs keeps serving; it ignores the empty desired state.
@@ -114,20 +129,20 @@ def remove_device(tx: Tx, device: str, now_unix_ms: int) -> None:
     Raises:
         PeerError: `unknown_device`.
     """
-    require_device(tx, device)
+    require_device(tx, device, scope)
     tx.devices.remove(device)
     for topic in (topics.Desired(device), topics.Reported(device), topics.Presence(device)):
         tx.journal.publish(topic.text, "")
     tx.journal.note([EventRow("device", device, "removed")], now_unix_ms)
 
 
-def require_device(tx: Tx, device: str) -> None:
-    """Check that a device is in the fleet.
+def require_device(tx: Tx, device: str, scope: Scope = WHOLE_FLEET) -> None:
+    """Check that a device is in the fleet, and in a scope: outside of it is as if it were not.
 
     Raises:
         PeerError: `unknown_device`.
     """
-    if not tx.devices.known([device]):
+    if not tx.devices.ids(Selection(device=device, scope=scope)):
         is_name = re.fullmatch(NAME_PATTERN, device) is not None
         raise PeerError(
             f"there is no device {device[:80]!r}",
@@ -136,6 +151,11 @@ def require_device(tx: Tx, device: str) -> None:
             if is_name
             else "`fleet devices` lists them",
         )
+
+
+def _refuse_outside(tags: Mapping[str, str], scope: Scope) -> None:
+    if not is_within(tags, scope):
+        raise out_of_scope(scope, "each device must carry these tags")
 
 
 def matched(tx: Tx, selection: Selection) -> list[str]:

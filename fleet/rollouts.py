@@ -12,6 +12,7 @@ from fleet.api.schemas import RollbackDevice, RollbackIn, RollbackResult, Rollou
 from fleet.core import gate
 from fleet.core import rollout as engine
 from fleet.core.reconcile import rollback_of
+from fleet.core.rights import WHOLE_FLEET, Scope, is_within
 from fleet.core.states import LIVE, Assign, Command, ReleaseKey, Rollout
 from fleet.store.devices import Selection
 from fleet.store.journal import EventRow
@@ -23,14 +24,18 @@ from wire.errors import PeerError
 from . import desired, registry
 from .evidence import Sight, StoredEvidence, evidence_of
 from .narrate import narrate
+from .tokens import out_of_scope
 
 
-def start(tx: Tx, request: RolloutIn, sight: Sight) -> Rollout:
+def start(tx: Tx, request: RolloutIn, sight: Sight, *, scope: Scope = WHOLE_FLEET) -> Rollout:
     """Start a rollout; it takes its devices over from older ones of the same model.
 
     Raises:
-        PeerError: `unknown_release`, `no_device_matches`, `rollout_running` or `too_many_models`.
+        PeerError: `out_of_scope`, `unknown_release`, `no_device_matches`, `rollout_running` or
+            `too_many_models`.
     """
+    if not is_within(request.match, scope):
+        raise out_of_scope(scope, "the devices of a rollout must match these tags")
     release = tx.releases.get(request.model, request.version)
     if release is None:
         raise PeerError(
@@ -88,35 +93,35 @@ def advance(
     return _carry_out(tx, rollout, new, commands, sight)
 
 
-def pause(tx: Tx, rollout_id: str, sight: Sight) -> Rollout:
+def pause(tx: Tx, rollout_id: str, sight: Sight, *, scope: Scope = WHOLE_FLEET) -> Rollout:
     """Pause a running rollout.
 
     Raises:
         PeerError: `unknown_rollout` or `rollout_ended`.
     """
-    rollout = _live(tx, rollout_id, "paused")
+    rollout = _live(tx, rollout_id, "paused", scope)
     return _carry_out(tx, rollout, engine.pause(rollout), (), sight)
 
 
-def resume(tx: Tx, rollout_id: str, sight: Sight) -> Rollout:
+def resume(tx: Tx, rollout_id: str, sight: Sight, *, scope: Scope = WHOLE_FLEET) -> Rollout:
     """Resume a paused rollout.
 
     Raises:
         PeerError: `unknown_rollout` or `rollout_ended`.
     """
-    rollout = _live(tx, rollout_id, "resumed")
+    rollout = _live(tx, rollout_id, "resumed", scope)
     if rollout.state == "paused":
         rollout = _carry_out(tx, rollout, engine.resume(rollout), (), sight)
     return advance(tx, rollout, sight)
 
 
-def abort(tx: Tx, rollout_id: str, sight: Sight) -> Rollout:
+def abort(tx: Tx, rollout_id: str, sight: Sight, *, scope: Scope = WHOLE_FLEET) -> Rollout:
     """End a rollout; unconfirmed devices return to their previous release.
 
     Raises:
         PeerError: `unknown_rollout` or `rollout_ended`.
     """
-    rollout = get(tx, rollout_id)
+    rollout = get(tx, rollout_id, scope)
     if rollout.state not in LIVE and rollout.state != "inconclusive":
         raise _ended(rollout, "aborted")
     known = StoredEvidence(tx, rollout, sight)
@@ -124,12 +129,16 @@ def abort(tx: Tx, rollout_id: str, sight: Sight) -> Rollout:
     return _carry_out(tx, rollout, new, commands, sight)
 
 
-def rollback(tx: Tx, request: RollbackIn, sight: Sight) -> RollbackResult:
+def rollback(
+    tx: Tx, request: RollbackIn, sight: Sight, *, scope: Scope = WHOLE_FLEET
+) -> RollbackResult:
     """Return each matched device to the release that it confirmed before the present one.
 
     Raises:
-        PeerError: `unknown_model` or `no_device_matches`.
+        PeerError: `out_of_scope`, `unknown_model` or `no_device_matches`.
     """
+    if not is_within(request.match, scope):
+        raise out_of_scope(scope, "the devices of a rollback must match these tags")
     if not tx.releases.by_model(request.model):
         raise PeerError(
             f"there is no model {request.model}",
@@ -171,18 +180,19 @@ def rollback(tx: Tx, request: RollbackIn, sight: Sight) -> RollbackResult:
         )
     moved = sum(1 for result in results if result.to_version is not None)
     text = f"rolled back on {moved} of {len(results)} devices"
-    tx.journal.note([EventRow("rollback", request.model, text)], sight.now_unix_ms)
+    detail: dict[str, object] = {"match": request.match}
+    tx.journal.note([EventRow("rollback", request.model, text, detail)], sight.now_unix_ms)
     return RollbackResult(model=request.model, devices=results)
 
 
-def get(tx: Tx, rollout_id: str) -> Rollout:
-    """Return a stored rollout.
+def get(tx: Tx, rollout_id: str, scope: Scope = WHOLE_FLEET) -> Rollout:
+    """Return a stored rollout; outside of the scope is as if it were not there.
 
     Raises:
         PeerError: `unknown_rollout`.
     """
     rollout = tx.rollouts.get(rollout_id)
-    if rollout is None:
+    if rollout is None or not is_within(tx.rollouts.match_of(rollout_id) or {}, scope):
         raise PeerError(
             f"there is no rollout {rollout_id[:80]!r}",
             code="unknown_rollout",
@@ -230,8 +240,8 @@ def _supersede(tx: Tx, model: str, devices: frozenset[str], why: str, sight: Sig
             advance(tx, _carry_out(tx, old, new, (), sight), sight)
 
 
-def _live(tx: Tx, rollout_id: str, wish: str) -> Rollout:
-    rollout = get(tx, rollout_id)
+def _live(tx: Tx, rollout_id: str, wish: str, scope: Scope) -> Rollout:
+    rollout = get(tx, rollout_id, scope)
     if rollout.state not in LIVE:
         raise _ended(rollout, wish)
     return rollout

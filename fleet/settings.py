@@ -24,6 +24,10 @@ from .broker import HOST
 
 FILE_NAME: Final = "fleet.toml"
 CORRECT: Final = "correct it; `fleet init` writes one with every key"
+TOKEN_FILE_NAME: Final = "admin.token"  # noqa: S105 - its name, not one
+"""Beside `fleet.toml`: the token that `fleet init` made."""
+MAX_TOKEN_CHARS: Final = 128
+"""More than any token of the API has; longer ones are not even hashed."""
 DEFAULT_BROKER_PORT: Final = 1883
 DEFAULT_API_PORT: Final = 8700
 
@@ -124,6 +128,11 @@ class FleetSettings(_Section):
         return self.root / self.store.dir
 
     @property
+    def store_path(self) -> Path:
+        """The controller's database."""
+        return self.store_dir / "fleet.db"
+
+    @property
     def pid_path(self) -> Path:
         """Where `fleet up` writes its process id."""
         return self.store_dir / "fleet.pid"
@@ -147,8 +156,8 @@ class FleetSettings(_Section):
         host, _ = self.api.address
         if host not in ("127.0.0.1", "localhost", "::1"):
             raise ConfigError(
-                f"[api] listen = {self.api.listen!r} is open to the network, and there is no TLS "
-                "and no login yet",
+                f"[api] listen = {self.api.listen!r} is open to the network, and there is no TLS"
+                " yet",
                 code="not_loopback",
                 hint="use 127.0.0.1, and reach it from elsewhere through SSH: "
                 f"ssh -L 8700:127.0.0.1:{self.api.address[1]} HOST",

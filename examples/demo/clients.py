@@ -78,11 +78,15 @@ def connection_to(address: str) -> http.client.HTTPConnection:
     return http.client.HTTPConnection(host, int(port), timeout=TIMEOUT_S)
 
 
-def get(address: str, path: str) -> tuple[int, Any]:
-    """Return status and JSON body of a GET; status 0 when there was no answer."""
+def get(address: str, path: str, *, token: str = "") -> tuple[int, Any]:
+    """Return status and JSON body of a GET, with a token of the API where it takes one.
+
+    The status is 0 when there was no answer.
+    """
     connection = connection_to(address)
     try:
-        connection.request("GET", path)
+        headers = {"authorization": f"Bearer {token}"} if token else {}
+        connection.request("GET", path, headers=headers)
         answer = connection.getresponse()
         text = answer.read()
         return answer.status, json.loads(text) if text.strip() else None

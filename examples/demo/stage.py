@@ -148,7 +148,7 @@ class Stage:
         Raises:
             DemoError: Anything but 200.
         """
-        status, body = get(self._api, path)
+        status, body = get(self._api, path, token=self._token())
         if status != 200:
             raise DemoError(f"GET {path} of the API answered {status}: {body}")
         return body
@@ -171,8 +171,11 @@ class Stage:
         return dict(self.api(f"/v1/rollouts/{ids[0]}"))
 
     def _health(self) -> dict[str, Any] | None:
-        status, body = get(self._api, "/v1/health")
+        status, body = get(self._api, "/v1/status", token=self._token())
         return body if status == 200 else None
+
+    def _token(self) -> str:
+        return (self.fleet_dir / "admin.token").read_text().strip()
 
     def _start(self, name: str, program: str, *args: str) -> Service:
         self.journal.say(f"   $ {program} {' '.join(args)} &")

@@ -1,5 +1,7 @@
 """The HTTP API. Routes parse, call the controller or read the store, and answer; nothing more.
 
+Each declares the right that it takes, and hands the caller's scope on to what it calls.
+
 Plain functions run in a thread each, so that a slow disk holds no other request up.
 """
 
@@ -16,20 +18,24 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from fleet import registry, rollouts
 from fleet.controller import Controller
-from fleet.store.devices import Selection
+from fleet.core.rights import WHOLE_FLEET, Caller, Right, Scope
+from fleet.store.devices import BATCH, Selection
 from fleet.store.store import Tx
 from fleet.version import VERSION
 from wire.errors import PeerError, StorageError
 from wire.messages import MAX_INTEGER
 
-from . import errors, views
+from . import administration, errors, views
 from . import schemas as s
+from .access import By, Door, needs, open_to_all
 from .gatekeeper import Gatekeeper
-from .json_route import JsonRoute
+from .json_route import JsonRoute, check_routes
 from .upload import spooled
 from .watch import Watchers
 
 MAX_DEVICES_AT_ONCE = 100_000
+MAX_LISTED = BATCH
+"""Devices in one answer; who wants more asks again, with `after`."""
 
 Match = Annotated[
     list[str] | None,
@@ -55,72 +61,86 @@ def build_app(controller: Controller, *, upload_dir: Path | None = None) -> Fast
         version=VERSION,
         responses=ERRORS,
         redirect_slashes=False,
+        # Served below, to those who bear a token. The framework's pages load programs of others.
+        openapi_url=None,
     )
     app.router.route_class = JsonRoute
     errors.install(app)
+    app.add_middleware(Door, controller=controller)
     app.add_middleware(Gatekeeper)
     _add_devices(app, controller)
     _add_releases(app, controller, upload_dir or controller.store.data_dir / "uploads")
     _add_rollouts(app, controller)
     _add_quarantines(app, controller)
     _add_health(app, controller)
+    _add_watch(app, controller)
+    administration.add_routes(app, controller)
+    check_routes(app.routes)
     return app
 
 
 def _add_devices(app: FastAPI, controller: Controller) -> None:
-    @app.get("/v1/devices")
-    def list_devices(match: Match = None) -> list[s.Device]:
-        """List devices, those with every tag given."""
+    @app.get("/v1/devices", openapi_extra=needs(Right.SEE))
+    def list_devices(
+        by: By,
+        match: Match = None,
+        after: Annotated[str, Query(max_length=64)] = "",
+        limit: Annotated[int, Query(ge=1, le=MAX_LISTED)] = MAX_LISTED,
+    ) -> list[s.Device]:
+        """List devices by id, those with every tag given; `after` is the last id of the page before."""
+        selection = Selection(match=_parse_match(match), scope=by.scope)
         with controller.store.read() as tx:
-            return views.devices(tx, Selection(match=_parse_match(match)))
+            page = tx.devices.page(selection, after=after, limit=limit)
+            return views.devices(tx, Selection(among=page))
 
-    @app.post("/v1/devices", status_code=201)
-    def add_devices(body: s.DeviceIn | Devices) -> s.Device | list[s.Device]:
+    @app.post("/v1/devices", status_code=201, openapi_extra=needs(Right.ADMINISTER))
+    def add_devices(by: By, body: s.DeviceIn | Devices) -> s.Device | list[s.Device]:
         """Add one device, or a list of them: all or none."""
         added = body if isinstance(body, list) else [body]
-        controller.add_devices(added)
+        controller.add_devices(added, scope=by.scope)
         with controller.store.read() as tx:
-            found = [_device(tx, device.id) for device in added[:1]]
+            found = [_device(tx, device.id, by) for device in added[:1]]
             if isinstance(body, list) and len(body) > 1:
                 ids = {device.id for device in added}
                 found = [d for d in views.devices(tx, Selection()) if d.id in ids]
         return found if isinstance(body, list) else found[0]
 
-    @app.get("/v1/devices/{device}")
-    def show_device(device: str) -> s.Device:
+    @app.get("/v1/devices/{device}", openapi_extra=needs(Right.SEE))
+    def show_device(by: By, device: str) -> s.Device:
         """Show one device."""
         with controller.store.read() as tx:
-            return _device(tx, device)
+            return _device(tx, device, by)
 
-    @app.patch("/v1/devices/{device}")
-    def change_device(device: str, body: s.DevicePatch) -> s.Device:
+    @app.patch("/v1/devices/{device}", openapi_extra=needs(Right.STEER))
+    def change_device(by: By, device: str, body: s.DevicePatch) -> s.Device:
         """Replace a device's tags."""
-        controller.set_tags(device, body.tags)
+        controller.set_tags(device, body.tags, scope=by.scope)
         with controller.store.read() as tx:
-            return _device(tx, device)
+            return _device(tx, device, by)
 
-    @app.delete("/v1/devices/{device}", status_code=204)
-    def remove_device(device: str) -> Response:
+    @app.delete("/v1/devices/{device}", status_code=204, openapi_extra=needs(Right.ADMINISTER))
+    def remove_device(by: By, device: str) -> Response:
         """Remove a device and its records."""
-        controller.remove_device(device)
+        controller.remove_device(device, scope=by.scope)
         return Response(status_code=204)
 
-    @app.get("/v1/devices/{device}/records")
+    @app.get("/v1/devices/{device}/records", openapi_extra=needs(Right.SEE))
     def list_records(
+        by: By,
         device: str,
         channel: str | None = None,
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     ) -> list[s.StoredRecord]:
         """List a device's newest records; `channel` is `telemetry`, `event/update` and so on."""
         with controller.store.read() as tx:
-            registry.require_device(tx, device)
+            registry.require_device(tx, device, by.scope)
             return [
                 views.record(r) for r in tx.journal.records(device, channel=channel, limit=limit)
             ]
 
 
 def _add_releases(app: FastAPI, controller: Controller, upload_dir: Path) -> None:
-    @app.post("/v1/bundles", status_code=201)
+    @app.post("/v1/bundles", status_code=201, openapi_extra=needs(Right.RELEASE))
     async def push_bundle(request: Request, response: Response) -> s.PushResult:
         """Make a bundle a release; the body is the `.bundle` file itself."""
         async with spooled(request, upload_dir) as path:
@@ -133,18 +153,18 @@ def _add_releases(app: FastAPI, controller: Controller, upload_dir: Path) -> Non
             new_bytes=pushed.new_bytes,
         )
 
-    @app.get("/v1/models")
+    @app.get("/v1/models", openapi_extra=needs(Right.SEE))
     def list_models() -> list[s.Model]:
         """List the models that have releases."""
         with controller.store.read() as tx:
             return views.models(tx)
 
-    @app.get("/v1/models/{model}/releases")
-    def list_releases(model: str) -> list[s.Release]:
+    @app.get("/v1/models/{model}/releases", openapi_extra=needs(Right.SEE))
+    def list_releases(by: By, model: str) -> list[s.Release]:
         """List the releases of a model, newest first."""
         with controller.store.read() as tx:
             rows = tx.releases.by_model(model)
-            counts = tx.releases.device_counts()
+            counts = tx.releases.device_counts(Selection(scope=by.scope))
         if not rows:
             raise PeerError(
                 f"there is no model {model[:80]!r}",
@@ -155,67 +175,75 @@ def _add_releases(app: FastAPI, controller: Controller, upload_dir: Path) -> Non
 
 
 def _add_rollouts(app: FastAPI, controller: Controller) -> None:
-    def shown(rollout: str) -> s.Rollout:
+    def shown(rollout: str, scope: Scope = WHOLE_FLEET) -> s.Rollout:
         with controller.store.read() as tx:
-            return views.rollout(tx, rollouts.get(tx, rollout))
+            return views.rollout(tx, rollouts.get(tx, rollout, scope))
 
-    @app.post("/v1/rollouts", status_code=201)
-    def start_rollout(body: s.RolloutIn) -> s.Rollout:
+    @app.post("/v1/rollouts", status_code=201, openapi_extra=needs(Right.RELEASE))
+    def start_rollout(by: By, body: s.RolloutIn) -> s.Rollout:
         """Start a rollout of a release to the devices that match now."""
-        return shown(controller.start_rollout(body).id)
+        return shown(controller.start_rollout(body, scope=by.scope).id)
 
-    @app.get("/v1/rollouts")
-    def list_rollouts() -> list[s.Rollout]:
+    @app.get("/v1/rollouts", openapi_extra=needs(Right.SEE))
+    def list_rollouts(by: By) -> list[s.Rollout]:
         """List the newest rollouts, newest first, without their members."""
         with controller.store.read() as tx:
-            return views.rollouts(tx)
+            return views.rollouts(tx, by.scope)
 
-    @app.get("/v1/rollouts/{rollout}")
-    def show_rollout(rollout: str) -> s.Rollout:
+    @app.get("/v1/rollouts/{rollout}", openapi_extra=needs(Right.SEE))
+    def show_rollout(by: By, rollout: str) -> s.Rollout:
         """Show a rollout with its members."""
-        return shown(rollout)
+        return shown(rollout, by.scope)
 
-    @app.post("/v1/rollouts/{rollout}/pause")
-    def pause_rollout(rollout: str) -> s.Rollout:
+    @app.post("/v1/rollouts/{rollout}/pause", openapi_extra=needs(Right.STEER))
+    def pause_rollout(by: By, rollout: str) -> s.Rollout:
         """Open no further phase; a breach still halts it."""
-        return shown(controller.pause_rollout(rollout).id)
+        return shown(controller.pause_rollout(rollout, scope=by.scope).id)
 
-    @app.post("/v1/rollouts/{rollout}/resume")
-    def resume_rollout(rollout: str) -> s.Rollout:
+    @app.post("/v1/rollouts/{rollout}/resume", openapi_extra=needs(Right.STEER))
+    def resume_rollout(by: By, rollout: str) -> s.Rollout:
         """Go on after a pause."""
-        return shown(controller.resume_rollout(rollout).id)
+        return shown(controller.resume_rollout(rollout, scope=by.scope).id)
 
-    @app.post("/v1/rollouts/{rollout}/abort")
-    def abort_rollout(rollout: str) -> s.Rollout:
+    @app.post("/v1/rollouts/{rollout}/abort", openapi_extra=needs(Right.STEER))
+    def abort_rollout(by: By, rollout: str) -> s.Rollout:
         """End it; unconfirmed devices return to their previous release."""
-        return shown(controller.abort_rollout(rollout).id)
+        return shown(controller.abort_rollout(rollout, scope=by.scope).id)
 
-    @app.post("/v1/rollbacks")
-    def roll_back(body: s.RollbackIn) -> s.RollbackResult:
+    @app.post("/v1/rollbacks", openapi_extra=needs(Right.STEER))
+    def roll_back(by: By, body: s.RollbackIn) -> s.RollbackResult:
         """Return each matched device to the release that it confirmed before."""
-        return controller.rollback(body)
+        return controller.rollback(body, scope=by.scope)
 
 
 def _add_quarantines(app: FastAPI, controller: Controller) -> None:
-    @app.post("/v1/quarantine-lifts")
-    def lift_quarantine(body: s.QuarantineLiftIn) -> s.QuarantineLiftResult:
+    @app.post("/v1/quarantine-lifts", openapi_extra=needs(Right.STEER))
+    def lift_quarantine(by: By, body: s.QuarantineLiftIn) -> s.QuarantineLiftResult:
         """Have devices forget that they refuse a bundle, or all bundles."""
-        return controller.lift_quarantine(body)
+        return controller.lift_quarantine(body, scope=by.scope)
 
 
 def _add_health(app: FastAPI, controller: Controller) -> None:
-    watchers = Watchers(controller)
+    @app.get("/v1/health", openapi_extra=open_to_all())
+    def health() -> s.Health:
+        """Say to anyone that the controller lives, and nothing else."""
+        return s.Health()
 
-    @app.get("/v1/health", response_model=s.Health, responses={503: {"model": s.Health}})
-    def health() -> JSONResponse:
+    @app.get(
+        "/v1/status",
+        response_model=s.Status,
+        responses={503: {"model": s.Status}},
+        openapi_extra=needs(Right.SEE),
+    )
+    def status(by: By) -> JSONResponse:
         """Say whether the store and the broker can be reached."""
         devices, online, is_ok = 0, 0, True
         try:
             with controller.store.read() as tx:
-                devices, online = tx.devices.counts()
+                devices, online = tx.devices.counts(Selection(scope=by.scope))
         except StorageError:
             is_ok = False
-        body = s.Health(
+        body = s.Status(
             version=VERSION,
             store="ok" if is_ok else "failing",
             broker="connected" if controller.is_connected else "disconnected",
@@ -223,24 +251,34 @@ def _add_health(app: FastAPI, controller: Controller) -> None:
             device_count=devices,
             online_count=online,
         )
-        status = 200 if is_ok and controller.is_connected else 503
-        return JSONResponse(body.model_dump(), status_code=status)
+        code = 200 if is_ok and controller.is_connected else 503
+        return JSONResponse(body.model_dump(), status_code=code)
 
-    @app.get("/v1/watch", response_class=StreamingResponse)
+    @app.get("/openapi.json", include_in_schema=False, openapi_extra=needs(Right.SEE))
+    def openapi() -> JSONResponse:
+        """Describe all of this; `x-right` of each operation is the right that it takes."""
+        return JSONResponse(app.openapi())
+
+
+def _add_watch(app: FastAPI, controller: Controller) -> None:
+    watchers = Watchers(controller)
+
+    @app.get("/v1/watch", response_class=StreamingResponse, openapi_extra=needs(Right.SEE))
     async def watch(
+        by: By,
         since: Annotated[int | None, Query(ge=0, le=MAX_INTEGER)] = None,
         last_event_id: Annotated[str | None, Header()] = None,
     ) -> StreamingResponse:
         """Stream events as they happen, those after `since` or `Last-Event-ID` first."""
         if since is None and last_event_id is not None and last_event_id.isdecimal():
             since = min(int(last_event_id[:16]), MAX_INTEGER)
-        stream = await watchers.stream(since)
+        stream = await watchers.stream(since, by)
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
 
 
-def _device(tx: Tx, device: str) -> s.Device:
-    registry.require_device(tx, device)
+def _device(tx: Tx, device: str, by: Caller) -> s.Device:
+    registry.require_device(tx, device, by.scope)
     return views.device(tx, device)
 
 

@@ -17,11 +17,13 @@ from .schemas import ErrorBody
 log = logging.getLogger(__name__)
 
 NOT_FOUND: Final = frozenset(
-    {"unknown_device", "unknown_release", "unknown_rollout", "unknown_model"}
+    {"unknown_device", "unknown_release", "unknown_rollout", "unknown_model", "unknown_token"}
 )
 CONFLICT: Final = frozenset(
     {
         "device_exists",
+        "token_exists",
+        "last_admin",
         "version_exists",
         "rollout_ended",
         "rollout_running",
@@ -29,6 +31,8 @@ CONFLICT: Final = frozenset(
         "too_many_models",
     }
 )
+UNPROVEN: Final = frozenset({"no_token", "token_unknown", "token_revoked", "token_expired"})
+FORBIDDEN: Final = frozenset({"no_right", "out_of_scope", "foreign_origin"})
 TOO_LARGE: Final = frozenset({"bundle_too_large", "body_too_large"})
 BUSY: Final = frozenset({"too_many_watchers"})
 
@@ -45,6 +49,10 @@ def status_of(error: ModelfleetError) -> int:
     """Return the HTTP status of an error."""
     if error.code in NOT_FOUND:
         return 404
+    if error.code in UNPROVEN:
+        return 401
+    if error.code in FORBIDDEN:
+        return 403
     if error.code in CONFLICT:
         return 409
     if error.code in TOO_LARGE:
@@ -66,25 +74,35 @@ def answer(status: int, code: str, message: str, hint: str = "") -> JSONResponse
     return JSONResponse(body.model_dump(), status_code=status)
 
 
+def answer_to(error: ModelfleetError) -> JSONResponse:
+    """Return the response to an error of ours."""
+    response = answer(status_of(error), error.code, str(error), error.hint)
+    if error.code in UNPROVEN:
+        response.headers["WWW-Authenticate"] = "Bearer"
+    return response
+
+
 async def _on_ours(_request: Request, exc: Exception) -> JSONResponse:
     assert isinstance(exc, ModelfleetError)  # noqa: S101 - registered for this type only
     if isinstance(exc, StorageError):
         log.error("%s (%s)", exc, exc.hint)
-    return answer(status_of(exc), exc.code, str(exc), exc.hint)
+    return answer_to(exc)
 
 
 async def _on_http(request: Request, exc: Exception) -> JSONResponse:
     assert isinstance(exc, HTTPException)  # noqa: S101 - registered for this type only
     path = request.url.path[:200]
     if exc.status_code == 404:
-        return answer(404, "not_found", f"there is nothing at {path}", "see /docs for all paths")
+        return answer(
+            404, "not_found", f"there is nothing at {path}", "see /openapi.json for all paths"
+        )
     if exc.status_code == 405:
-        hint = f"allowed: {(exc.headers or {}).get('Allow', 'see /docs')}"
+        hint = f"allowed: {(exc.headers or {}).get('Allow', 'see /openapi.json')}"
         return answer(405, "method_not_allowed", f"{request.method} is not for {path}", hint)
     if exc.status_code == 413:
         return answer(413, "body_too_large", str(exc.detail), "send it in several requests")
     if exc.status_code == 400:
-        return answer(400, "body_not_json", str(exc.detail), "see /docs for shapes")
+        return answer(400, "body_not_json", str(exc.detail), "see /openapi.json for shapes")
     if exc.status_code == 415:
         hint = "send the header `Content-Type: application/json`"
         return answer(415, "body_not_json", str(exc.detail), hint)
@@ -96,7 +114,9 @@ async def _on_invalid(_request: Request, exc: Exception) -> JSONResponse:
     first = exc.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
     # Never the input itself: it may be large, or not representable.
-    return answer(422, "invalid_request", f"{where}: {first['msg']}"[:300], "see /docs for shapes")
+    return answer(
+        422, "invalid_request", f"{where}: {first['msg']}"[:300], "see /openapi.json for shapes"
+    )
 
 
 async def _on_bug(request: Request, exc: Exception) -> JSONResponse:

@@ -20,8 +20,8 @@ LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 class Gatekeeper:
     """ASGI middleware: caps bodies, and refuses requests that a foreign web page makes.
 
-    The API has no login while it listens on loopback only, where any page that the operator opens
-    could reach it through the browser; browsers name the page in `Origin`, programs send none.
+    Any page that the operator opens can reach the API through the browser; browsers name the page
+    in `Origin`, programs send none.
     """
 
     def __init__(self, app: ASGIApp) -> None:

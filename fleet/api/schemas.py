@@ -7,7 +7,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from wire.ids import DeviceId, Digest, ModelName, RolloutId, Version
+from fleet.core.rights import Role
+from wire.ids import NAME_PATTERN, DeviceId, Digest, ModelName, RolloutId, Version
 from wire.messages import Guards, LiftedQuarantine, Probation, Seconds
 
 TagKey = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$")]
@@ -16,6 +17,9 @@ MAX_TAGS = 64
 """Of a device, and to match at once; a query grows with them."""
 MAX_TOLERANCE = 1_000_000
 """More devices than one controller has been tried with."""
+TokenName = Annotated[str, Field(pattern=NAME_PATTERN)]
+MAX_EXPIRY_S = 10 * 366 * 86_400
+"""Ten years; longer is never."""
 Tags = Annotated[dict[TagKey, TagValue], Field(max_length=MAX_TAGS)]
 PhaseShare = Annotated[str, Field(pattern=r"^([1-9][0-9]{0,5}|([1-9][0-9]?|100)%)$")]
 """A number of devices (`1`) or a share of the matched ones (`50%`), cumulative."""
@@ -287,7 +291,13 @@ class QuarantineLiftResult(Schema):
 
 
 class Health(Schema):
-    """`GET /v1/health`: 200 when store and broker are reachable, else 503."""
+    """`GET /v1/health`, for anyone: it lives."""
+
+    state: Literal["alive"] = "alive"
+
+
+class Status(Schema):
+    """`GET /v1/status`: 200 when store and broker are reachable, else 503."""
 
     version: str
     store: Literal["ok", "failing"]
@@ -295,6 +305,35 @@ class Health(Schema):
     broker_url: str
     device_count: int
     online_count: int
+
+
+class TokenIn(Schema):
+    """A token to make. Without `expires_s` it never expires; an empty scope is the whole fleet."""
+
+    name: TokenName
+    role: Role
+    scope: Tags = Field(default_factory=dict)
+    expires_s: Annotated[int, Field(ge=1, le=MAX_EXPIRY_S)] | None = None
+
+
+class Token(Schema):
+    """A token as it is stored: without the token itself."""
+
+    name: str
+    role: Role
+    scope: Tags
+    state: Literal["live", "expired", "revoked"]
+    created_unix_ms: int
+    created_by: str
+    expires_unix_ms: int | None = None
+    last_used_unix_ms: int | None = None
+    revoked_unix_ms: int | None = None
+
+
+class NewToken(Token):
+    """A token that was just made; this is the only time that `token` is told."""
+
+    token: str
 
 
 class WatchEvent(Schema):

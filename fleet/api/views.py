@@ -6,12 +6,14 @@ import json
 from collections.abc import Mapping
 from typing import get_args
 
+from fleet.core.rights import Scope, is_within
 from fleet.core.states import Rollout
 from fleet.store.devices import DeviceRow, Selection
 from fleet.store.journal import EventRow, RecordRow
 from fleet.store.releases import ReleaseRow
 from fleet.store.states import ReportedModelRow
 from fleet.store.store import Tx
+from fleet.store.tokens import TokenRow
 from wire import messages as m
 
 from . import schemas
@@ -153,10 +155,14 @@ def models(tx: Tx) -> list[schemas.Model]:
     ]
 
 
-def rollouts(tx: Tx) -> list[schemas.Rollout]:
-    """Return the newest rollouts, newest first, without their members."""
+def rollouts(tx: Tx, scope: Scope) -> list[schemas.Rollout]:
+    """Return the newest rollouts within a scope, newest first, without their members."""
     counts = tx.rollouts.counts()
-    return [_rollout(tx, row, counts.get(row.id, {}), None) for row in tx.rollouts.newest()]
+    return [
+        _rollout(tx, row, counts.get(row.id, {}), None)
+        for row in tx.rollouts.newest()
+        if is_within(tx.rollouts.match_of(row.id) or {}, scope)
+    ]
 
 
 def rollout(tx: Tx, row: Rollout) -> schemas.Rollout:
@@ -210,6 +216,31 @@ def _rollout(
         ended_unix_ms=row.ended_unix_ms,
         members=members,
     )
+
+
+def token(row: TokenRow, now_unix_ms: int) -> schemas.Token:
+    """Return a token."""
+    return schemas.Token.model_validate(_token(row, now_unix_ms))
+
+
+def new_token(row: TokenRow, token: str, now_unix_ms: int) -> schemas.NewToken:
+    """Return a token that was just made, with the token itself."""
+    return schemas.NewToken.model_validate({**_token(row, now_unix_ms), "token": token})
+
+
+def _token(row: TokenRow, now_unix_ms: int) -> dict[str, object]:
+    state = "live" if row.is_live(now_unix_ms) else "expired"
+    return {
+        "name": row.name,
+        "role": row.role,
+        "scope": row.scope,
+        "state": "revoked" if row.revoked_unix_ms is not None else state,
+        "created_unix_ms": row.created_unix_ms,
+        "created_by": row.created_by,
+        "expires_unix_ms": row.expires_unix_ms,
+        "last_used_unix_ms": row.last_used_unix_ms,
+        "revoked_unix_ms": row.revoked_unix_ms,
+    }
 
 
 def event(row: EventRow) -> schemas.WatchEvent:

@@ -9,6 +9,10 @@ from typing import Final
 from fastapi.concurrency import run_in_threadpool
 
 from fleet.controller import Controller
+from fleet.core.rights import Caller, Scope, is_within
+from fleet.store.devices import Selection
+from fleet.store.journal import EventRow
+from fleet.store.store import Tx
 from wire.errors import PeerError
 
 from . import views
@@ -28,8 +32,10 @@ class Watchers:
         self._controller = controller
         self._count = 0
 
-    async def stream(self, after: int | None) -> AsyncIterator[str]:
-        """Return the events with an id above `after`, or from now on, without an end.
+    async def stream(self, after: int | None, by: Caller) -> AsyncIterator[str]:
+        """Return the events with an id above `after`, or from now on, that the caller may see.
+
+        It ends when the caller's token does.
 
         Raises:
             PeerError: `too_many_watchers`.
@@ -42,18 +48,21 @@ class Watchers:
             )
         if after is None:
             after = await run_in_threadpool(self._newest)
-        return self._events(after)
+        return self._events(after, by)
 
-    async def _events(self, after: int) -> AsyncIterator[str]:
+    async def _events(self, after: int, by: Caller) -> AsyncIterator[str]:
         self._count += 1
         try:
             yield ": watching\n\n"
             idle_s = 0.0
             while not self._controller.is_stopping:
-                page = await run_in_threadpool(self._page, after)
+                page = await run_in_threadpool(self._page, after, by)
+                if page is None:
+                    return
                 for number, data in page:
-                    yield f"id: {number}\ndata: {data}\n\n"
                     after = number
+                    if data is not None:
+                        yield f"id: {number}\ndata: {data}\n\n"
                 if page:
                     idle_s = 0.0
                     continue
@@ -69,7 +78,33 @@ class Watchers:
         with self._controller.store.read() as tx:
             return tx.journal.newest_event()
 
-    def _page(self, after: int) -> list[tuple[int, str]]:
+    def _page(self, after: int, by: Caller) -> list[tuple[int, str | None]] | None:
+        """Return the next events, without a text where they are out of scope; None is the end."""
         with self._controller.store.read() as tx:
+            token = tx.tokens.get(by.name)
+            if token is None or not token.is_live(self._controller.now_unix_ms()):
+                return None
             rows = tx.journal.events(after, PAGE)
-        return [(row.id, views.event(row).model_dump_json()) for row in rows]
+            seen = {row.id for row in rows if _is_seen(tx, row, by.scope)}
+        return [
+            (row.id, views.event(row).model_dump_json() if row.id in seen else None) for row in rows
+        ]
+
+
+def _is_seen(tx: Tx, event: EventRow, scope: Scope) -> bool:
+    """Whether an event is about nothing outside a scope, as far as that can be told now."""
+    if not scope:
+        return True
+    match = event.detail.get("match")
+    if isinstance(match, dict) and is_within(match, scope):
+        return True
+    match event.kind:
+        case "release":
+            return True
+        case "rollout":
+            rollout = tx.rollouts.match_of(event.subject)
+            return rollout is not None and is_within(rollout, scope)
+        case "rollback":
+            return False
+        case _:
+            return bool(tx.devices.ids(Selection(device=event.subject, scope=scope)))

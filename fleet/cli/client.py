@@ -13,6 +13,8 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from fleet.settings import find_api_url
 from wire.errors import ModelfleetError, PeerError, TransferError
 
+from .bearer import find_token
+
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 TIMEOUT_S: Final = 30.0
@@ -27,12 +29,14 @@ class Client:
         """Find the API; connect at the first request.
 
         Raises:
-            ConfigError: There is no fleet here.
+            ConfigError: There is no fleet here, or the token cannot be read.
         """
         self.url = find_api_url(controller, fleet)
         # trust_env: a proxy for the internet must not get what is meant for loopback.
         self._http = httpx.Client(base_url=self.url, timeout=TIMEOUT_S, trust_env=False)
         self._http.headers["content-type"] = "application/json"
+        if token := find_token(self.url, fleet):
+            self._http.headers["authorization"] = f"Bearer {token}"
 
     def __enter__(self) -> Self:
         return self

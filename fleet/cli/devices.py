@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
-from fleet.api.schemas import Device, DeviceIn, DeviceModel, DevicePatch, Health, StoredRecord
+from fleet.api.schemas import Device, DeviceIn, DeviceModel, DevicePatch, Status, StoredRecord
 from wire.errors import PeerError
 from wire.ids import parse_name
 
@@ -53,7 +54,7 @@ def list_devices(match: Match = None, json: Json = False, controller: Controller
     """List the devices: online or not, what they serve, what they shall serve."""
     tags = parse_tags(match, option="--match")
     with Client(controller) as client:
-        devices = client.list("/v1/devices", Device, match=tags)
+        devices = _all_devices(client, tags)
     if json:
         show_json([device.model_dump(mode="json") for device in devices])
         return
@@ -118,7 +119,7 @@ def add(
     with Client(controller) as client:
         file = None
         if output is not None:
-            broker = client.get("/v1/health", Health).broker_url
+            broker = client.get("/v1/status", Status).broker_url
             file = AgentFile(output, row.id, broker, listen, socket, state_dir)
             file.check()
         client.post("/v1/devices", row, Device)
@@ -133,7 +134,7 @@ def _add_many(source: Path, folder: Path | None, listen: str, controller: str | 
     with Client(controller) as client:
         files = []
         if folder is not None:
-            broker = client.get("/v1/health", Health).broker_url
+            broker = client.get("/v1/status", Status).broker_url
             files = [AgentFile(folder / f"{row.id}.toml", row.id, broker, listen) for row in rows]
             for file in files:
                 file.check()
@@ -262,6 +263,16 @@ def telemetry(
         ],
         empty="no record yet; devices report once a minute by default",
     )
+
+
+def _all_devices(client: Client, tags: Mapping[str, str]) -> list[Device]:
+    devices: list[Device] = []
+    page: list[Device] | None = None
+    while page is None or page:
+        after = devices[-1].id if devices else None
+        page = client.list("/v1/devices", Device, match=tags, after=after)
+        devices += page
+    return devices
 
 
 def _model_words(device: Device) -> list[str]:

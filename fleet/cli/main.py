@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from typing import NoReturn
+from pathlib import Path
+from typing import Annotated, NoReturn
 
 import typer
 
-from fleet.cli import convert, devices, quarantine, releases, rollouts, setup, watch
+from fleet.cli import convert, devices, quarantine, releases, rollouts, setup, tokens, watch
+from fleet.cli.bearer import FILE_VARIABLE
 from fleet.cli.console import ERROR, printable, say_error
 from fleet.version import VERSION
 from wire.errors import ModelfleetError
@@ -26,6 +29,7 @@ convert.register(app)
 releases.register(app)
 rollouts.register(app)
 quarantine.register(app)
+tokens.register(app)
 watch.register(app)
 
 
@@ -44,8 +48,16 @@ def _root(
         is_eager=True,
         callback=_show_version,
     ),
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="File with the token for the API; else FLEET_TOKEN, else the fleet's admin.token.",
+            envvar=FILE_VARIABLE,
+        ),
+    ] = None,
 ) -> None:
-    pass
+    if token_file is not None:
+        os.environ[FILE_VARIABLE] = str(token_file.absolute())
 
 
 def main() -> NoReturn:

@@ -28,6 +28,7 @@ from fleet.settings import (
 from wire.errors import ConfigError, StorageError
 from wire.link_paho import parse_broker_url
 
+from .bearer import find_token
 from .console import parse_address, say
 
 READY_S: Final = 40.0
@@ -60,7 +61,7 @@ def init(
         str | None, typer.Option(help="HOST:PORT of the API; else the first free from 8700 on.")
     ] = None,
 ) -> None:
-    """Make a fleet: a directory with fleet.toml."""
+    """Make a fleet: a directory with fleet.toml, a store and an administrator's token."""
     if listen is not None:
         parse_address(listen, option="--listen")
     if broker_kind not in ("auto", "mosquitto", "nats"):
@@ -79,6 +80,8 @@ def init(
         listen=listen or f"{HOST}:{free_port(DEFAULT_API_PORT)}",
     )
     typer.echo(f"wrote {path}")
+    if (token := _first_token(require_settings(directory))) is not None:
+        typer.echo(f"token:  {token}, an administrator's")
     typer.echo(f"broker: {note}")
     typer.echo(f"next:   cd {directory} && fleet up")
 
@@ -145,6 +148,8 @@ def _foreground(settings: FleetSettings, *, has_broker: bool) -> None:
     with contextlib.ExitStack() as stack:
         # The lease first: a second `fleet up` must not reach for the broker's port and data.
         stack.enter_context(hold_lease(settings.pid_path))
+        if (token := _first_token(settings)) is not None:  # of a store from before there were any
+            say(f"wrote {token}, an administrator's token")
         broker = _start_broker(settings) if has_broker else None
         if broker is not None:
             stack.callback(broker.stop)
@@ -153,11 +158,22 @@ def _foreground(settings: FleetSettings, *, has_broker: bool) -> None:
             ControllerSettings(
                 broker_url=settings.broker.url,
                 listen=settings.api.address,
-                store_path=settings.store_dir / "fleet.db",
+                store_path=settings.store_path,
                 data_dir=settings.store_dir,
                 on_ready=lambda: _banner(settings, broker),
             )
         )
+
+
+def _first_token(settings: FleetSettings) -> Path | None:
+    from fleet import tokens
+    from fleet.store.store import Store
+
+    store = Store(settings.store_path, settings.store_dir)
+    try:
+        return tokens.found(settings.root, store)
+    finally:
+        store.close()
 
 
 def _start_broker(settings: FleetSettings) -> BrokerProcess:
@@ -172,9 +188,9 @@ def _start_broker(settings: FleetSettings) -> BrokerProcess:
 def _banner(settings: FleetSettings, broker: BrokerProcess | None) -> None:
     name = f"{broker.program}, process {broker.pid}" if broker else "yours"
     say(f"broker      {settings.broker.url} ({name})")
-    say(f"API         {settings.api_url} (docs at {settings.api_url}/docs)")
+    say(f"API         {settings.api_url} (what it offers: {settings.api_url}/openapi.json)")
     say(f"store       {settings.store_dir}")
-    say("Reachable from this machine only: there is no TLS, no login and no signature yet.")
+    say("Reachable from this machine only: there is no TLS and no signature yet.")
     say("Ctrl-C ends it.")
 
 
@@ -246,7 +262,11 @@ def _is_healthy(settings: FleetSettings) -> bool:
     import httpx
 
     try:
-        answer = httpx.get(f"{settings.api_url}/v1/health", timeout=2, trust_env=False)
-    except httpx.HTTPError:
+        token = find_token(settings.api_url, settings.root)
+        path = "/v1/status" if token else "/v1/health"
+        headers = {"authorization": f"Bearer {token}"} if token else {}
+        answer = httpx.get(f"{settings.api_url}{path}", headers=headers, timeout=2, trust_env=False)
+    except (httpx.HTTPError, ConfigError):
         return False
-    return answer.is_success
+    # A token of another's in the environment says nothing against this fleet.
+    return answer.is_success or answer.status_code == httpx.codes.UNAUTHORIZED

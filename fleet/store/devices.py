@@ -24,12 +24,14 @@ class Selection:
         device: The one with this id.
         rollout: The members of this rollout.
         among: Those in this set, at most `BATCH`.
+        scope: Tags that they carry as well; for those who may not see more.
     """
 
     match: Mapping[str, str] = field(default_factory=dict)
     device: str | None = None
     rollout: str | None = None
     among: frozenset[str] | None = None
+    scope: Mapping[str, str] = field(default_factory=dict)
 
     def ids(self) -> Select[str]:
         """Return the query for the ids; of use within this package only."""
@@ -41,7 +43,7 @@ class Selection:
             query = query.where(DEVICES.c.id.in_(members))
         if self.among is not None:
             query = query.where(DEVICES.c.id.in_(sorted(self.among)))
-        for key, value in self.match.items():
+        for key, value in (*self.match.items(), *self.scope.items()):
             carriers = select(TAGS.c.device).where(TAGS.c.key == key, TAGS.c.value == value)
             query = query.where(DEVICES.c.id.in_(carriers))
         return query
@@ -181,11 +183,21 @@ class Devices:
             )
         )
 
-    def counts(self) -> tuple[int, int]:
-        """Return how many devices there are, and how many of them are online."""
-        total = self._connection.execute(select(func.count()).select_from(DEVICES)).scalar_one()
+    def page(self, selection: Selection, *, after: str, limit: int) -> frozenset[str]:
+        """Return the first ids of the selected devices above `after`."""
+        query = selection.ids().where(DEVICES.c.id > after).order_by(DEVICES.c.id).limit(limit)
+        return frozenset(self._connection.execute(query).scalars())
+
+    def counts(self, selection: Selection) -> tuple[int, int]:
+        """Return how many devices are selected, and how many of them are online."""
+        ids = selection.ids()
+        total = self._connection.execute(
+            select(func.count()).select_from(ids.subquery())
+        ).scalar_one()
         online = self._connection.execute(
-            select(func.count()).select_from(PRESENCE).where(PRESENCE.c.state == "online")
+            select(func.count())
+            .select_from(PRESENCE)
+            .where(PRESENCE.c.state == "online", PRESENCE.c.device.in_(ids))
         ).scalar_one()
         return total, online
 

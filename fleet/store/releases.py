@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, func, insert, select, update
 
-from .devices import BATCH
+from .devices import BATCH, Selection
 from .schema import CHUNKS, RELEASE_CHUNKS, RELEASES, REPORTED_MODELS
 
 
@@ -53,10 +53,12 @@ class Releases:
             query = query.where(RELEASES.c.model == model)
         return [ReleaseRow(*row) for row in self._connection.execute(query)]
 
-    def device_counts(self) -> dict[str, int]:
-        """Return how many devices report each manifest digest active."""
-        query = select(REPORTED_MODELS.c.active_manifest, func.count()).group_by(
-            REPORTED_MODELS.c.active_manifest
+    def device_counts(self, selection: Selection) -> dict[str, int]:
+        """Return how many of the selected devices report each manifest digest active."""
+        query = (
+            select(REPORTED_MODELS.c.active_manifest, func.count())
+            .where(REPORTED_MODELS.c.device.in_(selection.ids()))
+            .group_by(REPORTED_MODELS.c.active_manifest)
         )
         return {digest: count for digest, count in self._connection.execute(query) if digest}
 

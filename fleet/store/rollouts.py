@@ -94,6 +94,12 @@ class Rollouts:
         row = self._connection.execute(query).one()
         return Order(json.loads(row.match), m.DesiredModel.model_validate_json(row.body))
 
+    def match_of(self, rollout: str) -> dict[str, str] | None:
+        """Return the tags that a rollout matched, None where there is no such rollout."""
+        query = select(ROLLOUTS.c.match).where(ROLLOUTS.c.id == rollout)
+        found = self._connection.execute(query).scalar_one_or_none()
+        return dict(json.loads(found)) if found is not None else None
+
     def newest(self, limit: int = MAX_LISTED) -> list[Rollout]:
         """Return the newest rollouts, newest first, with their phases and without members."""
         query = select(ROLLOUTS).order_by(ROLLOUTS.c.number.desc()).limit(limit)

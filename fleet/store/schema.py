@@ -279,3 +279,18 @@ JOIN_TOKENS = Table(
     Column("serial", String(40)),  # the certificate that it was exchanged for
     Index("join_tokens_by_device", "device"),
 )
+
+TOKENS = Table(
+    "tokens",
+    METADATA,
+    # A name is never given twice, so that a line of the audit log names one token for ever.
+    Column("name", String(64), primary_key=True),
+    Column("digest", String(64), nullable=False, unique=True),  # sha-256 of the token
+    Column("role", String(16), nullable=False),
+    Column("scope", Text, nullable=False),
+    Column("created_unix_ms", BigInteger, nullable=False),
+    Column("created_by", String(64), nullable=False),
+    Column("expires_unix_ms", BigInteger),
+    Column("last_used_unix_ms", BigInteger),
+    Column("revoked_unix_ms", BigInteger),
+)

@@ -22,6 +22,7 @@ from .releases import Releases
 from .rollouts import Rollouts
 from .schema import ADDED_SINCE, META, METADATA, SCHEMA_VERSION
 from .states import States
+from .tokens import Tokens
 
 BUSY_TIMEOUT_MS: Final = 5_000
 """Another process with the file open (a backup, a person) is waited for this long."""
@@ -38,6 +39,7 @@ class Tx:
         self.rollouts = Rollouts(connection)
         self.journal = Journal(connection)
         self.identities = Identities(connection)
+        self.tokens = Tokens(connection)
 
 
 class Store:

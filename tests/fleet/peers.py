@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fleet import tokens
 from fleet.api.schemas import DeviceIn, RolloutIn
 from fleet.controller import Controller
+from fleet.core.rights import Caller, Role
 from fleet.core.states import Rollout
 from fleet.store.devices import Selection
 from fleet.store.releases import ReleaseRow
@@ -237,6 +239,31 @@ class Fleet:
         self.link = self.broker.link("controller")
         self.controller = Controller(self.store, self.link, lambda: self.now_unix_ms)
         self.controller.start()
+
+    def token(
+        self,
+        name: str,
+        role: Role = Role.ADMIN,
+        *,
+        expires_s: float | None = None,
+        **scope: str,
+    ) -> str:
+        """Return a new token of the API."""
+        expires = None if expires_s is None else self.now_unix_ms + int(expires_s * 1000)
+        with self.store.write() as tx:
+            return tokens.create(
+                tx,
+                name=name,
+                role=role,
+                scope=scope,
+                expires_unix_ms=expires,
+                by=Caller("local", Role.ADMIN),
+                now_unix_ms=self.now_unix_ms,
+            ).token
+
+    def bearer(self, name: str = "admin", role: Role = Role.ADMIN, **more: Any) -> dict[str, str]:
+        """Return the header of a request with a new token."""
+        return {"authorization": f"Bearer {self.token(name, role, **more)}"}
 
     def kill(self) -> None:
         """Drop the controller as SIGKILL does: nothing is said or stored any more."""

@@ -1,9 +1,5 @@
 from __future__ import annotations
 
-import hashlib
-import io
-import json
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +8,11 @@ import pytest
 from starlette.testclient import TestClient
 
 from fleet.api import gatekeeper, upload
+from fleet.api.access import needs
 from fleet.api.app import build_app
 from fleet.api.schemas import ErrorBody
+from fleet.core.rights import Right
+from tests.fleet.bundles import bundle
 from tests.fleet.peers import Fleet, dawdles, refuses
 
 
@@ -28,44 +27,9 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
 
 @pytest.fixture
 def api(fleet: Fleet) -> Iterator[TestClient]:
-    with TestClient(build_app(fleet.controller), raise_server_exceptions=False) as client:
+    app = build_app(fleet.controller)
+    with TestClient(app, raise_server_exceptions=False, headers=fleet.bearer()) as client:
         yield client
-
-
-def bundle(version: str = "1.0.0", *, model: bytes = b"onnx", **changes: Any) -> bytes:
-    files = {
-        "model.onnx": model,
-        "golden.npz": b"golden",
-        "baseline.json": b"{}",
-        "parity.json": b"{}",
-    }
-    manifest = {
-        "v": 1,
-        "name": "digits",
-        "version": version,
-        "files": [
-            {
-                "path": path,
-                "sha256": hashlib.sha256(data).hexdigest(),
-                "bytes": len(data),
-                "media_type": "application/octet-stream",
-            }
-            for path, data in files.items()
-        ],
-        "inputs": [{"name": "X", "datatype": "FP32", "shape": [-1, 64]}],
-        "outputs": [{"name": "y", "datatype": "INT64", "shape": [-1]}],
-        "opset": {"": 17},
-        "ir_version": 8,
-        "ops": ["Gather"],
-        "minimum_runtime": "1.17",
-    } | changes
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as archive:
-        for path, data in {"manifest.json": json.dumps(manifest).encode(), **files}.items():
-            entry = tarfile.TarInfo(path)
-            entry.size = len(data)
-            archive.addfile(entry, io.BytesIO(data))
-    return out.getvalue()
 
 
 def error(response: Any, status: int, code: str) -> ErrorBody:
@@ -334,12 +298,12 @@ def test_health_is_503_without_a_broker(fleet: Fleet, api: TestClient) -> None:
     fleet.add("a", "b")
     fleet.devices["b"].cut()
     fleet.settle()
-    healthy = api.get("/v1/health")
+    healthy = api.get("/v1/status")
     assert healthy.status_code == 200
     assert (healthy.json()["device_count"], healthy.json()["online_count"]) == (2, 1)
     fleet.broker.cut("controller")
     fleet.settle()
-    ill = api.get("/v1/health")
+    ill = api.get("/v1/status")
     assert ill.status_code == 503
     assert (ill.json()["store"], ill.json()["broker"]) == ("ok", "disconnected")
 
@@ -348,7 +312,7 @@ def test_a_failing_store_is_503_everywhere(fleet: Fleet, api: TestClient) -> Non
     fleet.store.close()
     (fleet.folder / "fleet.db").rename(fleet.folder / "away.db")
     (fleet.folder / "fleet.db").mkdir()
-    assert api.get("/v1/health").json()["store"] == "failing"
+    error(api.get("/v1/status"), 503, "store_failed")
     error(api.get("/v1/devices"), 503, "store_failed")
     error(api.post("/v1/devices", json={"id": "a"}), 503, "store_failed")
     (fleet.folder / "fleet.db").rmdir()
@@ -366,11 +330,11 @@ def test_every_error_has_the_same_shape(api: TestClient) -> None:
 def test_our_own_fault_is_a_500_of_that_shape(fleet: Fleet) -> None:
     app = build_app(fleet.controller)
 
-    @app.get("/v1/bug")
+    @app.get("/v1/bug", openapi_extra=needs(Right.SEE))
     def bug() -> None:
         raise ZeroDivisionError
 
-    client = TestClient(app, raise_server_exceptions=False)
+    client = TestClient(app, raise_server_exceptions=False, headers=fleet.bearer())
     body = error(client.get("/v1/bug"), 500, "internal_error")
     assert "division" not in body.message
 
@@ -386,22 +350,13 @@ def test_bodies_without_end_and_foreign_pages_are_refused(
     error(api.post("/v1/rollouts/r-1/abort", headers=own), 404, "unknown_rollout")
 
 
-def test_the_description_names_every_path(api: TestClient) -> None:
+def test_the_description_says_of_every_operation_which_right_it_takes(api: TestClient) -> None:
     paths = api.get("/openapi.json").json()["paths"]
-    assert {
-        "/v1/bundles",
-        "/v1/quarantine-lifts",
-        "/v1/devices",
-        "/v1/devices/{device}",
-        "/v1/devices/{device}/records",
-        "/v1/models",
-        "/v1/models/{model}/releases",
-        "/v1/rollouts",
-        "/v1/rollouts/{rollout}",
-        "/v1/rollouts/{rollout}/pause",
-        "/v1/rollouts/{rollout}/resume",
-        "/v1/rollouts/{rollout}/abort",
-        "/v1/rollbacks",
-        "/v1/watch",
-        "/v1/health",
-    } == set(paths)
+    rights = {
+        (method, path): operation["x-right"]
+        for path, operations in paths.items()
+        for method, operation in operations.items()
+    }
+    assert rights["get", "/v1/devices"] == "see"
+    assert rights["post", "/v1/bundles"] == "release"
+    assert [at for at, right in rights.items() if right == "none"] == [("get", "/v1/health")]

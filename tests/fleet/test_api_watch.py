@@ -41,7 +41,7 @@ def port(fleet: Fleet) -> Iterator[int]:
 
 
 class Watcher:
-    def __init__(self, port: int, path: str, **headers: str) -> None:
+    def __init__(self, port: int, path: str, headers: dict[str, str]) -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
         self._connection.request("GET", path, headers=headers)
         self._response = self._connection.getresponse()
@@ -60,12 +60,13 @@ class Watcher:
 
 def test_watching_starts_now_or_after_an_id(fleet: Fleet, port: int) -> None:
     fleet.add("before")
-    now = Watcher(port, "/v1/watch")
+    bearer = fleet.bearer()
+    now = Watcher(port, "/v1/watch", bearer)
     fleet.add("after")
     assert now.next().subject == "after"
-    everything = Watcher(port, "/v1/watch?since=0")
+    everything = Watcher(port, "/v1/watch?since=0", bearer)
     first, second = everything.next(), everything.next()
     assert (first.text, second.text) == ("added", "online")
     assert second.id > first.id
     headers = {"Last-Event-ID": str(second.id)}
-    assert Watcher(port, "/v1/watch", **headers).next().subject == "after"
+    assert Watcher(port, "/v1/watch", bearer | headers).next().subject == "after"

@@ -30,8 +30,13 @@ DEADLINE_S = 30.0
 MAIN = """
 import sys
 from pathlib import Path
+from fleet import tokens
 from fleet.service import ControllerSettings, run_controller
+from fleet.store.store import Store
 url, port, folder = sys.argv[1:]
+store = Store(Path(folder) / "fleet.db", Path(folder))
+tokens.found(Path(folder), store)
+store.close()
 run_controller(ControllerSettings(
     broker_url=url, listen=("127.0.0.1", int(port)), store_path=Path(folder) / "fleet.db",
     data_dir=Path(folder), on_ready=lambda: print("ready", flush=True),
@@ -58,16 +63,17 @@ class Process:
         assert self._process.stdout is not None
         self.out = self._process.stdout
         assert self.out.readline() == "ready\n"
+        token = (folder / "admin.token").read_text().strip()
+        self._headers = {"content-type": "application/json", "authorization": f"Bearer {token}"}
+
+    def request(self, path: str, body: object = None) -> urllib.request.Request:
+        data = None if body is None else json.dumps(body).encode()
+        url = f"http://127.0.0.1:{self.port}{path}"
+        return urllib.request.Request(url, data=data, headers=self._headers)
 
     def api(self, path: str, body: object = None) -> tuple[int, Any]:
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{self.port}{path}",
-            data=data,
-            headers={"content-type": "application/json"},
-        )
         try:
-            with urllib.request.urlopen(request, timeout=DEADLINE_S) as answer:  # noqa: S310 - same
+            with urllib.request.urlopen(self.request(path, body), timeout=DEADLINE_S) as answer:  # noqa: S310 - same
                 return answer.status, json.load(answer)
         except urllib.error.HTTPError as exc:
             return exc.code, json.load(exc)
@@ -106,12 +112,11 @@ def test_it_answers_without_a_broker_and_ends_in_good_order(
     tmp_path: Path, number: signal.Signals
 ) -> None:
     with controller(tmp_path, free_port()) as process:
-        status, health = process.api("/v1/health")
+        status, health = process.api("/v1/status")
         assert (status, health["broker"], health["store"]) == (503, "disconnected", "ok")
         assert process.api("/v1/devices", {"id": "cam"})[0] == 201
-        with urllib.request.urlopen(  # a watcher does not hold the end up
-            f"http://127.0.0.1:{process.port}/v1/watch", timeout=DEADLINE_S
-        ):
+        # A watcher does not hold the end up.
+        with urllib.request.urlopen(process.request("/v1/watch"), timeout=DEADLINE_S):  # noqa: S310
             process.send(number)
             assert process.out.readline() == "ended\n"
             assert process.wait() == 0
@@ -195,7 +200,7 @@ def test_a_killed_controller_comes_back_on_a_real_broker(tmp_path: Path, mosquit
             cam.wait_for(presence, b'"offline"')
         with controller(tmp_path / "c", mosquitto) as process:
             cam.wait_for(presence, b'"online"')
-            eventually(lambda: process.api("/v1/health")[0] == 200)
+            eventually(lambda: process.api("/v1/status")[0] == 200)
             cam.send_record(1)
             cam.send_record(2)
             last = 0

@@ -79,6 +79,8 @@ class Bed:
             path.write_text("\n".join(own))
         if self._is_split:
             self.start_broker()
+        token = (self.fleet_dir / "admin.token").read_text().strip()
+        self._http.headers["authorization"] = f"Bearer {token}"
         self.start_controller()
         self.observer.start()
 
@@ -106,7 +108,7 @@ class Bed:
 
     def until_connected(self):
         """Return when the controller is connected to the broker."""
-        self.until("the controller is connected", lambda: self._http.get("/v1/health").is_success)
+        self.until("the controller is connected", lambda: self._http.get("/v1/status").is_success)
 
     # -- devices
 

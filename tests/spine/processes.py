@@ -13,7 +13,7 @@ import httpx
 import psutil
 
 BIN = Path(sys.prefix) / "bin"
-ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "FLEET_CONTROLLER"}
+ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith("FLEET_")}
 POLL_S = 0.05
 END_S = 30
 EPHEMERAL = 32_768

@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.broker, pytest.mark.slow]
 
 JSON = "application/json"
 MIB = 2**20
-KNOWN = {"device": DEVICE, "model": NAME, "rollout": "r-1"}
+KNOWN = {"device": DEVICE, "model": NAME, "rollout": "r-1", "name": "admin"}
 STREAM = "/v1/watch"
 
 

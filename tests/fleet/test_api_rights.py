@@ -1,0 +1,309 @@
+"""Every route, by every role, in and out of scope, with every kind of token.
+
+`ROUTES` says what is expected, by hand: a route of the application that is not in it, and one in it
+that is gone, fail the first test.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from fleet.api.app import build_app
+from fleet.api.schemas import DeviceIn
+from fleet.core.rights import Role
+from fleet.tokens import prove
+from tests.fleet.bundles import bundle
+from tests.fleet.peers import Device, Fleet, dawdles
+from wire.errors import PeerError
+
+VIEWER, OPERATOR, RELEASER, ADMIN = Role
+LADDER = list(Role)
+SITES = {"lab": "r-1", "hall": "r-2"}
+"""The sites of the world, and the rollout that each has. The scope of scoped tokens is the lab."""
+
+
+@dataclass(frozen=True)
+class Route:
+    """What a route shall do.
+
+    Attributes:
+        least: The first role of the ladder that may.
+        ask: From a site to the request that is about it.
+        outside: Status and code for one who may, about a site that is not his; None where the
+            route is about no site, and then nothing of the other site may be in the answer.
+        is_whole: Whether it is closed to all scoped tokens.
+        done: Status when it is allowed.
+    """
+
+    least: Role
+    ask: Callable[[str], dict[str, Any]]
+    outside: tuple[int, str] | None = None
+    is_whole: bool = False
+    done: int = 200
+
+
+def at(path: str, **more: Any) -> Callable[[str], dict[str, Any]]:
+    """Return a maker of requests; `SITE`, `DEVICE` and `ROLLOUT` stand for those of the site."""
+
+    def ask(site: str) -> dict[str, Any]:
+        text = json.dumps({"url": path, **more})
+        for word, value in (("SITE", site), ("DEVICE", f"{site}-1"), ("ROLLOUT", SITES[site])):
+            text = text.replace(word, value)
+        return dict(json.loads(text))
+
+    return ask
+
+
+def push(_site: str) -> dict[str, Any]:
+    return {"url": "/v1/bundles", "content": bundle("2.0.0")}
+
+
+NO_DEVICE, NO_ROLLOUT = (404, "unknown_device"), (404, "unknown_rollout")
+BEYOND = (403, "out_of_scope")
+MATCH = {"site": "SITE"}
+TOKEN = {"name": "new", "role": "admin", "scope": MATCH}
+
+ROUTES = {
+    ("GET", "/openapi.json"): Route(VIEWER, at("/openapi.json")),
+    ("GET", "/v1/devices"): Route(VIEWER, at("/v1/devices")),
+    ("POST", "/v1/devices"): Route(
+        ADMIN, at("/v1/devices", json={"id": "new", "tags": MATCH}), BEYOND, done=201
+    ),
+    ("GET", "/v1/devices/{device}"): Route(VIEWER, at("/v1/devices/DEVICE"), NO_DEVICE),
+    ("PATCH", "/v1/devices/{device}"): Route(
+        OPERATOR, at("/v1/devices/DEVICE", json={"tags": {"site": "SITE", "a": "b"}}), NO_DEVICE
+    ),
+    ("DELETE", "/v1/devices/{device}"): Route(ADMIN, at("/v1/devices/DEVICE"), NO_DEVICE, done=204),
+    ("GET", "/v1/devices/{device}/records"): Route(
+        VIEWER, at("/v1/devices/DEVICE/records"), NO_DEVICE
+    ),
+    ("POST", "/v1/bundles"): Route(RELEASER, push, done=201),
+    ("GET", "/v1/models"): Route(VIEWER, at("/v1/models")),
+    ("GET", "/v1/models/{model}/releases"): Route(VIEWER, at("/v1/models/digits/releases")),
+    ("POST", "/v1/rollouts"): Route(
+        RELEASER,
+        at("/v1/rollouts", json={"model": "digits", "version": "1.1.0", "match": MATCH}),
+        BEYOND,
+        done=201,
+    ),
+    ("GET", "/v1/rollouts"): Route(VIEWER, at("/v1/rollouts")),
+    ("GET", "/v1/rollouts/{rollout}"): Route(VIEWER, at("/v1/rollouts/ROLLOUT"), NO_ROLLOUT),
+    ("POST", "/v1/rollouts/{rollout}/pause"): Route(
+        OPERATOR, at("/v1/rollouts/ROLLOUT/pause"), NO_ROLLOUT
+    ),
+    ("POST", "/v1/rollouts/{rollout}/resume"): Route(
+        OPERATOR, at("/v1/rollouts/ROLLOUT/resume"), NO_ROLLOUT
+    ),
+    ("POST", "/v1/rollouts/{rollout}/abort"): Route(
+        OPERATOR, at("/v1/rollouts/ROLLOUT/abort"), NO_ROLLOUT
+    ),
+    ("POST", "/v1/rollbacks"): Route(
+        OPERATOR, at("/v1/rollbacks", json={"model": "digits", "match": MATCH}), BEYOND
+    ),
+    ("POST", "/v1/quarantine-lifts"): Route(
+        OPERATOR, at("/v1/quarantine-lifts", json={"device": "DEVICE"}), NO_DEVICE
+    ),
+    ("GET", "/v1/status"): Route(VIEWER, at("/v1/status")),
+    ("GET", "/v1/watch"): Route(VIEWER, at("/v1/watch?since=0")),
+    ("GET", "/v1/tokens"): Route(ADMIN, at("/v1/tokens")),
+    ("POST", "/v1/tokens"): Route(ADMIN, at("/v1/tokens", json=TOKEN), BEYOND, done=201),
+    ("DELETE", "/v1/tokens/{name}"): Route(ADMIN, at("/v1/tokens/of-SITE"), (404, "unknown_token")),
+}
+OPEN = {("GET", "/v1/health")}
+World = tuple[Fleet, TestClient]
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fleet of two sites, each with a device that is in a rollout and a token of its own."""
+    folder = tmp_path_factory.mktemp("template")
+    fleet = Fleet(folder)
+    fleet.settle()
+    for site in SITES:
+        name = f"{site}-1"
+        fleet.controller.add_devices([DeviceIn(id=name, tags={"site": site})])
+        fleet.devices[name] = Device(fleet.broker, name, dawdles)
+        fleet.token(f"of-{site}", ADMIN, site=site)
+    for version in ("1.0.0", "1.1.0"):
+        fleet.release(version)
+    for site in SITES:
+        fleet.roll_out("1.0.0", match={"site": site})
+    fleet.controller.stop()
+    fleet.store.close()
+    return folder
+
+
+@pytest.fixture
+def world(template: Path, tmp_path: Path) -> Iterator[World]:
+    """The fleet of the template, and a client of its API."""
+    with made(template, tmp_path / "world") as world:
+        yield world
+
+
+@contextmanager
+def made(template: Path, folder: Path) -> Iterator[World]:
+    shutil.copytree(template, folder)
+    fleet = Fleet(folder)
+    fleet.settle()
+    fleet.controller.ask_to_stop()  # streams end at once
+    try:
+        yield fleet, TestClient(build_app(fleet.controller), raise_server_exceptions=False)
+    finally:
+        fleet.controller.stop()
+        fleet.store.close()
+
+
+def contents(fleet: Fleet) -> list[str]:
+    """Return all that is stored, but for when tokens were used."""
+    with sqlite3.connect(fleet.folder / "fleet.db") as raw:
+        raw.execute("UPDATE tokens SET last_used_unix_ms = NULL")
+        lines = [line for line in raw.iterdump() if 'INTO "audit"' not in line]
+        raw.rollback()
+    return lines
+
+
+def request(client: TestClient, method: str, ask: dict[str, Any], token: str | None) -> Any:
+    headers = {} if token is None else {"authorization": f"Bearer {token}"}
+    return client.request(method, headers=headers, **ask)
+
+
+def code_of(answer: Any) -> tuple[int, str]:
+    return answer.status_code, answer.json()["code"]
+
+
+def test_the_table_has_every_route_and_no_other(world: World) -> None:
+    fleet, _ = world
+    routes: Any = build_app(fleet.controller).routes
+    found = {(method, route.path) for route in routes for method in route.methods}
+    assert found == set(ROUTES) | OPEN
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+def test_a_route_is_for_those_who_may(
+    world: World, template: Path, tmp_path: Path, method: str, path: str
+) -> None:
+    route = ROUTES[method, path]
+    with contextlib.nullcontext(world) as (fleet, client):
+        before = contents(fleet)
+        for role in LADDER:
+            is_allowed = LADDER.index(role) >= LADDER.index(route.least)
+            for scope in ({}, {"site": "lab"}):
+                token = fleet.token(f"{role}-{len(scope)}", role, **scope)
+                for site in SITES:
+                    say = (role, scope, site)
+                    if not is_allowed:
+                        answer = request(client, method, route.ask(site), token)
+                        assert code_of(answer) == (403, "no_right"), say
+                    elif scope and route.is_whole:
+                        answer = request(client, method, route.ask(site), token)
+                        assert code_of(answer) == (403, "out_of_scope"), say
+                    elif scope and site == "hall" and route.outside is not None:
+                        answer = request(client, method, route.ask(site), token)
+                        assert code_of(answer) == route.outside, say
+                with fleet.store.write() as tx:
+                    tx.tokens._connection.exec_driver_sql(
+                        "DELETE FROM tokens WHERE name NOT LIKE 'of-%'"
+                    )
+        assert contents(fleet) == before
+    for role in LADDER[LADDER.index(route.least) :]:
+        for number, scope in enumerate(({}, {"site": "lab"})):
+            if scope and route.is_whole:
+                continue
+            other = made(template, tmp_path / f"{role}-{number}")
+            with contextlib.nullcontext(world) if method == "GET" else other as (fleet, client):
+                token = fleet.token(f"{role}-{number}", role, **scope)
+                answer = request(client, method, route.ask("lab"), token)
+                assert answer.status_code == route.done, (role, scope, answer.text)
+                if scope:
+                    assert "hall" not in answer.text.replace("r-2", "hall"), answer.text
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [*ROUTES, ("GET", "/v1/nothing"), ("PUT", "/v1/models")]
+)
+def test_a_route_is_closed_without_a_live_token(world: World, method: str, path: str) -> None:
+    ask = ROUTES[method, path].ask("lab") if (method, path) in ROUTES else {"url": path}
+    fleet, client = world
+    expired, revoked = fleet.token("expired", expires_s=60), fleet.token("revoked")
+    fleet.now_unix_ms += 60_000
+    admin = request(client, "DELETE", {"url": "/v1/tokens/revoked"}, fleet.token("admin"))
+    assert admin.status_code == 200
+    before = contents(fleet)
+    kinds = {
+        None: "no_token",
+        "": "no_token",
+        expired: "token_expired",
+        revoked: "token_revoked",
+        revoked[:-1]: "token_unknown",
+        "mft_" + "A" * 43: "token_unknown",
+        "mft_" + "A" * 5000: "token_unknown",
+        "admin": "token_unknown",
+    }
+    for token, code in kinds.items():
+        answer = request(client, method, ask, token)
+        assert code_of(answer) == (401, code), token
+        assert answer.headers["www-authenticate"] == "Bearer"
+    basic = {"authorization": "Basic YWRtaW46YWRtaW4="}
+    assert code_of(client.request(method, headers=basic, **ask)) == (401, "no_token")
+    assert contents(fleet) == before
+
+
+def test_only_health_is_open_and_says_no_more_than_that_it_lives(world: World) -> None:
+    _, client = world
+    assert client.get("/v1/health").json() == {"state": "alive"}
+    assert client.get("/docs", headers={}).status_code == 401
+
+
+def test_a_route_that_declares_no_right_is_refused_at_the_start(world: World) -> None:
+    fleet, _ = world
+    app = build_app(fleet.controller)
+    with pytest.raises(RuntimeError, match="/v1/forgotten"):
+        app.get("/v1/forgotten")(lambda: None)
+
+
+def test_a_token_is_kept_as_its_digest_only_and_cannot_be_made_wider(world: World) -> None:
+    fleet, client = world
+    mine = fleet.token("mine", ADMIN, site="lab")
+    wider = {"name": "wide", "role": "viewer", "scope": {"kind": "cam"}}
+    answer = request(client, "POST", {"url": "/v1/tokens", "json": wider}, mine)
+    assert code_of(answer) == BEYOND
+    narrower = wider | {"scope": {"kind": "cam", "site": "lab"}, "expires_s": 60}
+    made = request(client, "POST", {"url": "/v1/tokens", "json": narrower}, mine).json()
+    assert prove(fleet.store, made["token"], fleet.now_unix_ms).scope == narrower["scope"]
+    stored = "\n".join(contents(fleet))
+    assert made["token"] not in stored
+    assert made["token"].removeprefix("mft_") not in stored
+    again = request(client, "POST", {"url": "/v1/tokens", "json": narrower}, mine)
+    assert code_of(again) == (409, "token_exists")
+
+
+def test_a_tag_by_which_a_device_would_leave_the_scope_is_refused(world: World) -> None:
+    fleet, client = world
+    mine = fleet.token("mine", OPERATOR, site="lab")
+    leave = {"url": "/v1/devices/lab-1", "json": {"tags": {"site": "hall"}}}
+    assert code_of(request(client, "PATCH", leave, mine)) == BEYOND
+    everywhere = {"url": "/v1/quarantine-lifts", "json": {"match": {"kind": "cam"}}}
+    assert code_of(request(client, "POST", everywhere, mine)) == BEYOND
+
+
+def test_the_last_administrator_stays(world: World) -> None:
+    fleet, client = world
+    chief = fleet.token("chief")
+    revoke = {"url": "/v1/tokens/chief"}
+    assert code_of(request(client, "DELETE", revoke, chief)) == (409, "last_admin")
+    fleet.token("deputy")
+    assert request(client, "DELETE", revoke, chief).json()["state"] == "revoked"
+    assert code_of(request(client, "GET", {"url": "/v1/tokens"}, chief))[0] == 401
+    with pytest.raises(PeerError, match="revoked"):
+        prove(fleet.store, chief, fleet.now_unix_ms)
