@@ -30,6 +30,7 @@ from .adapters.starts import StartCounter
 from .adapters.state_sqlite import SqliteStateStore
 from .config import AgentConfig
 from .core.backoff import connect_delay_s
+from .core.states import DeviceState
 from .effects import Effects
 from .loop import Inbox, Loop, StopRequested
 from .ports import RuntimeSettings
@@ -185,7 +186,8 @@ def _numbers(text: str) -> tuple[int, ...]:
 def _open_state(path: Path) -> tuple[SqliteStateStore, str | None]:
     """Open the state; return it, and what was lost.
 
-    An unreadable one is moved aside, and the agent goes on from its last settled state.
+    An unreadable one is moved aside, and the agent goes on from its last settled state. One that is
+    blank though bundles were brought here for it is lost too.
     """
 
     def attempt() -> SqliteStateStore:
@@ -198,7 +200,7 @@ def _open_state(path: Path) -> tuple[SqliteStateStore, str | None]:
         return store
 
     try:
-        return _patiently(attempt), None
+        store = _patiently(attempt)
     except StorageError as exc:
         if exc.code != "state_unreadable" or not path.exists():
             raise
@@ -208,6 +210,12 @@ def _open_state(path: Path) -> tuple[SqliteStateStore, str | None]:
         since = "empty" if state is None else f"as of generation {state.generation}"
         log.error("%s; moved to %s, starting %s", exc, aside.name, since)  # noqa: TRY400 - cause in the message
         return store, f"{exc}; moved to {aside.name}, started {since}"
+    # A bundle is sealed only after the state that wants it is on disk.
+    if store.load() == DeviceState() and any((path.parent / "bundles").glob("*.json")):
+        lost = f"{path} and its copy are gone, and bundles are there; started empty"
+        log.error("%s", lost)
+        return store, lost
+    return store, None
 
 
 def _open_outbox(path: Path, boot: str) -> tuple[Outbox, str | None]:
