@@ -209,6 +209,28 @@ def bomb_at_run():
     return plus("least", nodes, sizes)
 
 
+def growing():
+    """Fill 2 MiB for each unit of the largest feature.
+
+    onnxruntime keeps what it took for the largest so far: under features that grow, so does the
+    process, as if each request leaked. An ONNX model has no state in which it could leak more.
+    """
+    nodes = [
+        helper.make_node("ReduceMax", ["X"], ["max"], keepdims=0),
+        helper.make_node("Mul", ["max", "per_unit"], ["wanted"]),
+        helper.make_node("Cast", ["wanted"], ["count"], to=TensorProto.INT64),
+        helper.make_node("Reshape", ["count", "vector"], ["size"]),
+        helper.make_node("ConstantOfShape", ["size"], ["ones"], value=one()),
+        helper.make_node("Gather", ["ones", "first"], ["least"]),
+    ]
+    constants = {
+        "per_unit": np.float32(2 * 2**20 / 4),
+        "vector": np.array([1]),
+        "first": np.int64(0),
+    }
+    return plus("least", nodes, constants)
+
+
 # -- what the file refers to
 
 

@@ -31,6 +31,8 @@ pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(240)]
 
 ONES = np.ones((8, hostile.N_FEATURES), np.float32)
 SUMS = ONES.sum(axis=1, keepdims=True)
+MOST = 127.0
+"""The highest feature that is asked for, where it rises."""
 SERVE = "[serve]\nstart_timeout_s = 5\nrequest_deadline_s = 1"
 
 
@@ -39,7 +41,8 @@ class Row:
     """A model, where it is found out, and what is said of it.
 
     From a feature of 10 on those do harm that are found out on probation; golden answers are off by
-    `offset`.
+    `offset`. The application's feature rises by `feature_per_s` from the first answer on; the manifest
+    declares `budgets`.
     """
 
     make: object
@@ -47,6 +50,10 @@ class Row:
     says: str
     state: str = "rejected"
     offset: float = 0.0
+    feature: float = 10.0
+    feature_per_s: float = 0.0
+    min_s: float = 600.0
+    budgets: tuple = ()
 
 
 def not_finite():
@@ -83,6 +90,25 @@ ROWS = {
     "NaN for some requests": Row(not_finite, "non_finite", "NaN", "rolled_back"),
     "a loop for ever for some requests": Row(
         lambda: hostile.loop(hostile.FOR_EVER), "request_stuck", "sign of life", "rolled_back"
+    ),
+    "too slow for every request": Row(
+        lambda: hostile.loop(30_000),
+        "latency_budget",
+        "10 ms allowed",
+        "rolled_back",
+        min_s=10.0,
+        budgets=(("p99_ms", 10),),
+    ),
+    "more memory with each request": Row(
+        # The arena doubles at 64 and at 128 units of 2 MiB: a step, and no steady growth.
+        hostile.growing,
+        "memory_growth",
+        "memory grew by",
+        "rolled_back",
+        offset=1.0,
+        feature=66.0,
+        feature_per_s=3.5,
+        budgets=(("memory_mb", 512),),
     ),
     "a crash for some requests": Row(
         lambda: hostile.crashing(always=False), "runtime_died", "SIGSEGV", "rolled_back"
@@ -124,7 +150,7 @@ def bundle(good, version, row):
     files[MODEL], files[GOLDEN] = as_bytes(row.make()), golden.getvalue()
     # The version is in the golden rows' file, so that no two rows have the same content.
     files["note.txt"] = version.encode()
-    manifest = json.loads(files[MANIFEST]) | {"version": version}
+    manifest = json.loads(files[MANIFEST]) | {"version": version, "budgets": dict(row.budgets)}
     try:
         manifest["ops"] = sorted(map(str, scan_model(files[MODEL]).ops))
     except BundleError:
@@ -143,6 +169,15 @@ def bundle(good, version, row):
     return out.getvalue()
 
 
+def raised(client, version, row):
+    """Ask for more, the longer a version has answered; return whether it answers no more."""
+    times = [answer.got_s for answer in client.answers if answer.version == version]
+    if times:
+        rise = min((time.monotonic() - times[0]) * row.feature_per_s, MOST - row.feature)
+        client.feature = row.feature + rise
+    return times and client.answers[-1].version not in (version, None)
+
+
 @pytest.mark.parametrize("name", ROWS)
 def test_a_hostile_model_never_stays(bed, bundles, name):
     row, device = ROWS[name], bed.devices[DEVICE]
@@ -151,9 +186,11 @@ def test_a_hostile_model_never_stays(bed, bundles, name):
     assert pushed.is_success, pushed.text
     digest = pushed.json()["release"]["manifest"]
     is_harmed = row.state == "rolled_back"
-    device.client.feature = 10.0 if is_harmed else 1.0
+    device.client.feature = row.feature if is_harmed else 1.0
     began_s = time.monotonic()
-    rollout = bed.roll_out(version, min_s=600.0)
+    rollout = bed.roll_out(version, min_s=row.min_s)
+    if row.feature_per_s:
+        bed.until("it has gone back", lambda: raised(device.client, version, row))
     ended = bed.until_ended(rollout)
     assert (ended["state"], ended["counts"]) == ("halted", {row.state: 1}), ended
     member = bed.members(rollout)[DEVICE]
