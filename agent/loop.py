@@ -215,7 +215,8 @@ class Loop:
     def _take_desired(self, payload: bytes) -> None:
         if not payload:
             return  # a cleared retained message is no command
-        desired = codec.decode(Desired, payload)
+        # The second line is the controller's signature.
+        desired = codec.decode(Desired, payload.partition(b"\n")[0])
         names = [model.name for model in desired.models]
         if desired.device != self._device or len(set(names)) != len(names):
             raise PeerError(

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final, TypeVar
 
+from securesystemslib.signer import SSlibKey
+
 from fleet.api.schemas import (
     DeviceIn,
     QuarantineLiftIn,
@@ -28,6 +30,8 @@ from fleet.core.states import Rollout
 from fleet.store.devices import Selection
 from fleet.store.journal import RECORD_DAYS
 from fleet.store.store import Store, Tx
+from fleet.trust.authority import DESIRED_AGAIN_MS, Accepted, Authority
+from fleet.trust.stored import publish_all
 from wire import codec, topics
 from wire import messages as m
 from wire.errors import StorageError
@@ -53,26 +57,33 @@ MAX_BATCH: Final = 512
 RECONCILE_EVERY_MS: Final = 30_000
 """How often online devices that act on an older generation are sent the newest again."""
 PRUNE_EVERY_MS: Final = 3_600_000
+TRUST_EVERY_MS: Final = 600_000
+"""How often expiries are looked at."""
 DAY_MS: Final = 24 * 3_600_000
 
 
 class Controller:
     """See the module. `run` is the loop's thread; `run_once` is the same, one round at a time."""
 
-    def __init__(self, store: Store, link: Link, clock: Clock, *, broker_url: str = "") -> None:
+    def __init__(
+        self, store: Store, link: Link, clock: Clock, authority: Authority, *, broker_url: str = ""
+    ) -> None:
         self.store = store
         self.broker_url = broker_url
         self.ingest = Ingest()
         self.inbox = Inbox()
         self._link = link
         self._clock = clock
-        self._publisher = Publisher(store, link)
+        self._authority = authority
+        self._publisher = Publisher(store, link, authority)
         self._boot = secrets.token_hex(8)
         self._birth = 0
         self._connected_unix_ms: int | None = None
         self._next_tick_unix_ms = 0
         self._next_prune_unix_ms = 0
         self._next_reconcile_unix_ms = 0
+        self._next_renewal_unix_ms = 0
+        self._next_trust_unix_ms = 0
         self._must_greet = False
         self._must_listen = False
         self._has_new_chunks = True
@@ -194,6 +205,19 @@ class Controller:
         """See `quarantine.lift`."""
         return self.command(lambda tx: quarantine.lift(tx, request, self._clock(), scope=scope))
 
+    def accept_trust(self, files: Mapping[str, str], *, may_skip: bool = False) -> Accepted:
+        """See `Authority.accept`."""
+        accepted = self.command(
+            lambda tx: self._authority.accept(tx, files, self._clock(), may_skip=may_skip)
+        )
+        if accepted.has_new_director:
+            self._next_renewal_unix_ms = 0
+        return accepted
+
+    def make_trust_key(self, role: str) -> SSlibKey:
+        """See `Authority.make_key`."""
+        return self._authority.make_key(role)
+
     def command(self, do: Callable[[Tx], ResultT]) -> ResultT:
         """Run a transaction, and let the loop send what it stored."""
         with self.store.write() as tx:
@@ -265,9 +289,10 @@ class Controller:
         """Say what a broker must know that may have forgotten everything."""
         topic = topics.ControllerPresence()
         self._link.publish(topic.text, self._presence("online"), qos=topic.qos, retain=True)
-        with self.store.read() as tx:
-            devices = tx.states.generations(Selection())
-        self._publisher.on_connected(sorted(devices))
+        with self.store.write() as tx:
+            publish_all(tx)
+        self._publisher.on_connected(())
+        self._next_renewal_unix_ms = 0
         self._must_greet = False
         self._must_listen = True
         self._next_tick_unix_ms = 0
@@ -290,7 +315,20 @@ class Controller:
             with self.store.read() as tx:
                 lagging = tx.states.lagging()
             self._publisher.repeat(lagging, now)
+        self._keep_fresh(now)
         self._prune(now)
+
+    def _keep_fresh(self, now: int) -> None:
+        """Sign again what expires: the timestamp daily, the snapshot, and every desired state."""
+        if not 0 < self._next_trust_unix_ms - now <= TRUST_EVERY_MS:
+            self._next_trust_unix_ms = now + TRUST_EVERY_MS
+            with self.store.write() as tx:
+                self._authority.refresh(tx, now)
+        if self.is_connected and not 0 < self._next_renewal_unix_ms - now <= DESIRED_AGAIN_MS:
+            self._next_renewal_unix_ms = now + DESIRED_AGAIN_MS
+            with self.store.read() as tx:
+                devices = tx.states.generations(Selection())
+            self._publisher.renew(sorted(devices))
 
     def _prune(self, now: int) -> None:
         """Drop records that are too old, once an hour; never right after the clock has jumped.

@@ -15,6 +15,7 @@ from typing import Final
 from fleet.core.reconcile import REPUBLISH_EVERY_MS
 from fleet.store.journal import Publication
 from fleet.store.store import Store
+from fleet.trust.authority import Authority
 from wire import codec, topics
 from wire import messages as m
 from wire.errors import StorageError
@@ -61,9 +62,10 @@ class Publisher:
     Used by the controller's loop only.
     """
 
-    def __init__(self, store: Store, link: Link) -> None:
+    def __init__(self, store: Store, link: Link, authority: Authority) -> None:
         self._store = store
         self._link = link
+        self._authority = authority
         self._is_connected = False
         self._acks: deque[_Ack] = deque(maxlen=MAX_ACKS)
         self._publications: deque[Publication] = deque()
@@ -86,6 +88,10 @@ class Publisher:
         """Begin to send; the desired states of `devices` go out again, whatever the broker kept."""
         self.on_disconnected()
         self._is_connected = True
+        self._again.update(dict.fromkeys(devices))
+
+    def renew(self, devices: Iterable[str]) -> None:
+        """Say the desired states of `devices` again, since what is retained will expire."""
         self._again.update(dict.fromkeys(devices))
 
     def on_disconnected(self) -> None:
@@ -173,7 +179,7 @@ class Publisher:
             if item is None:
                 return
             try:
-                message = self._message(item)
+                message = self._message(item, now_unix_ms)
             except StorageError:
                 self._put_back(item)
                 raise
@@ -228,18 +234,21 @@ class Publisher:
             case _Chunk(digest=digest):
                 self._chunks[digest] = None
 
-    def _message(self, item: _Item) -> tuple[_Out, bytes] | None:
+    def _message(self, item: _Item, now_unix_ms: int) -> tuple[_Out, bytes] | None:
         match item:
             case _Ack(device=device, message=message):
                 return _out(topics.Ack(device)), codec.encode(message)
             case Publication(topic=topic, payload=payload):
+                if payload and isinstance(topics.parse(topic), topics.Desired):
+                    state = codec.decode(m.Desired, payload.encode())
+                    return _Out(topic, 1, retain=True), self._sealed(state, now_unix_ms)
                 return _Out(topic, 1, retain=True), payload.encode()
             case _Again(device=device):
                 with self._store.read() as tx:
-                    state = desired.current(tx, device)
-                if state is None:
+                    present = desired.current(tx, device)
+                if present is None:
                     return None
-                return _out(topics.Desired(device)), codec.encode(state)
+                return _out(topics.Desired(device)), self._sealed(present, now_unix_ms)
             case _Chunk(digest=digest):
                 try:
                     return _out(topics.Chunk(digest)), self._store.chunks.read(digest)
@@ -247,6 +256,11 @@ class Publisher:
                     log.error("cannot publish chunk %s: %s", digest, exc)  # noqa: TRY400 - no bug
                     self._store.chunks.discard(digest)
                     return None
+
+    def _sealed(self, state: m.Desired, now_unix_ms: int) -> bytes:
+        """Sign a desired state when it goes out, so that its expiry is fresh however long it waited."""
+        with self._store.read() as tx:
+            return self._authority.seal(tx, state, now_unix_ms)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from fleet.store.devices import Selection
 from fleet.store.journal import EventRow
 from fleet.store.rollouts import Order
 from fleet.store.store import Tx
+from fleet.trust.stored import require_signed
 from wire import messages as m
 from wire.errors import PeerError
 
@@ -31,8 +32,8 @@ def start(tx: Tx, request: RolloutIn, sight: Sight, *, scope: Scope = WHOLE_FLEE
     """Start a rollout; it takes its devices over from older ones of the same model.
 
     Raises:
-        PeerError: `out_of_scope`, `unknown_release`, `no_device_matches`, `rollout_running` or
-            `too_many_models`.
+        PeerError: `out_of_scope`, `unknown_release`, `not_signed`, `below_floor`,
+            `no_device_matches`, `rollout_running` or `too_many_models`.
     """
     if not is_within(request.match, scope):
         raise out_of_scope(scope, "the devices of a rollout must match these tags")
@@ -43,6 +44,7 @@ def start(tx: Tx, request: RolloutIn, sight: Sight, *, scope: Scope = WHOLE_FLEE
             code="unknown_release",
             hint="push its bundle first; `fleet releases` lists what is there",
         )
+    require_signed(tx, release)
     selection = Selection(match=request.match)
     devices = registry.matched(tx, selection)
     key = ReleaseKey(release.version, release.manifest)

@@ -19,6 +19,8 @@ import uvicorn
 
 from fleet.api.app import build_app
 from fleet.store.store import Store
+from fleet.trust.authority import Authority
+from fleet.trust.ceremony import online_dir
 from wire.errors import ConfigError
 from wire.link_paho import PahoLink
 
@@ -83,7 +85,8 @@ def run_controller(settings: ControllerSettings) -> None:
     listener = _bind(settings.listen)
     link = PahoLink(settings.broker_url, settings.controller_id)
     store = Store(settings.store_path, settings.data_dir)
-    controller = Controller(store, link, unix_ms, broker_url=settings.broker_url)
+    authority = Authority(online_dir(settings.data_dir))
+    controller = Controller(store, link, unix_ms, authority, broker_url=settings.broker_url)
     uploads = settings.data_dir / "uploads"
     shutil.rmtree(uploads, ignore_errors=True)  # what a killed controller was receiving
     server = _Server(

@@ -110,6 +110,6 @@ class Observer:
 
 def _parsed(payload: bytes) -> Any:
     try:
-        return json.loads(payload)
+        return json.loads(payload.partition(b"\n")[0])  # the second line is a signature
     except ValueError:
         return {"unreadable": payload[:200].decode(errors="replace")}

@@ -21,11 +21,12 @@ from fleet.controller import Controller
 from fleet.core.rights import WHOLE_FLEET, Caller, Right, Scope
 from fleet.store.devices import BATCH, Selection
 from fleet.store.store import Tx
+from fleet.trust.stored import signed_releases
 from fleet.version import VERSION
 from wire.errors import PeerError, StorageError
 from wire.messages import MAX_INTEGER
 
-from . import administration, errors, views
+from . import administration, errors, trust, views
 from . import schemas as s
 from .access import By, Door, needs, open_to_all
 from .gatekeeper import Gatekeeper
@@ -70,6 +71,7 @@ def build_app(controller: Controller, *, upload_dir: Path | None = None) -> Fast
     app.add_middleware(Gatekeeper)
     _add_devices(app, controller)
     _add_releases(app, controller, upload_dir or controller.store.data_dir / "uploads")
+    trust.add(app, controller)
     _add_rollouts(app, controller)
     _add_quarantines(app, controller)
     _add_health(app, controller)
@@ -165,13 +167,17 @@ def _add_releases(app: FastAPI, controller: Controller, upload_dir: Path) -> Non
         with controller.store.read() as tx:
             rows = tx.releases.by_model(model)
             counts = tx.releases.device_counts(Selection(scope=by.scope))
+            signed, floor = signed_releases(tx, model)
         if not rows:
             raise PeerError(
                 f"there is no model {model[:80]!r}",
                 code="unknown_model",
                 hint="`fleet push` adds its first release",
             )
-        return [views.release(row, counts.get(row.manifest, 0)) for row in rows]
+        return [
+            views.release(row, counts.get(row.manifest, 0), signed.get(row.version), floor)
+            for row in rows
+        ]
 
 
 def _add_rollouts(app: FastAPI, controller: Controller) -> None:

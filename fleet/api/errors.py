@@ -17,7 +17,14 @@ from .schemas import ErrorBody
 log = logging.getLogger(__name__)
 
 NOT_FOUND: Final = frozenset(
-    {"unknown_device", "unknown_release", "unknown_rollout", "unknown_model", "unknown_token"}
+    {
+        "unknown_device",
+        "unknown_release",
+        "unknown_rollout",
+        "unknown_model",
+        "unknown_token",
+        "unknown_document",
+    }
 )
 CONFLICT: Final = frozenset(
     {
@@ -29,6 +36,9 @@ CONFLICT: Final = frozenset(
         "rollout_running",
         "no_device_matches",
         "too_many_models",
+        "version_conflict",
+        "not_signed",
+        "below_floor",
     }
 )
 UNPROVEN: Final = frozenset({"no_token", "token_unknown", "token_revoked", "token_expired"})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, RootModel, field_validator, model_validator
 
 from fleet.core.rights import Role
 from wire.ids import NAME_PATTERN, DeviceId, Digest, ModelName, RolloutId, Version
@@ -142,6 +142,10 @@ class Release(Schema):
     created_unix_ms: int
     device_count: int = 0
     """Devices that report it active."""
+    number: int | None = None
+    """Counts the model's releases as they were signed; null while it is not, or is retired."""
+    is_dead: bool = False
+    """Whether it is below its model's floor: no device runs it any more."""
 
 
 class Model(Schema):
@@ -159,6 +163,35 @@ class PushResult(Schema):
     is_new: bool
     new_chunk_count: int
     new_bytes: int
+
+
+TrustFile = Annotated[
+    str, Field(pattern=r"^([1-9][0-9]{0,8}\.)?[A-Za-z0-9][A-Za-z0-9_-]{0,79}\.json$")
+]
+
+
+class TrustFiles(RootModel[dict[TrustFile, str]]):
+    """Signed documents: file name, such as `12.model-digits.json`, to the document's text."""
+
+
+class TrustAccepted(Schema):
+    """What `POST /v1/trust/metadata` did, one line for each change; `snapshot` is the newest."""
+
+    changes: list[str]
+    snapshot: int
+
+
+class TrustKeyIn(Schema):
+    """A key to make on the controller, for one of the roles whose keys it holds."""
+
+    role: Literal["snapshot", "timestamp", "director"]
+
+
+class TrustKey(Schema):
+    """A public key as TUF writes it."""
+
+    keyid: Digest
+    key: dict[str, object]
 
 
 class ProbationIn(Probation):
@@ -341,7 +374,9 @@ class WatchEvent(Schema):
 
     id: int
     at_unix_ms: int
-    kind: Literal["presence", "update", "alarm", "rollout", "rollback", "release", "device"]
+    kind: Literal[
+        "presence", "update", "alarm", "rollout", "rollback", "release", "device", "trust"
+    ]
     subject: str
     """The device, rollout or release it speaks of."""
     text: str

@@ -14,6 +14,7 @@ from fleet.store.releases import ReleaseRow
 from fleet.store.states import ReportedModelRow
 from fleet.store.store import Tx
 from fleet.store.tokens import TokenRow
+from fleet.trust.releases import SignedRelease
 from wire import messages as m
 
 from . import schemas
@@ -130,8 +131,15 @@ def record(row: RecordRow) -> schemas.StoredRecord:
     )
 
 
-def release(row: ReleaseRow, device_count: int = 0) -> schemas.Release:
-    """Return a release."""
+def release(
+    row: ReleaseRow,
+    device_count: int = 0,
+    signed: SignedRelease | None = None,
+    floor: int = 0,
+) -> schemas.Release:
+    """Return a release, with what is signed of it."""
+    if signed is not None and signed.manifest != row.manifest:
+        signed = None
     return schemas.Release(
         model=row.model,
         version=row.version,
@@ -141,6 +149,8 @@ def release(row: ReleaseRow, device_count: int = 0) -> schemas.Release:
         chunk_count=row.chunk_count,
         created_unix_ms=row.created_unix_ms,
         device_count=device_count,
+        number=signed.number if signed else None,
+        is_dead=signed is not None and signed.number < floor,
     )
 
 

@@ -9,7 +9,18 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from fleet.cli import convert, devices, quarantine, releases, rollouts, setup, tokens, watch
+from fleet.cli import (
+    convert,
+    devices,
+    keys,
+    quarantine,
+    releases,
+    rollouts,
+    setup,
+    sign,
+    tokens,
+    watch,
+)
 from fleet.cli.bearer import FILE_VARIABLE
 from fleet.cli.console import ERROR, printable, say_error
 from fleet.version import VERSION
@@ -27,6 +38,8 @@ setup.register(app)
 devices.register(app)
 convert.register(app)
 releases.register(app)
+keys.register(app)
+sign.register(app)
 rollouts.register(app)
 quarantine.register(app)
 tokens.register(app)

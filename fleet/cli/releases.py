@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,10 +12,16 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
 
 from fleet.api.schemas import Model, PushResult, Release
+from fleet.bundle import OpenedBundle, read_bundle
+from fleet.trust.documents import TARGETS
+from fleet.trust.draft import signed_before
 from wire.errors import BundleError, PeerError
+from wire.manifest import MANIFEST
+from wire.trust import model_role
 
 from .client import READ_BYTES, Client
 from .console import Controller, Json, ago, given_name, in_bytes, show, show_json
+from .signer import Keys, Output, PassphraseFile, finish, open_session
 
 
 def register(app: typer.Typer) -> None:
@@ -26,39 +33,86 @@ def register(app: typer.Typer) -> None:
 
 def push(
     bundle: Annotated[Path, typer.Argument(help="A .bundle file, made by `fleet convert`.")],
+    keys: Keys = None,
+    passphrase_file: PassphraseFile = None,
+    output: Output = None,
     json: Json = False,
     controller: Controller = None,
 ) -> None:
-    """Register a bundle as a release and publish what is new of its content."""
+    """Register a bundle as a release, sign it, and publish what is new of its content."""
+    opened = _open(bundle)
+    name, version = opened.manifest.name, opened.manifest.version
+    with Client(controller) as client:
+        session = open_session(client, keys, passphrase_file)
+        draft = session.draft()
+        if name not in session.base.models:
+            # Before anything is made: the model's key would stay behind unused.
+            if output is None:
+                session.require_role_keys(TARGETS)
+            draft.add_model(name, [session.keys.make(model_role(name)).key])
+        with _naming(bundle):
+            release = draft.add_release(name, version, opened.files[MANIFEST])
+        if output is None:
+            session.require_keys(draft)
+        result = _upload(client, bundle)
+        if result.release.manifest != opened.manifest_digest:
+            raise PeerError(
+                f"the controller has another {name}:{version} than {bundle}", code="trust_mismatch"
+            )
+        is_signed = release == signed_before(session.base, name, version)
+        done = None if is_signed else finish(session, draft, output, f"{name}-{version}")
+    result.release.number = release.number
+    if json:
+        show_json({**result.model_dump(mode="json"), "is_signed": done is None or done.is_complete})
+        return
+    _tell(result, is_news=done is not None, is_signed=done is None or done.is_complete)
+
+
+def _open(path: Path) -> OpenedBundle:
     try:
-        size = bundle.stat().st_size
-        if not bundle.is_file():
+        if not path.is_file():
+            path.stat()
             raise IsADirectoryError(21, "is no file")
+        return read_bundle(path)
     except OSError as exc:
         raise BundleError(
-            f"cannot read {bundle}: {exc.strerror}",
+            f"cannot read {path}: {exc.strerror}",
             code="bundle_unreadable",
             hint="`fleet convert` makes bundles",
         ) from exc
-    with Client(controller) as client:
-        try:
-            result = client.upload("/v1/bundles", _read(bundle, size), size, PushResult)
-        except PeerError as exc:
-            # The controller knows the upload, not what the user calls it.
-            raise PeerError(f"{bundle}: {exc}", code=exc.code, hint=exc.hint) from exc
-    if json:
-        show_json(result.model_dump(mode="json"))
-        return
+    except BundleError as exc:
+        raise BundleError(f"{path}: {exc}", code=exc.code, hint=exc.hint) from exc
+
+
+def _upload(client: Client, bundle: Path) -> PushResult:
+    size = bundle.stat().st_size
+    with _naming(bundle):
+        return client.upload("/v1/bundles", _read(bundle, size), size, PushResult)
+
+
+@contextlib.contextmanager
+def _naming(bundle: Path) -> Iterator[None]:
+    """Put the file's name before an error: the controller knows the upload, not what it is called."""
+    try:
+        yield
+    except PeerError as exc:
+        raise PeerError(f"{bundle}: {exc}", code=exc.code, hint=exc.hint) from exc
+
+
+def _tell(result: PushResult, *, is_news: bool, is_signed: bool) -> None:
     release = result.release
     name = f"{release.model}:{release.version}"
-    if not result.is_new:
+    if result.is_new:
+        typer.echo(
+            f"pushed {name} ({in_bytes(release.bytes)}): {result.new_chunk_count} of "
+            f"{release.chunk_count} chunks are new, {in_bytes(result.new_bytes)} to send"
+        )
+    elif not is_news:
         typer.echo(f"{name} was pushed before, with the same content")
-        return
-    typer.echo(
-        f"pushed {name} ({in_bytes(release.bytes)}): {result.new_chunk_count} of "
-        f"{release.chunk_count} chunks are new, {in_bytes(result.new_bytes)} to send"
-    )
-    typer.echo(f"next: fleet rollout start {name}")
+    if is_news and is_signed:
+        typer.echo(f"signed {name} as number {release.number} of {release.model}")
+    if is_signed and (is_news or result.is_new):
+        typer.echo(f"next: fleet rollout start {name}")
 
 
 def list_releases(
@@ -81,6 +135,7 @@ def list_releases(
                 "SIZE": in_bytes(release.bytes),
                 "CHUNKS": release.chunk_count,
                 "ACTIVE ON": release.device_count,
+                "SIGNED": "dead" if release.is_dead else release.number or "no",
                 "MANIFEST": release.manifest[:12],
             }
             for release in releases

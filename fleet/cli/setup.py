@@ -25,11 +25,15 @@ from fleet.settings import (
     require_settings,
     write_settings,
 )
+from fleet.trust.ceremony import OFFLINE_DIR, found
 from wire.errors import ConfigError, StorageError
 from wire.link_paho import parse_broker_url
 
 from .bearer import find_token
 from .console import parse_address, say
+from .expiries import expiries, soon_words
+from .keys import founding_words
+from .signer import given_passphrase, now_unix_ms
 
 READY_S: Final = 40.0
 DOWN_S: Final = 30.0
@@ -60,16 +64,30 @@ def init(
     listen: Annotated[
         str | None, typer.Option(help="HOST:PORT of the API; else the first free from 8700 on.")
     ] = None,
+    keys: Annotated[
+        Path | None, typer.Option("--keys", help="For the offline keys; else DIRECTORY/offline.")
+    ] = None,
+    passphrase_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="File with a passphrase for the offline keys; else FLEET_PASSPHRASE, else one is"
+            " made and left beside them."
+        ),
+    ] = None,
+    ask_passphrase: Annotated[
+        bool, typer.Option("--ask-passphrase", help="Ask for that passphrase.")
+    ] = False,
 ) -> None:
-    """Make a fleet: a directory with fleet.toml, a store and an administrator's token."""
+    """Make a fleet: a directory with fleet.toml, a store, all keys, and an administrator's token."""
+    secret = given_passphrase(passphrase_file, must_ask=ask_passphrase)
     if listen is not None:
         parse_address(listen, option="--listen")
     if broker_kind not in ("auto", "mosquitto", "nats"):
         raise typer.BadParameter("one of auto, mosquitto, nats", param_hint="--broker-kind")
     if broker is None:
-        found = find_broker(None if broker_kind == "auto" else broker_kind)  # type: ignore[arg-type]
+        program = find_broker(None if broker_kind == "auto" else broker_kind)  # type: ignore[arg-type]
         url = f"mqtt://{HOST}:{free_port(DEFAULT_BROKER_PORT)}"
-        note = f"{found} on {url}, started by `fleet up`"
+        note = f"{program} on {url}, started by `fleet up`"
     else:
         parse_broker_url(broker)
         url, broker_kind, note = broker, "external", broker
@@ -79,10 +97,19 @@ def init(
         url=url,
         listen=listen or f"{HOST}:{free_port(DEFAULT_API_PORT)}",
     )
+    settings = require_settings(directory)
+    founded = found(
+        settings.root,
+        settings.store_dir,
+        now_unix_ms(),
+        keys_dir=keys or settings.root / OFFLINE_DIR,
+        passphrase=secret,
+    )
     typer.echo(f"wrote {path}")
     if (token := _first_token(require_settings(directory))) is not None:
         typer.echo(f"token:  {token}, an administrator's")
     typer.echo(f"broker: {note}")
+    typer.echo(founding_words(founded))
     typer.echo(f"next:   cd {directory} && fleet up")
 
 
@@ -190,8 +217,30 @@ def _banner(settings: FleetSettings, broker: BrokerProcess | None) -> None:
     say(f"broker      {settings.broker.url} ({name})")
     say(f"API         {settings.api_url} (what it offers: {settings.api_url}/openapi.json)")
     say(f"store       {settings.store_dir}")
-    say("Reachable from this machine only: there is no TLS and no signature yet.")
+    for line in _warnings(settings):
+        say(line)
+    say("Reachable from this machine only: there is no TLS yet.")
     say("Ctrl-C ends it.")
+
+
+def _warnings(settings: FleetSettings) -> list[str]:
+    """Return what must be signed soon, or at all."""
+    from fleet.store.store import Store
+    from fleet.trust.stored import load
+
+    store = Store(settings.store_path, settings.store_dir)
+    try:
+        with store.read() as tx:
+            repository = load(tx)
+    finally:
+        store.close()
+    if repository is None:
+        text = (
+            "There are no signed documents, and no rollout can start: `fleet keys restore` hands in"
+            " what was signed before, `fleet keys found` makes the keys of a fleet without any."
+        )
+        return [text]
+    return list(soon_words(expiries(repository.documents()), now_unix_ms()))
 
 
 @contextlib.contextmanager

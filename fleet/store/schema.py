@@ -294,3 +294,11 @@ TOKENS = Table(
     Column("last_used_unix_ms", BigInteger),
     Column("revoked_unix_ms", BigInteger),
 )
+
+TRUST = Table(
+    "trust",
+    METADATA,
+    Column("role", String(80), primary_key=True),
+    Column("version", BigInteger, primary_key=True),
+    Column("body", Text, nullable=False),  # exactly as it was signed
+)

@@ -23,6 +23,7 @@ from .rollouts import Rollouts
 from .schema import ADDED_SINCE, META, METADATA, SCHEMA_VERSION
 from .states import States
 from .tokens import Tokens
+from .trust import Trust
 
 BUSY_TIMEOUT_MS: Final = 5_000
 """Another process with the file open (a backup, a person) is waited for this long."""
@@ -40,6 +41,7 @@ class Tx:
         self.journal = Journal(connection)
         self.identities = Identities(connection)
         self.tokens = Tokens(connection)
+        self.trust = Trust(connection)
 
 
 class Store:

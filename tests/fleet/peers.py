@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from tuf.api.metadata import Signed
 
 from fleet import tokens
 from fleet.api.schemas import DeviceIn, RolloutIn
@@ -17,12 +19,20 @@ from fleet.core.states import Rollout
 from fleet.store.devices import Selection
 from fleet.store.releases import ReleaseRow
 from fleet.store.store import Store
+from fleet.trust.authority import Authority
+from fleet.trust.ceremony import found, online_dir
+from fleet.trust.documents import Document, parse_document
+from fleet.trust.keys import KeyFolder
+from fleet.trust.ledger import Ledger
+from fleet.trust.session import Session
 from wire import codec, topics
 from wire import messages as m
 from wire.lifecycle import Outcome, UpdateState
 from wire.link import Connected, Delivered, LinkEvent, Will
 from wire.link_memory import MemoryBroker
+from wire.trust import model_role, open_sealed
 
+SECRET = "of the offline keys"  # noqa: S105 - opens keys that each test makes anew
 Verdict = Callable[[m.DesiredModel], Outcome | None]
 
 
@@ -163,7 +173,7 @@ class Device:
     def _receive(self, topic: topics.Topic, payload: bytes) -> None:
         match topic:
             case topics.Desired() if payload:
-                self._obey(codec.decode(m.Desired, payload))
+                self._obey(codec.decode(m.Desired, open_sealed(payload).body))
             case topics.Ack():
                 self.acks.append(codec.decode(m.Ack, payload))
             case topics.Chunk(digest=digest):
@@ -232,12 +242,19 @@ class Fleet:
 
     def __post_init__(self) -> None:
         self.devices: dict[str, Device] = {}
+        keys_dir = self.folder / "offline"
+        if not (self.folder / "root.json").exists():
+            found(self.folder, self.folder, self.now_unix_ms, keys_dir=keys_dir, passphrase=SECRET)
+        self.keys = KeyFolder(keys_dir, lambda _: SECRET, lambda _: "")
+        self.authority = Authority(online_dir(self.folder))
         self._open()
 
     def _open(self) -> None:
         self.store = Store(self.folder / "fleet.db", self.folder)
         self.link = self.broker.link("controller")
-        self.controller = Controller(self.store, self.link, lambda: self.now_unix_ms)
+        self.controller = Controller(
+            self.store, self.link, lambda: self.now_unix_ms, self.authority
+        )
         self.controller.start()
 
     def token(
@@ -299,11 +316,12 @@ class Fleet:
 
     def release(self, version: str, model: str = "digits") -> ReleaseRow:
         plain = f"{model} {version}".encode()
+        manifest = plain + b" manifest"
         digest = hashlib.sha256(plain).hexdigest()
         row = ReleaseRow(
             model=model,
             version=version,
-            manifest=hashlib.sha256(plain + b" manifest").hexdigest(),
+            manifest=hashlib.sha256(manifest).hexdigest(),
             index_digest=digest,
             bytes=len(plain),
             chunk_count=1,
@@ -313,7 +331,36 @@ class Fleet:
         lengths = self.store.chunks.add({digest: plain})
         with self.store.write() as tx:
             tx.releases.add(row, {digest: (len(plain), lengths[digest])})
+        self.sign(model, version, manifest)
         return row
+
+    def sign(self, model: str, version: str, manifest: bytes) -> None:
+        """Sign a release, as `fleet push` does."""
+        session = self.session()
+        draft = session.draft()
+        if model not in session.base.models:
+            draft.add_model(model, [self.keys.make(model_role(model)).key])
+        draft.add_release(model, version, manifest)
+        assert session.complete(draft).is_complete
+
+    def session(self, keys: KeyFolder | None = None) -> Session:
+        """Return what a person who signs works with."""
+        return Session(self, Ledger(self.folder), keys or self.keys, self.now_unix_ms)
+
+    # -- the way to the controller of those who sign: `fleet.trust.session.Carrier`
+
+    def fetch(self) -> list[Document[Signed]]:
+        with self.store.read() as tx:
+            rows = [*tx.trust.roots(), *(r for r in tx.trust.all_newest() if r.role != "root")]
+        return [
+            parse_document(row.role, row.body.encode())
+            for row in rows
+            if row.role not in ("snapshot", "timestamp")
+        ]
+
+    def hand_in(self, documents: Sequence[Document[Signed]], *, may_skip: bool) -> None:
+        files = {document.file_name: document.body.decode() for document in documents}
+        self.controller.accept_trust(files, may_skip=may_skip)
 
     def roll_out(self, version: str, *phases: str, model: str = "digits", **more: Any) -> str:
         request = RolloutIn(

@@ -114,6 +114,12 @@ ROUTES = {
     ("POST", "/v1/quarantine-lifts"): Route(
         OPERATOR, at("/v1/quarantine-lifts", json={"device": "DEVICE"}), NO_DEVICE
     ),
+    ("GET", "/v1/trust/metadata"): Route(VIEWER, at("/v1/trust/metadata")),
+    ("GET", "/v1/trust/metadata/{file}"): Route(VIEWER, at("/v1/trust/metadata/timestamp.json")),
+    ("POST", "/v1/trust/metadata"): Route(RELEASER, at("/v1/trust/metadata", json={})),
+    ("POST", "/v1/trust/keys"): Route(
+        ADMIN, at("/v1/trust/keys", json={"role": "snapshot"}), is_whole=True, done=201
+    ),
     ("GET", "/v1/status"): Route(VIEWER, at("/v1/status")),
     ("GET", "/v1/watch"): Route(VIEWER, at("/v1/watch?since=0")),
     ("GET", "/v1/tokens"): Route(ADMIN, at("/v1/tokens")),

@@ -65,7 +65,8 @@ def test_watching_starts_now_or_after_an_id(fleet: Fleet, port: int) -> None:
     fleet.add("after")
     assert now.next().subject == "after"
     everything = Watcher(port, "/v1/watch?since=0", bearer)
-    first, second = everything.next(), everything.next()
+    founded, first, second = everything.next(), everything.next(), everything.next()
+    assert founded.kind == "trust"
     assert (first.text, second.text) == ("added", "online")
     assert second.id > first.id
     headers = {"Last-Event-ID": str(second.id)}

@@ -8,6 +8,7 @@ import pytest
 
 from fleet.publisher import MAX_IN_FLIGHT, Publisher
 from fleet.store.store import Store
+from fleet.trust.authority import Authority
 from tests.fleet.peers import Fleet
 from wire.content import decode_chunk
 from wire.link import Sink, WillFactory
@@ -68,7 +69,7 @@ def unsent(store: Store) -> list[str]:
 
 def test_at_most_a_window_is_in_flight(store: Store) -> None:
     link = SlowLink()
-    publisher = Publisher(store, link)
+    publisher = Publisher(store, link, Authority(store.data_dir))
     publisher.on_connected([])
     publish(store, *((f"t/{n:02}", "x") for n in range(20)))
     publisher.load()
@@ -83,7 +84,7 @@ def test_at_most_a_window_is_in_flight(store: Store) -> None:
 
 def test_what_was_not_acknowledged_is_sent_again_in_order(store: Store) -> None:
     link = SlowLink()
-    publisher = Publisher(store, link)
+    publisher = Publisher(store, link, Authority(store.data_dir))
     publisher.on_connected([])
     publish(store, ("t/a", "1"))
     publisher.load()
@@ -102,7 +103,7 @@ def test_what_was_not_acknowledged_is_sent_again_in_order(store: Store) -> None:
 
 def test_acknowledgements_of_an_earlier_connection_mean_nothing(store: Store) -> None:
     link = SlowLink()
-    publisher = Publisher(store, link)
+    publisher = Publisher(store, link, Authority(store.data_dir))
     publisher.on_connected([])
     publish(store, ("t/a", "1"))
     publisher.load()
@@ -115,7 +116,7 @@ def test_acknowledgements_of_an_earlier_connection_mean_nothing(store: Store) ->
 
 def test_a_full_link_is_tried_again(store: Store) -> None:
     link = SlowLink()
-    publisher = Publisher(store, link)
+    publisher = Publisher(store, link, Authority(store.data_dir))
     publisher.on_connected([])
     publish(store, ("t/a", "1"))
     publisher.load()
@@ -129,7 +130,7 @@ def test_a_full_link_is_tried_again(store: Store) -> None:
 def test_what_was_stored_before_a_kill_is_sent_by_the_next_process(store: Store) -> None:
     publish(store, ("t/a", "1"))
     link = SlowLink()
-    publisher = Publisher(store, link)
+    publisher = Publisher(store, link, Authority(store.data_dir))
     publisher.on_connected([])
     publisher.load()
     publisher.pump(0)

@@ -84,7 +84,7 @@ class FusedFleet(Fleet):
         self.store.fuse = fuse
         self.link = self.broker.link("controller")
         self.controller = Controller(
-            self.store, FusedLink(self.link, fuse), lambda: self.now_unix_ms
+            self.store, FusedLink(self.link, fuse), lambda: self.now_unix_ms, self.authority
         )
         self.controller.start()
 

@@ -7,6 +7,7 @@ import subprocess
 import httpx
 
 from fleet.broker import BrokerProcess, find_broker
+from fleet.bundle import read_bundle
 from tests.spine.client import Client, ask_once
 from tests.spine.models import NAME
 from tests.spine.observer import Observer
@@ -142,11 +143,13 @@ class Bed:
         return _finish(self._spawn(*args))
 
     def push(self, version):
-        """Make the bundle of a version a release; return its manifest's digest."""
-        content = self._bundles.path(version).read_bytes()
-        pushed = self._http.post("/v1/bundles", content=content)
-        assert pushed.is_success, pushed.text
-        return pushed.json()["release"]["manifest"]
+        """Make the bundle of a version a signed release; return its manifest's digest."""
+        return self.push_file(self._bundles.path(version))
+
+    def push_file(self, path):
+        """Push a bundle; return its manifest's digest."""
+        self.fleet("push", str(path))
+        return read_bundle(path).manifest_digest
 
     def roll_out(self, version, *, phases=("100%",), soak_s=0.0, min_s=1.0, max_s=600.0):
         """Start a rollout of a pushed version and return its id."""

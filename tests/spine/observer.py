@@ -88,7 +88,8 @@ class Observer:
     def _on_message(self, _client, _data, message):
         device, _, channel = message.topic.removeprefix("fleet/v1/device/").partition("/")
         try:
-            body = json.loads(message.payload)
+            # A desired state has its signature on a second line.
+            body = json.loads(message.payload.partition(b"\n")[0])
         except (ValueError, RecursionError):
             body = {"unreadable": repr(message.payload)}
         self.seen.append(Seen(time.monotonic(), device, channel, body, bool(message.retain)))

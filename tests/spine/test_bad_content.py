@@ -168,6 +168,13 @@ def test_what_is_no_bundle_is_refused_and_leaves_nothing(bed, files, make, code,
     assert not list((bed.fleet_dir / "store" / "uploads").iterdir())
 
 
+def push(bed, folder, files):
+    """Push a bundle of these files, signed as any other."""
+    path = folder / "pushed.bundle"
+    path.write_bytes(packed(files))
+    bed.push_file(path)
+
+
 def stored_chunks(bed):
     return sorted(path.name for path in (bed.fleet_dir / "store" / "chunks").glob("*/*"))
 
@@ -200,7 +207,7 @@ def test_a_version_never_changes_its_content(bed, files, bundles, tmp_path):
 FILES = {
     "missing": (None, "No such file"),
     "folder": ("folder", "is no file"),
-    "empty": (b"", "no body"),
+    "empty": (b"", "empty file"),
     "cut": (b"manifest.json", "truncated header"),
 }
 
@@ -215,16 +222,13 @@ def test_the_command_names_the_file_that_it_cannot_push(bed, tmp_path, content, 
     check_complaint(run(bed.fleet_dir, "fleet", "push", str(path)), str(path), says)
 
 
-def test_chunks_that_lie_are_refused_and_the_right_ones_are_got(bed, stranger, files):
+def test_chunks_that_lie_are_refused_and_the_right_ones_are_got(bed, stranger, files, tmp_path):
     """The broker retains other bytes under the names of chunks, each a lie of another kind."""
     version = "2.0.1"
     rich = without(files) | {f"more-{n}.bin": f"file {n}".encode() for n in range(6)}
     listed = json.loads(files[MANIFEST])["files"]
     listed += [{"path": path, "media_type": "x/y"} for path in rich if path.startswith("more-")]
-    pushed = api(bed).post(
-        "/v1/bundles", content=packed(signed(rich, version=version, files=listed))
-    )
-    assert pushed.status_code == 201, pushed.text
+    push(bed, tmp_path, signed(rich, version=version, files=listed))
     here = set(chunks_of(bed, stranger, "1.0.0"))  # these the device need not fetch
     names = [name for name in chunks_of(bed, stranger, version) if name not in here]
     truth = {name: stranger.retained(chunk_topic(name)) for name in names}
@@ -326,11 +330,10 @@ def test_an_order_that_leads_nowhere_waits_until_the_controller_knows_better(bed
     assert bed.devices[DEVICE].ask().version == serving
 
 
-def test_a_bundle_whose_model_was_exchanged_fails_its_own_golden_rows(bed, files):
+def test_a_bundle_whose_model_was_exchanged_fails_its_own_golden_rows(bed, files, tmp_path):
     """Every digest agrees: only trying it on the device tells."""
     other = files | {"model.onnx": answering(3.0).SerializeToString()}
-    pushed = api(bed).post("/v1/bundles", content=packed(signed(other, version="2.1.0")))
-    assert pushed.status_code == 201, pushed.text
+    push(bed, tmp_path, signed(other, version="2.1.0"))
     serving = bed.model(DEVICE)["active_version"]
     ended = bed.until_ended(bed.roll_out("2.1.0"))
     assert (ended["state"], ended["counts"]) == ("halted", {"rejected": 1}), ended

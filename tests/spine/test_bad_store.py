@@ -250,7 +250,7 @@ def foreign(path):
 
 
 DATABASES = {
-    "newer": (newer, "schema version 99, this program knows 2", "[store] dir"),
+    "newer": (newer, "schema version 99, this program knows 3", "[store] dir"),
     "somebody-elses": (foreign, "no such table: meta", "check its owner"),
     "garbage": (lambda path: path.write_bytes(b"x" * 9000), "not a database", "restore a backup"),
     "a-folder": (lambda path: path.mkdir(), "unable to open", "check its owner"),

@@ -179,12 +179,12 @@ def raised(client, version, row):
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_a_hostile_model_never_stays(bed, bundles, name):
+def test_a_hostile_model_never_stays(bed, bundles, tmp_path, name):
     row, device = ROWS[name], bed.devices[DEVICE]
     version = f"6.{list(ROWS).index(name)}.0"
-    pushed = bed._http.post("/v1/bundles", content=bundle(bundles.path("1.0.0"), version, row))
-    assert pushed.is_success, pushed.text
-    digest = pushed.json()["release"]["manifest"]
+    path = tmp_path / "hostile.bundle"
+    path.write_bytes(bundle(bundles.path("1.0.0"), version, row))
+    digest = bed.push_file(path)
     is_harmed = row.state == "rolled_back"
     device.client.feature = row.feature if is_harmed else 1.0
     began_s = time.monotonic()

@@ -1,0 +1,75 @@
+"""Signed documents over HTTP: the second source for devices, and the door for those who sign."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import FastAPI, Query, Response
+
+from fleet.controller import Controller
+from fleet.core.rights import Right
+from fleet.store.store import Tx
+from fleet.store.trust import TrustRow
+from fleet.trust.documents import parse_file_name
+from wire.errors import PeerError
+
+from . import schemas as s
+from .access import needs
+
+
+def add(app: FastAPI, controller: Controller) -> None:
+    """Add these routes."""
+
+    @app.get("/v1/trust/metadata", openapi_extra=needs(Right.SEE))
+    def list_documents() -> s.TrustFiles:
+        """Return every root, and the newest document of each other role."""
+        with controller.store.read() as tx:
+            rows = [*tx.trust.roots(), *(r for r in tx.trust.all_newest() if r.role != "root")]
+        return s.TrustFiles({f"{row.version}.{row.role}.json": row.body for row in rows})
+
+    @app.get("/v1/trust/metadata/{file}", openapi_extra=needs(Right.SEE))
+    def show_document(file: str) -> Response:
+        """Return a document as it was signed; without a version in its name, the newest."""
+        with controller.store.read() as tx:
+            row = document(tx, file)
+        return Response(row.body.encode(), media_type="application/json")
+
+    @app.post("/v1/trust/metadata", openapi_extra=needs(Right.RELEASE))
+    def hand_in(
+        body: s.TrustFiles,
+        *,
+        restore: Annotated[bool, Query(description="versions may be left out")] = False,
+    ) -> s.TrustAccepted:
+        """Hand signed documents in, all or none."""
+        accepted = controller.accept_trust(body.root, may_skip=restore)
+        return s.TrustAccepted(changes=list(accepted.changes), snapshot=accepted.snapshot)
+
+    @app.post(
+        "/v1/trust/keys",
+        status_code=201,
+        openapi_extra=needs(Right.ADMINISTER, is_whole_fleet=True),
+    )
+    def make_key(body: s.TrustKeyIn) -> s.TrustKey:
+        """Make a key on the controller; it counts once a root or targets document names it."""
+        key = controller.make_trust_key(body.role)
+        return s.TrustKey(keyid=key.keyid, key=key.to_dict())
+
+
+def document(tx: Tx, file: str) -> TrustRow:
+    """Return the document that a file name asks for.
+
+    Raises:
+        PeerError: `unknown_document`.
+    """
+    said = parse_file_name(file)
+    row = None
+    if said is not None:
+        role, version = said
+        row = tx.trust.get(role, version) if version is not None else tx.trust.newest(role)
+    if row is None:
+        raise PeerError(
+            f"there is no document {file[:80]!r}",
+            code="unknown_document",
+            hint="names are such as timestamp.json, 3.root.json and 12.model-digits.json",
+        )
+    return row

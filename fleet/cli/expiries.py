@@ -1,0 +1,32 @@
+"""What expires soon, in words: for `fleet up` and `fleet keys show`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final
+
+from tuf.api.metadata import Signed
+
+from fleet.trust.documents import SNAPSHOT, TIMESTAMP, Document, to_unix_ms
+
+WARN_DAYS: Final = 30
+DAY_MS: Final = 24 * 3_600_000
+
+
+def expiries(documents: Iterable[Document[Signed]]) -> dict[str, int]:
+    """Return when the documents that people sign expire, role to milliseconds of the Unix epoch."""
+    return {
+        d.role: to_unix_ms(d.signed.expires)
+        for d in documents
+        if d.role not in (SNAPSHOT, TIMESTAMP)
+    }
+
+
+def soon_words(found: Mapping[str, int], now_unix_ms: int) -> Iterator[str]:
+    """Yield a warning for each document that expires within 30 days, or has expired."""
+    for role, expires_unix_ms in sorted(found.items(), key=lambda item: item[1]):
+        days = (expires_unix_ms - now_unix_ms) // DAY_MS
+        if days < 0:
+            yield f"{role} HAS EXPIRED: devices install nothing new of it; `fleet keys renew {role}`"
+        elif days <= WARN_DAYS:
+            yield f"{role} expires in {days} days; `fleet keys renew {role}`"
