@@ -99,6 +99,16 @@ class TelemetrySection(_Section):
     interval_s: Annotated[float, Field(ge=1, le=86_400)] = 60.0
 
 
+class TrustSection(_Section):
+    """`[trust]`: the root of trust of a device that was not enrolled over the network.
+
+    `root` is the fleet's `root.json`, as it was when this device was let in. One that was enrolled
+    has its own beside its key, and needs none here.
+    """
+
+    root: Path | None = None
+
+
 class AgentConfig(_Section):
     """The whole file."""
 
@@ -107,6 +117,7 @@ class AgentConfig(_Section):
     serve: ServeSection = ServeSection()
     state: StateSection = StateSection()
     telemetry: TelemetrySection = TelemetrySection()
+    trust: TrustSection = TrustSection()
 
 
 def load_config(path: Path) -> AgentConfig:
@@ -164,7 +175,7 @@ def _check_certificates(ca: Path | None, path: Path) -> None:
 
 
 def _anchored(config: AgentConfig, base: Path) -> AgentConfig:
-    socket, ca = config.serve.socket, config.broker.ca
+    socket, ca, root = config.serve.socket, config.broker.ca, config.trust.root
     return config.model_copy(
         update={
             "broker": config.broker.model_copy(
@@ -174,5 +185,8 @@ def _anchored(config: AgentConfig, base: Path) -> AgentConfig:
                 update={"socket": base / socket if socket is not None else None}
             ),
             "state": config.state.model_copy(update={"dir": base / config.state.dir}),
+            "trust": config.trust.model_copy(
+                update={"root": base / root if root is not None else None}
+            ),
         }
     )

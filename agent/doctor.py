@@ -26,6 +26,8 @@ from wire.messages import ControllerPresence, Inventory, Reported
 from .adapters.content_files import find_damage
 from .adapters.starts import read_starts
 from .adapters.state_sqlite import SqliteStateStore
+from .adapters.trust import TRUST
+from .adapters.trust_peek import peek
 from .config import AgentConfig, load_config
 from .core.diagnosis import (
     Finding,
@@ -37,6 +39,7 @@ from .core.diagnosis import (
     judge_quarantine,
     judge_records,
     judge_restarts,
+    judge_trust,
 )
 from .core.states import DeviceState
 from .status import ask_runtime, count_records
@@ -153,6 +156,7 @@ def _examine_models(
     yield from judge_models(state, answering)
     if (found := judge_quarantine(state)) is not None:
         yield found
+    yield judge_trust(state, peek(root / TRUST), time.time_ns() // 1_000_000)
     yield _check_content(root, state)
     yield judge_protections(inventory.protections)
     yield judge_disk(shutil.disk_usage(root).free, str(root))

@@ -20,7 +20,7 @@ from typing import Final
 from wire import codec, topics
 from wire.errors import PeerError, StorageError
 from wire.link import Connected, Delivered, Disconnected, LinkEvent
-from wire.messages import ControllerPresence, Desired
+from wire.messages import ControllerPresence
 
 from .adapters.fetcher import Fetcher
 from .adapters.sdnotify import Notifier
@@ -45,6 +45,8 @@ from .effects import Effects
 from .ports import RuntimeEvent, StateStore
 from .runtimes import DISPLACED, Runtimes
 from .telemetry import TelemetryReporter
+from .trust import Trust
+from .unsigned import Unsigned
 from .uplink import Uplink
 
 log = logging.getLogger(__name__)
@@ -119,6 +121,7 @@ class Loop:
         runtimes: Runtimes,
         fetcher: Fetcher,
         uplink: Uplink,
+        trust: Trust | Unsigned,
         telemetry: TelemetryReporter,
         notifier: Notifier,
         is_link_alive: Callable[[], bool],
@@ -130,6 +133,7 @@ class Loop:
         self._runtimes = runtimes
         self._fetcher = fetcher
         self._uplink = uplink
+        self._trust = trust
         self._telemetry = telemetry
         self._notifier = notifier
         self._is_link_alive = is_link_alive
@@ -145,11 +149,13 @@ class Loop:
     def run(self) -> str | None:
         """Run until a stop is requested; return the error that asked for it, if any."""
         self._state = self._store.load()
+        self._trust.start([assignment.name for assignment in self._state.desired or ()])
         self._publish_report()
         self._apply(Started())
         next_tick_s = time.monotonic() + TICK_S
         while True:
-            item = self._inbox.get(next_tick_s - time.monotonic())
+            wake_s = min(next_tick_s, self._trust.due_s or next_tick_s)
+            item = self._inbox.get(wake_s - time.monotonic())
             match item:
                 case StopRequested(error=error):
                     self._stop()
@@ -159,6 +165,8 @@ class Loop:
                 case _:
                     self._handle(item)
             now_s = time.monotonic()
+            if now_s >= (self._trust.due_s or next_tick_s):
+                self._refresh_trust()
             if now_s >= next_tick_s:
                 next_tick_s = now_s + TICK_S
                 self._tick(now_s)
@@ -169,6 +177,7 @@ class Loop:
                 log.info("connected to the broker")
                 self._fetcher.on_link(is_up=True)
                 self._uplink.connected()
+                self._trust.connected()
             case Disconnected(reason=reason):
                 log.warning("broker: %s", reason)
                 self._fetcher.on_link(is_up=False)
@@ -199,6 +208,8 @@ class Loop:
             match topics.parse(delivery.topic):
                 case topics.Desired(device=self._device):
                     self._take_desired(delivery.payload)
+                case topics.Trust() | topics.ModelTrust() as topic:
+                    self._trust.deliver(topic, delivery.payload)
                 case topics.Ack(device=self._device):
                     self._uplink.acknowledged(delivery.payload)
                 case topics.ControllerPresence() if delivery.payload:
@@ -215,17 +226,20 @@ class Loop:
     def _take_desired(self, payload: bytes) -> None:
         if not payload:
             return  # a cleared retained message is no command
-        # The second line is the controller's signature.
-        desired = codec.decode(Desired, payload.partition(b"\n")[0])
-        names = [model.name for model in desired.models]
-        if desired.device != self._device or len(set(names)) != len(names):
-            raise PeerError(
-                f"desired state names device {desired.device!r} or a model twice",
-                code="desired_invalid",
-            )
-        if desired.expires_unix_ms is not None and desired.expires_unix_ms < _now_unix_ms():
-            raise PeerError("desired state has expired", code="expired")
-        self._apply(report.received(desired))
+        try:
+            desired = self._trust.open(payload, self._state)
+        except PeerError as exc:
+            self._trust.refuse(exc)
+            return
+        if desired is not None:
+            self._apply(report.received(desired))
+
+    def _refresh_trust(self) -> None:
+        """Bring the metadata up to date, and go on with what has waited for it."""
+        desired = self._trust.refresh(self._state)
+        self._fetcher.on_trust()
+        if desired is not None:
+            self._apply(report.received(desired))
 
     def _apply(self, event: Event) -> None:
         """Step the machine, or keep an event for later whose state cannot be put on disk."""
@@ -310,6 +324,7 @@ class Loop:
         if (refused := self._runtimes.tick(now_s)) is not None:
             self._apply(refused)
         self._uplink.tick(now_s)
+        self._trust.tick(self._state, now_s)
         self._telemetry.tick(now_s)
         dead = [
             name
@@ -337,7 +352,3 @@ class Loop:
             if not isinstance(item, (Delivered, StopRequested)):
                 self._telemetry.observe(item)
         self._uplink.leave()
-
-
-def _now_unix_ms() -> int:
-    return time.time_ns() // 1_000_000

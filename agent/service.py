@@ -28,6 +28,7 @@ from .adapters.outbox import Outbox
 from .adapters.sdnotify import Notifier, inherited_sockets
 from .adapters.starts import StartCounter
 from .adapters.state_sqlite import SqliteStateStore
+from .adapters.trust import TRUST, TrustStore
 from .config import AgentConfig
 from .core.backoff import connect_delay_s
 from .core.states import DeviceState
@@ -36,6 +37,8 @@ from .loop import Inbox, Loop, StopRequested
 from .ports import RuntimeSettings
 from .runtimes import Runtimes
 from .telemetry import TelemetryReporter
+from .trust import Trust, read_bootstrap
+from .unsigned import Unsigned
 from .uplink import Uplink
 
 log = logging.getLogger(__name__)
@@ -48,9 +51,11 @@ def run_agent(config: AgentConfig) -> str | None:
     """Run the agent until it is told to end; return the error that ended it, if any.
 
     Raises:
-        ConfigError: The address is taken, or another agent uses the state directory.
+        ConfigError: The address is taken, another agent uses the state directory, or there is no
+            root of trust.
         StorageError: The state directory cannot be written.
     """
+    bootstrap = read_bootstrap(config)
     inbox = Inbox()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: inbox.put(StopRequested()))
@@ -59,12 +64,14 @@ def run_agent(config: AgentConfig) -> str | None:
         host = ProcessRuntimeHost(_runtime_settings(config), inbox.put)
         host.open()
         try:
-            return _run(config, root, inbox, host)
+            return _run(config, root, inbox, host, bootstrap)
         finally:
             host.stop()
 
 
-def _run(config: AgentConfig, root: Path, inbox: Inbox, host: ProcessRuntimeHost) -> str | None:
+def _run(
+    config: AgentConfig, root: Path, inbox: Inbox, host: ProcessRuntimeHost, bootstrap: bytes | None
+) -> str | None:
     device, boot = config.device.id, secrets.token_hex(8)
     counter = StartCounter(root)
     wait_s = _count_start(counter)
@@ -78,7 +85,18 @@ def _run(config: AgentConfig, root: Path, inbox: Inbox, host: ProcessRuntimeHost
         first_wait_s=wait_s,
     )
     uplink = Uplink(link, outbox, device=device, boot=boot, agent=f"modelfleet {VERSION}")
-    fetcher = Fetcher(content, link, tell=inbox.put, ask_again=uplink.ask_chunks, check=_check_fits)
+    trust: Trust | Unsigned = Unsigned(device)
+    if bootstrap is not None:
+        trusted = TrustStore(root / TRUST, bootstrap, store, device=device)
+        trust = Trust(trusted, store, link, device=device, alarm=uplink.alarm)
+    fetcher = Fetcher(
+        content,
+        link,
+        tell=inbox.put,
+        ask_again=uplink.ask_chunks,
+        check=_check_fits,
+        authorise=trust.authorise,
+    )
     runtimes = Runtimes(host, content, is_replacing=config.serve.swap == "replace")
     telemetry = TelemetryReporter(
         device=device,
@@ -98,6 +116,7 @@ def _run(config: AgentConfig, root: Path, inbox: Inbox, host: ProcessRuntimeHost
         runtimes=runtimes,
         fetcher=fetcher,
         uplink=uplink,
+        trust=trust,
         telemetry=telemetry,
         notifier=Notifier(os.environ),
         is_link_alive=link.is_alive,

@@ -7,6 +7,7 @@ import http.client
 import json
 import socket
 import sqlite3
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -18,7 +19,9 @@ from wire.messages import Inventory
 
 from .config import AgentConfig
 from .core import report
+from .core.diagnosis import describe_trust, waiting_install
 from .core.states import DeviceState
+from .core.trust import TrustView
 
 TIMEOUT_S = 2.0
 
@@ -33,6 +36,7 @@ class Status:
     answer: str
     waiting_records: int
     state: DeviceState
+    trust: TrustView | None
 
     def to_json(self) -> str:
         """Return the status as JSON."""
@@ -44,21 +48,40 @@ class Status:
             "runtime": self.answer,
             "waiting_records": self.waiting_records,
             "generation": reported.generation,
+            "trust": self._trust(),
             "models": [m.model_dump(mode="json") for m in reported.models],
             "quarantined": [q.model_dump(mode="json") for q in reported.quarantined],
         }
         return json.dumps(body, indent=2) + "\n"
 
+    def _trust(self) -> dict[str, Any] | None:
+        if self.trust is None:
+            return None
+        roles = {
+            name: {"version": facts.version, "expires_unix_ms": facts.expires_unix_ms}
+            for name, facts in self.trust.roles.items()
+        }
+        return {**roles, "waiting": self._waiting()}
+
+    def _waiting(self) -> str | None:
+        return waiting_install(self.state, self.trust, _now_unix_ms())
+
     def to_text(self) -> str:
         """Return the status for a person."""
         reported = report.reported(self.state, Inventory(), boot="0" * 16, seq=0)
+        trust = "no signed metadata yet"
+        if self.trust is not None:
+            trust = describe_trust(self.trust, _now_unix_ms())
         lines = [
             f"device      {self.device}",
             f"broker      {self.broker}",
             f"runtime     {self.answer}",
             f"generation  {reported.generation}",
+            f"trust       {trust}",
             f"records     {self.waiting_records} waiting for the controller",
         ]
+        if (waiting := self._waiting()) is not None:
+            lines.append(f"            {waiting}")
         for model in reported.models:
             active = model.active.version if model.active else "nothing"
             fallback = f", fallback {model.fallback.version}" if model.fallback else ""
@@ -73,6 +96,10 @@ class Status:
         return "\n".join(lines) + "\n"
 
 
+def _now_unix_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
 def read_status(config: AgentConfig) -> Status:
     """Return the status of the agent with this configuration, running or not.
 
@@ -80,6 +107,8 @@ def read_status(config: AgentConfig) -> Status:
         StorageError: `state_missing` or `state_unreadable`.
     """
     from .adapters.state_sqlite import SqliteStateStore
+    from .adapters.trust import TRUST
+    from .adapters.trust_peek import peek
 
     path = config.state.dir / "state.db"
     if not path.exists():
@@ -101,6 +130,7 @@ def read_status(config: AgentConfig) -> Status:
         answer=answer,
         waiting_records=count_records(config.state.dir / "outbox.db"),
         state=state,
+        trust=peek(config.state.dir / TRUST),
     )
 
 

@@ -19,6 +19,7 @@ from typing import Final
 from agent.core import fetch_plan
 from agent.core.events import BundleStaged, FetchFailed
 from agent.core.states import Assignment, BundleFacts
+from agent.core.trust import Refused, Verdict, Waits, refused
 from wire import topics
 from wire.content import ChunkRef, Index, decode_chunk, parse_index
 from wire.errors import BundleError, PeerError, StorageError
@@ -45,6 +46,8 @@ MAX_INBOX: Final = 32
 
 Tell = Callable[[BundleStaged | FetchFailed], None]
 AskAgain = Callable[[Sequence[str]], None]
+Authorise = Callable[[Assignment], Verdict]
+"""Says whether signatures allow a release; asked from the fetcher's thread."""
 CheckManifest = Callable[[Manifest], None]
 """Raises BundleError `incompatible` when this device cannot run the bundle."""
 
@@ -75,12 +78,14 @@ class Fetcher:
         tell: Tell,
         ask_again: AskAgain,
         check: CheckManifest,
+        authorise: Authorise,
     ) -> None:
         self._store = store
         self._link = link
         self._tell = tell
         self._ask_again = ask_again
         self._check = check
+        self._authorise = authorise
         self._inbox: queue.Queue[_Chunk | _LinkChanged | None] = queue.Queue(MAX_INBOX)
         self._lock = threading.Lock()
         self._job: Assignment | None = None
@@ -122,6 +127,10 @@ class Fetcher:
         except queue.Full:
             log.debug("chunk inbox is full; dropped one")
 
+    def on_trust(self) -> None:
+        """Look again whether what waits for signed metadata may go on."""
+        self._wake()
+
     def on_link(self, *, is_up: bool) -> None:
         """Take a change of the link; a lost one ends all chunk subscriptions."""
         self._is_up = is_up
@@ -154,9 +163,11 @@ class Fetcher:
         """
         manifest = job.ref.manifest
         try:
+            self._await_signature(job)
             parsed = self._kept(job) if self._store.is_whole(manifest) else None
             if parsed is None:
                 parsed = self._fetch(job)
+                self._await_signature(job)  # it may have taken days, and a floor been raised
         except (BundleError, PeerError) as exc:
             return FetchFailed(manifest, Outcome.REJECTED, exc.code, str(exc))
         except StorageError as exc:
@@ -164,6 +175,20 @@ class Fetcher:
         except OSError as exc:
             return FetchFailed(manifest, Outcome.FAILED, Code.STORAGE_ERROR, str(exc))
         return BundleStaged(manifest, _facts(parsed))
+
+    def _await_signature(self, job: Assignment) -> None:
+        """Return when the release may be installed; metadata may be missing or have expired.
+
+        Raises:
+            PeerError: It may not, and newer metadata is not waited for.
+            _Superseded: Another job came, or the agent ends.
+        """
+        while isinstance(verdict := self._authorise(job), Waits):
+            self._check_wanted(job)
+            with contextlib.suppress(queue.Empty):
+                self._inbox.get(timeout=IDLE_POLL_S)
+        if isinstance(verdict, Refused):
+            raise refused(verdict.fault)
 
     def _kept(self, job: Assignment) -> Manifest | None:
         """Return the manifest of the bundle as it is on disk; None when it is no longer sound."""

@@ -127,13 +127,14 @@ def _look_up(updater: Updater, fetcher: _Fetcher, paths: Collection[str], result
 
 def _collected(directory: Path, *, is_whole: bool) -> Run:
     """Return the documents that the run has left, each verified by it or by an earlier one."""
-    root = Metadata[Root].from_file(str(directory / "root.json"))
+    root = Metadata[Root].from_bytes((directory / "root.json").read_bytes())
     result = Run(root)
     for name, kind in (("timestamp", Timestamp), ("snapshot", Snapshot), ("targets", Targets)):
         try:
-            document = Metadata[kind].from_file(str(directory / f"{name}.json"))  # type: ignore[valid-type]
+            data = (directory / f"{name}.json").read_bytes()
+            document = Metadata[kind].from_bytes(data)  # type: ignore[valid-type]
             root.signed.verify_delegate(name, document.signed_bytes, document.signatures)
-        except (exceptions.RepositoryError, exceptions.StorageError, ValueError):
+        except (exceptions.RepositoryError, FileNotFoundError):
             # One of before a rotation of keys, or none yet.
             if is_whole:
                 raise
@@ -148,9 +149,10 @@ def _collect_delegated(directory: Path, result: Run) -> None:
     targets, listed = result.targets.signed, result.snapshot.signed.meta
     for role in (targets.delegations and targets.delegations.roles) or ():
         try:
-            document = Metadata[Targets].from_file(str(directory / f"{quote(role, '')}.json"))
+            data = (directory / f"{quote(role, '')}.json").read_bytes()
+            document = Metadata[Targets].from_bytes(data)
             targets.verify_delegate(role, document.signed_bytes, document.signatures)
-        except (exceptions.RepositoryError, exceptions.StorageError):
+        except (exceptions.RepositoryError, FileNotFoundError):
             continue  # it was not asked for, or is of before
         meta = listed.get(f"{role}.json")
         if meta is not None and meta.version == document.signed.version:

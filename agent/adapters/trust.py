@@ -30,10 +30,13 @@ from wire.errors import PeerError
 from wire.trust import MAX_METADATA_BYTES, target_path
 
 from .durable import TEMPORARY, storage_error, sync_directory, write_durably
+from .trust_mqtt import version_of
 
 if TYPE_CHECKING:
     from .ngclient import Fetch, Run
 
+TRUST: Final = "trust"
+"""Where an agent keeps all this, below its state directory."""
 ROOT: Final = "root.json"
 HISTORY: Final = "root_history"
 SCRATCH: Final = "scratch"
@@ -88,7 +91,7 @@ class TrustStore:
             PeerError, TransferError, StorageError: As `refresh`; `trust_unavailable` before a first
                 refresh was whole.
         """
-        return self._viewed(self._kept, models, now_unix_ms=0)
+        return self._viewed(self.kept, models, now_unix_ms=0)
 
     def refresh(self, fetch: Fetch, models: Collection[str], *, now_unix_ms: int) -> TrustView:
         """Bring the metadata up to date, and return what is verified.
@@ -174,17 +177,18 @@ class TrustStore:
         if source.exists() and (data := source.read_bytes()) != _read(target):
             write_durably(target, data)
 
-    def _kept(self, name: str) -> Iterator[bytes]:
-        """Give a file as a repository would that has nothing new.
+    def kept(self, name: str) -> Iterator[bytes]:
+        """Give a file as a repository would that has nothing newer than this disk.
 
         Raises:
-            LookupError: There is none, or only another version of it, as python-tuf finds out.
+            LookupError: There is none, or only another version of it.
         """
         version, _, role = name.partition(".")
         path = self._directory / (role if version.isdecimal() else name)
         if version.isdecimal() and role == ROOT:
             path = self._directory / HISTORY / name
-        if (data := _read(path)) is None:
+        data = _read(path)
+        if data is None or (version.isdecimal() and _version(data) != int(version)):
             raise LookupError(name)
         return iter((data,))
 
@@ -223,4 +227,11 @@ def _read(path: Path) -> bytes | None:
     try:
         return path.read_bytes()
     except FileNotFoundError:
+        return None
+
+
+def _version(data: bytes) -> int | None:
+    try:
+        return version_of(data)
+    except PeerError:
         return None

@@ -10,7 +10,8 @@ from typing import Final
 from wire.lifecycle import SUCCESSES
 
 from .backoff import connect_delay_s
-from .states import DeviceState, ModelRecord, subject, update_state
+from .states import DeviceState, Fetching, ModelRecord, subject, update_state
+from .trust import TrustView, Waits, authorise
 
 PROTECTIONS: Final = {
     "rlimits": "this kernel refused setrlimit",
@@ -98,6 +99,61 @@ def _judge_model(state: DeviceState, record: ModelRecord, answering: dict[str, s
         verdict = Verdict.WARNING if record.active is not None else Verdict.FAULT
         return Finding(name, verdict, text, remedy)
     return Finding(name, Verdict.OK, serves)
+
+
+def judge_trust(state: DeviceState, view: TrustView | None, now_unix_ms: int) -> Finding:
+    """Return whether new releases could be installed, by what is signed.
+
+    Args:
+        state: On disk.
+        view: What is on disk; None where it is not whole.
+        now_unix_ms: By this machine's clock.
+    """
+    if view is None:
+        return Finding(
+            "trust",
+            Verdict.WARNING,
+            "no signed metadata has arrived yet",
+            "it comes over the broker once the controller is online; until then nothing is installed",
+        )
+    text = describe_trust(view, now_unix_ms)
+    if (role := view.expired(now_unix_ms)) is not None:
+        return Finding(
+            "trust",
+            Verdict.FAULT,
+            f"{text}: the {role} metadata; nothing new is installed",
+            "is the controller online, and this clock right (`timedatectl`)? What serves goes on",
+        )
+    if (words := waiting_install(state, view, now_unix_ms)) is not None:
+        remedy = "is the controller online? It publishes what is signed"
+        return Finding("trust", Verdict.WARNING, f"{text}; {words}", remedy)
+    return Finding("trust", Verdict.OK, text)
+
+
+def waiting_install(state: DeviceState, view: TrustView | None, now_unix_ms: int) -> str | None:
+    """Return which install waits for signed metadata, and why; None if none does."""
+    if not isinstance(state.update, Fetching):
+        return None
+    assignment = state.update.assignment
+    verdict = authorise(
+        view,
+        model=assignment.name,
+        version=assignment.ref.version,
+        manifest=assignment.ref.manifest,
+        now_unix_ms=now_unix_ms,
+    )
+    if not isinstance(verdict, Waits):
+        return None
+    return f"{assignment.name}:{assignment.ref.version} waits: {verdict.fault.detail}"
+
+
+def describe_trust(view: TrustView, now_unix_ms: int) -> str:
+    """Return versions and lasting of what is signed, for a person."""
+    left_ms = min(facts.expires_unix_ms for facts in view.roles.values()) - now_unix_ms
+    hours = left_ms // 3_600_000
+    lasts = f"{hours // 24} days" if hours >= 48 else f"{hours} hours"
+    until = f"good for {lasts}" if left_ms > 0 else "expired"
+    return f"root {view.roles['root'].version}, snapshot {view.snapshot}, {until}"
 
 
 def judge_quarantine(state: DeviceState) -> Finding | None:

@@ -19,10 +19,27 @@ from tuf.api.metadata import (
 )
 from tuf.api.serialization.json import JSONSerializer
 
-from wire.trust import DIRECTOR, DIRECTOR_PATHS, model_paths, model_role, target_path
+from wire import codec, topics
+from wire.trust import (
+    DIRECTOR,
+    DIRECTOR_PATHS,
+    Signature,
+    model_paths,
+    model_role,
+    seal,
+    signing_bytes,
+    target_path,
+)
 
 TOP_LEVEL = ("root", "timestamp", "snapshot", "targets")
 DAY = dt.timedelta(days=1)
+
+
+def direct(signer, desired):
+    """Return a desired state as a director publishes it: two lines, the second a signature."""
+    body = codec.encode(desired)
+    signed = signer.sign(signing_bytes(body))
+    return seal(body, Signature(keyid=signed.keyid, sig=signed.signature))
 
 
 class Repository:
@@ -34,10 +51,11 @@ class Repository:
         files: What is served, by name.
     """
 
-    def __init__(self, *, has_hashes=False):
+    def __init__(self, *, has_hashes=False, new_key=CryptoSigner.generate_ed25519, expires=None):
         self.has_hashes = has_hashes
+        self._new_key = new_key
         self.now = dt.datetime.now(dt.UTC).replace(microsecond=0)
-        expires = self.now + 30 * DAY
+        self._expires = expires = expires or self.now + 30 * DAY
         self.documents = {
             "root": Root(expires=expires),
             "timestamp": Timestamp(expires=expires),
@@ -61,7 +79,7 @@ class Repository:
 
     def add_key(self, role, signer=None):
         """Let one more key sign a role."""
-        signer = signer or CryptoSigner.generate_ed25519()
+        signer = signer or self._new_key()
         self.signers.setdefault(role, []).append(signer)
         self._delegator(role).add_key(signer.public_key, role)
         return signer
@@ -91,11 +109,11 @@ class Repository:
             delegator.delegations = Delegations({}, {})
         role = DelegatedRole(name, [], 1, is_terminating, list(paths))
         delegator.delegations.roles[name] = role
-        signer = CryptoSigner.generate_ed25519()
+        signer = self._new_key()
         delegator.add_key(signer.public_key, name)
         self.signers.setdefault(name, []).append(signer)
         if name not in self.documents:
-            self.documents[name] = Targets(expires=self.now + 30 * DAY)
+            self.documents[name] = Targets(expires=self._expires)
             self.documents[name].version = 0
         return signer
 
@@ -160,6 +178,23 @@ class Repository:
             self.timestamp.snapshot_meta = meta
         elif role not in ("root", "timestamp"):
             self.snapshot.meta[f"{role}.json"] = meta
+
+    def messages(self):
+        """Return the newest document of every role as it is retained: topic to payload."""
+        newest = {}
+        for name, data in self.files.items():
+            version, _, file = name.partition(".")
+            role = file.removesuffix(".json")
+            if name == "timestamp.json":
+                newest[topics.Trust("timestamp")] = data
+            elif role == "root":
+                if version != "1":
+                    newest[topics.Trust(f"root-{version}")] = data
+            elif role in TOP_LEVEL and int(version) == self.documents[role].version:
+                newest[topics.Trust(role)] = data
+            elif int(version) == self.documents[role].version:
+                newest[topics.ModelTrust(role.removeprefix("model-"))] = data
+        return {topic.text: data for topic, data in newest.items()}
 
     def fetch(self, name):
         """Give a file as a source does."""

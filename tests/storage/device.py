@@ -11,11 +11,13 @@ import secrets
 import sys
 import time
 
+from agent.adapters import trust_view  # noqa: F401 - imports python-tuf once, before lives fork
 from agent.adapters.content_files import ContentStore, find_damage
 from agent.adapters.fetcher import Fetcher
 from agent.adapters.host import Host
 from agent.adapters.sdnotify import Notifier
 from agent.adapters.starts import StartCounter
+from agent.adapters.trust import TRUST, TrustStore
 from agent.effects import Effects
 from agent.loop import Inbox, Loop, StopRequested
 from agent.ports import (
@@ -30,6 +32,7 @@ from agent.ports import (
 from agent.runtimes import Runtimes
 from agent.service import _open_outbox, _open_state
 from agent.telemetry import TelemetryReporter
+from agent.trust import Trust
 from agent.uplink import Uplink
 from tests.storage.scenario import BAD, DEVICE, STAGES
 from wire import codec, topics
@@ -89,8 +92,15 @@ def live(root, scenario, witness, *, generation=1, stage=0, is_endless=False):
     uplink = Uplink(
         link, WitnessedOutbox(outbox, witness), device=DEVICE, boot=boot, agent="harness"
     )
+    store = TrustStore(root / TRUST, scenario.trust.bootstrap, state, device=DEVICE)
+    trust = Trust(store, state, link, device=DEVICE, alarm=uplink.alarm)
     fetcher = Fetcher(
-        content, link, tell=inbox.put, ask_again=uplink.ask_chunks, check=_check_nothing
+        content,
+        link,
+        tell=inbox.put,
+        ask_again=uplink.ask_chunks,
+        check=_check_nothing,
+        authorise=trust.authorise,
     )
     host = Runtime(inbox.put, witness, begun_s, controller.served)
     runtimes = Runtimes(host, content, is_replacing=scenario.is_replacing)
@@ -104,6 +114,7 @@ def live(root, scenario, witness, *, generation=1, stage=0, is_endless=False):
         runtimes=runtimes,
         fetcher=fetcher,
         uplink=uplink,
+        trust=trust,
         telemetry=TelemetryReporter(
             device=DEVICE,
             interval_s=NO_TELEMETRY_S,
@@ -225,6 +236,8 @@ class Controller:
     def begin(self, generation, stage):
         """Come to the broker and publish what is retained there."""
         self._link.start(self._on_link, lambda: None)
+        for topic, payload in self._scenario.trust.messages().items():
+            self._link.publish(topic, payload, qos=1, retain=True)
         for digest, payload in self._scenario.payloads.items():
             self._link.publish(topics.Chunk(digest).text, payload, qos=1, retain=True)
         self._want(generation, stage)
@@ -233,7 +246,7 @@ class Controller:
     def _want(self, generation, stage):
         self._generation, self._stage = generation, stage
         self._witness.tell("desired", generation, stage)
-        desired = codec.encode(self._scenario.desired(stage, generation))
+        desired = self._scenario.desired(stage, generation)
         self._link.publish(topics.Desired(DEVICE).text, desired, qos=1, retain=True)
 
     def _on_link(self, event):

@@ -4,11 +4,15 @@ Install, update, a bad update that rolls back, a second model, its removal, a re
 pointer or collects content.
 """
 
+import datetime as dt
 from dataclasses import dataclass
 
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from securesystemslib.signer import CryptoSigner
 
 from tests.agent.adapters.bundles import Bundle, make_bundle
+from tests.conformance.repository import Repository, direct
 from wire.manifest import digest_of
 from wire.messages import Desired, DesiredModel, Guards, Probation
 
@@ -36,6 +40,8 @@ class Scenario:
         is_replacing: Whether the runtime is swapped with a gap.
         ack_share: How many of the records the controller acknowledges; the others stay.
         payloads: All chunks as they are published, by digest.
+        trust: What says that all of these releases are signed; its keys are drawn too.
+        director: Signs the desired states.
     """
 
     seed: int
@@ -43,6 +49,8 @@ class Scenario:
     is_replacing: bool
     ack_share: float
     payloads: dict[str, bytes]
+    trust: Repository
+    director: CryptoSigner
 
     @classmethod
     def drawn(cls, seed):
@@ -57,10 +65,15 @@ class Scenario:
                 model, size=size, levels=levels, name=name, version=version
             )
         payloads = {d: p for bundle in bundles.values() for d, p in bundle.payloads().items()}
-        return cls(seed, bundles, bool(chance.random() < 0.3), float(chance.random()), payloads)
+        is_replacing, ack_share = bool(chance.random() < 0.3), float(chance.random())
+        trust, director = _signed(bundles, chance)
+        return cls(seed, bundles, is_replacing, ack_share, payloads, trust, director)
 
     def desired(self, stage, generation):
-        """Return the message of a stage."""
+        """Return the payload of a stage."""
+        return direct(self.director, self._desired(stage, generation))
+
+    def _desired(self, stage, generation):
         return Desired(
             device=DEVICE,
             generation=generation,
@@ -76,3 +89,19 @@ class Scenario:
                 for name, version in STAGES[stage]
             ),
         )
+
+
+def _signed(bundles, chance):
+    """Return the metadata that lists these bundles, and the director that it names."""
+
+    def new_key():
+        return CryptoSigner(Ed25519PrivateKey.from_private_bytes(chance.bytes(32)))
+
+    trust = Repository(new_key=new_key, expires=dt.datetime(2100, 1, 1, tzinfo=dt.UTC))
+    director = trust.add_director()
+    for name in sorted({name for name, _ in bundles}):
+        trust.add_model(name)
+    for number, ((name, version), bundle) in enumerate(bundles.items(), 1):
+        trust.release(name, version, number, bundle.manifest)
+    trust.publish_all(*(role for role in trust.documents if role.startswith("model-")), "targets")
+    return trust, director

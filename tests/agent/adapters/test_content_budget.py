@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from agent.adapters.content_files import ContentStore
 from agent.adapters.fetcher import Fetcher
 from agent.core.states import DeviceState, ModelRecord, Ref
+from agent.core.trust import Allowed
 from wire.content import ChunkRef
 from wire.errors import StorageError
 from wire.lifecycle import Code, Outcome
@@ -57,7 +58,12 @@ def fetch(root, bundle, max_bytes):
     """Fetch a bundle into a store with a budget; return what the fetcher tells, and the peak."""
     link, told = Link(bundle), queue.Queue()
     fetcher = Fetcher(
-        ContentStore(root, max_bytes), link, tell=told.put, ask_again=print, check=lambda _m: None
+        ContentStore(root, max_bytes),
+        link,
+        tell=told.put,
+        ask_again=print,
+        check=lambda _m: None,
+        authorise=lambda _a: Allowed(),
     )
     link.fetcher, link.root = fetcher, root
     fetcher.on_link(is_up=True)

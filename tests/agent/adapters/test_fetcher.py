@@ -11,6 +11,7 @@ from agent.adapters.content_files import ContentStore
 from agent.adapters.fetcher import Fetcher
 from agent.core import fetch_plan
 from agent.core.events import BundleStaged, FetchFailed
+from agent.core.trust import Allowed
 from wire.content import encode_chunk
 from wire.errors import BundleError
 from wire.lifecycle import Code, Outcome
@@ -28,6 +29,7 @@ class Device:
         self.asked_again = queue.Queue()
         self.delivered = []
         self.refuse = None
+        self.verdict = Allowed()
         self.store = ContentStore(root)
         self.link = broker.link("cam-01")
         self.fetcher = Fetcher(
@@ -36,6 +38,7 @@ class Device:
             tell=self.events.put,
             ask_again=self.asked_again.put,
             check=self._check,
+            authorise=lambda _assignment: self.verdict,
         )
         self.fetcher.start()
         self.link.start(self._sink, lambda: None)

@@ -9,15 +9,18 @@ from agent.core.diagnosis import (
     judge_protections,
     judge_quarantine,
     judge_records,
+    judge_trust,
 )
 from agent.core.states import (
     Assignment,
     DeviceState,
+    Fetching,
     ModelRecord,
     OnProbation,
     Quarantine,
     Ref,
 )
+from agent.core.trust import RoleFacts, TrustView
 from wire.lifecycle import Code, Outcome
 
 ONE, TWO = Ref("1.0.0", "1" * 64, "a" * 64), Ref("2.0.0", "2" * 64, "b" * 64)
@@ -111,3 +114,27 @@ def test_little_disk_and_stuck_records_are_warnings():
     assert judge_records(101, is_controller_online=True).verdict is Verdict.WARNING
     assert judge_records(101, is_controller_online=False).verdict is Verdict.OK
     assert judge_records(100, is_controller_online=True).verdict is Verdict.OK
+
+
+HOUR_MS = 3_600_000
+SIGNED = TrustView(
+    {n: RoleFacts(3, 72 * HOUR_MS) for n in ("root", "timestamp", "snapshot", "targets")}
+)
+WAITING = DeviceState(update=Fetching(Assignment("digits", Ref("2.0.0", "a" * 64, "b" * 64))))
+
+
+@pytest.mark.parametrize(
+    ("state", "view", "now_unix_ms", "verdict", "words"),
+    [
+        (DeviceState(), SIGNED, 0, "ok", "root 3, snapshot 3, good for 3 days"),
+        (DeviceState(), SIGNED, 71 * HOUR_MS, "ok", "good for 1 hours"),
+        (DeviceState(), None, 0, "warning", "no signed metadata"),
+        (DeviceState(), SIGNED, 72 * HOUR_MS, "fault", "expired: the timestamp"),
+        (WAITING, SIGNED, 0, "warning", "digits:2.0.0 waits: the metadata of model digits"),
+    ],
+)  # fmt: skip
+def test_what_is_signed_is_judged(state, view, now_unix_ms, verdict, words):
+    found = judge_trust(state, view, now_unix_ms)
+    assert found.verdict == verdict
+    assert words in found.text
+    assert (found.remedy == "") is (verdict == "ok")

@@ -1,0 +1,354 @@
+"""What this device believes: signed metadata as it arrives, desired states that it judges, installs.
+
+Metadata is refreshed when deliveries have settled for a moment. A desired state is acted on when a director
+has signed it that the metadata names; one whose director knew newer metadata waits for that. Whatever
+is expired, missing or an attack stops new installs and nothing else: what serves goes on serving.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+from wire import codec, topics
+from wire.errors import ConfigError, ModelfleetError, PeerError, StorageError
+from wire.lifecycle import Code
+from wire.link import Link
+from wire.messages import Desired
+from wire.trust import SignedText, open_sealed
+
+from .adapters.trust import ROOT, MarkStore, TrustStore
+from .adapters.trust_mqtt import DeliveredMetadata
+from .config import AgentConfig
+from .core import trust as core
+from .core.states import Assignment, DeviceState, Fetching, OnProbation
+from .core.trust import Fault, Marks, Refused, TrustView, Verdict, Waits
+
+log = logging.getLogger(__name__)
+
+IDENTITY: Final = "identity"
+"""Where an enrolment puts what it has brought."""
+BUILD_UNIX_MS: Final = int(datetime(2026, 11, 25, tzinfo=UTC).timestamp() * 1000)
+"""No signature of today is older than this program; raised with each release of it."""
+SETTLE_S: Final = 0.05
+"""Retained documents come together; a refresh waits for this long a silence. What it missed by
+that, it finds with the next delivery."""
+MAX_SETTLE_S: Final = 1.0
+"""And no longer than this for one: a broker that never falls silent puts nothing off."""
+AGAIN_S: Final = 60.0
+"""A refresh that failed is tried again: the clock may have been set, the disk may work."""
+REST_S: Final = 5.0
+"""A disk that fails is left alone this long."""
+PATIENCE_S: Final = 60.0
+"""What waits for metadata for longer than this is told."""
+ALARM_AGAIN_S: Final = 60.0
+"""Alarms of one code are at least this far apart: who sends 10,000 bad messages fills no outbox."""
+
+SAME_ALARM_S: Final = 24 * 3600.0
+"""The same alarm, word by word, comes once a day while its cause lasts."""
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """What waits for metadata: a desired state by its bytes, an install by its name."""
+
+    subject: bytes | str
+    fault: Fault
+    since_s: float
+
+
+Alarm = Callable[[str, str], None]
+
+
+class Trust:
+    """Used by the loop's thread, but for `authorise`, which the fetcher's asks too."""
+
+    def __init__(
+        self, store: TrustStore, marks: MarkStore, link: Link, *, device: str, alarm: Alarm
+    ) -> None:
+        self._store = store
+        self._mark_store = marks
+        self._link = link
+        self._device = device
+        self._alarm = alarm
+        self._delivered = DeliveredMetadata(store.kept)
+        self._view: TrustView | None = None
+        self._marks: Marks = {}
+        self._models: frozenset[str] = frozenset()
+        self._due_s: float | None = None
+        self._unsettled_s: float | None = None
+        self._held: _Waiting | None = None
+        self._install: _Waiting | None = None
+        self._alarmed: dict[str, tuple[float, str]] = {}
+
+    @property
+    def due_s(self) -> float | None:
+        """The monotonic instant of the next refresh, or None."""
+        return self._due_s
+
+    def start(self, models: Collection[str]) -> None:
+        """Take what is on disk.
+
+        Args:
+            models: Assigned to this device as far as it knows.
+        """
+        self._models = frozenset(models)
+        self._load()
+
+    def _load(self) -> None:
+        """Believe what is on disk, fresh or not, until a refresh brings newer metadata."""
+        try:
+            self._marks = self._mark_store.load_marks()
+            self._view = self._store.load(self._models)
+        except StorageError as exc:
+            log.warning("%s", exc)
+            self._due_s = time.monotonic() + REST_S
+        except ModelfleetError as exc:
+            log.info("no trusted metadata yet: %s", exc)
+
+    def connected(self) -> None:
+        """Ask for the documents of the assigned models, after each connection."""
+        self._subscribe(self._models)
+
+    def deliver(self, topic: topics.Trust | topics.ModelTrust, payload: bytes) -> None:
+        """Keep a document for the refresh that follows.
+
+        Raises:
+            PeerError: `trust_too_large` or `trust_malformed`.
+        """
+        if not payload:
+            return  # a cleared retained message takes nothing back
+        self._delivered.put(topic, payload)
+        now_s = time.monotonic()
+        self._unsettled_s = self._unsettled_s or now_s
+        self._due_s = min(now_s + SETTLE_S, self._unsettled_s + MAX_SETTLE_S)
+
+    def open(self, payload: bytes, state: DeviceState) -> Desired | None:
+        """Return a desired state that may be acted on; None for one that waits.
+
+        Raises:
+            PeerError: It is refused.
+        """
+        sealed, held = open_sealed(payload), self._held
+        fault, desired = self._judge(sealed, state)
+        if desired is None:
+            is_same = held is not None and held.subject == payload
+            since_s = held.since_s if held is not None and is_same else time.monotonic()
+            self._held = _Waiting(payload, fault, since_s)
+            return None
+        # A broker may repeat the present one while the next waits.
+        if desired.generation > state.generation or (held and held.subject == payload):
+            self._held = None
+        return desired
+
+    def refuse(self, exc: PeerError) -> None:
+        """Tell of a desired state that was refused."""
+        self._tell(exc.code, f"{topics.Desired(self._device).text}: {exc}")
+
+    def refresh(self, state: DeviceState) -> Desired | None:
+        """Bring the metadata up to date by what was delivered.
+
+        Returns:
+            A desired state that has waited, and may be acted on now.
+        """
+        return self._release(state) if self._refresh() else None
+
+    def tick(self, state: DeviceState, now_s: float) -> None:
+        """Tell of what waits for metadata too long."""
+        self._install = self._waiting_install(state, now_s)
+        name = str(self._install.subject) if self._install else ""
+        for waiting, words in ((self._held, "a desired state"), (self._install, name)):
+            if waiting is None:
+                continue
+            is_on_its_way = waiting.fault.code in (Code.TRUST_UNAVAILABLE, Code.TRUST_SIGNATURE)
+            if not is_on_its_way or now_s - waiting.since_s >= PATIENCE_S:
+                self._tell(waiting.fault.code, f"{words} waits: {waiting.fault.detail}")
+
+    def authorise(self, assignment: Assignment) -> Verdict:
+        """Return whether a release may be installed now; safe from the fetcher's thread."""
+        view, marks = self._view, self._marks
+        return core.authorise(
+            view,
+            model=assignment.name,
+            version=assignment.ref.version,
+            manifest=assignment.ref.manifest,
+            now_unix_ms=_now_unix_ms(view, marks),
+        )
+
+    def _judge(self, sealed: SignedText, state: DeviceState) -> tuple[Fault, Desired | None]:
+        """Return the desired state, or why it waits.
+
+        Raises:
+            PeerError: It is refused.
+        """
+        keyid = sealed.signature.keyid
+        if self._view is None:
+            return Fault(Code.TRUST_UNAVAILABLE, "no signed metadata has arrived yet"), None
+        if (public := self._view.directors.get(keyid)) is None:
+            words = f"signed by key {keyid[:12]}, which the metadata here does not name"
+            return Fault(Code.TRUST_SIGNATURE, words), None
+        _verify(public, sealed)
+        desired = codec.decode(Desired, sealed.body)
+        names = [model.name for model in desired.models]
+        if len(set(names)) != len(names):
+            raise PeerError("the desired state names a model twice", code="desired_invalid")
+        verdict = core.judge_desired(
+            self._view,
+            desired,
+            device=self._device,
+            generation=state.generation,
+            now_unix_ms=_now_unix_ms(self._view, self._marks),
+        )
+        if isinstance(verdict, Refused):
+            raise core.refused(verdict.fault)
+        self._refuse_dead_fallback(desired, state)
+        self._learn_time(desired, keyid)
+        self._want(names)
+        if isinstance(verdict, Waits):
+            return verdict.fault, None
+        return Fault("", ""), desired
+
+    def _refuse_dead_fallback(self, desired: Desired, state: DeviceState) -> None:
+        """See that nobody orders a return to a release below the floor; it needs no fetch.
+
+        Raises:
+            PeerError: `below_floor`.
+        """
+        if not isinstance(state.update, OnProbation):
+            return
+        name = state.update.assignment.name
+        fallback, facts = state.record(name).fallback, self._view and self._view.models.get(name)
+        for model in desired.models:
+            if model.name == name and fallback and facts and model.manifest == fallback.manifest:
+                release = facts.releases.get(model.version)
+                if release is not None and release.number < facts.floor:
+                    raise PeerError(
+                        f"{name}:{model.version} is below the floor", code=Code.BELOW_FLOOR
+                    )
+
+    def _learn_time(self, desired: Desired, keyid: str) -> None:
+        if self._view is None:
+            return
+        try:
+            known = self._mark_store.load_marks()
+            self._marks = core.after_desired(known, self._view, desired, keyid)
+            if self._marks is not known:
+                self._mark_store.save_marks(self._marks)
+        except StorageError as exc:
+            log.warning("%s", exc)  # it is learnt again with the next desired state
+
+    def _want(self, names: Collection[str]) -> None:
+        """Follow the documents of exactly these models."""
+        wanted = frozenset(names)
+        if gone := self._models - wanted:
+            self._link.unsubscribe([topics.ModelTrust(name).text for name in sorted(gone)])
+        self._subscribe(wanted - self._models)
+        self._models = wanted
+
+    def _subscribe(self, models: Collection[str]) -> None:
+        if models:
+            self._link.subscribe([topics.ModelTrust(name).text for name in sorted(models)], qos=1)
+
+    def _refresh(self) -> bool:
+        """Bring the view up to date; return whether that worked."""
+        self._due_s = self._unsettled_s = None
+        if self._view is None:
+            self._load()  # what has expired is known on, should there be nothing newer
+        clock_unix_ms = max(time.time_ns() // 1_000_000, BUILD_UNIX_MS)
+        try:
+            # Not by the floor clock: after a theft, new roots must be able to undo a time of the thief's.
+            view = self._store.refresh(self._delivered, self._models, now_unix_ms=clock_unix_ms)
+            self._marks = self._mark_store.load_marks()
+        except ModelfleetError as exc:
+            rest_s = REST_S if isinstance(exc, StorageError) else AGAIN_S
+            self._due_s = time.monotonic() + rest_s
+            if exc.code == Code.TRUST_UNAVAILABLE:
+                log.info("metadata is not whole yet: %s", exc)
+            else:
+                self._tell(exc.code, str(exc))
+            return False
+        self._delivered.clear()
+        for model, fault in view.faults.items():
+            if fault.code not in (Code.TRUST_UNAVAILABLE, Code.NOT_SIGNED):
+                self._tell(fault.code, f"{model}: {fault.detail}")
+        if self._view is None or view.roles != self._view.roles:
+            log.info("trusts root %d, snapshot %d", view.roles["root"].version, view.snapshot)
+        self._view = view
+        return True
+
+    def _release(self, state: DeviceState) -> Desired | None:
+        """Return the desired state that has waited, if it may be acted on now."""
+        if self._held is None or not isinstance(self._held.subject, bytes):
+            return None
+        try:
+            return self.open(self._held.subject, state)
+        except PeerError as exc:
+            self._held = None
+            self.refuse(exc)
+            return None
+
+    def _waiting_install(self, state: DeviceState, now_s: float) -> _Waiting | None:
+        if not isinstance(state.update, Fetching):
+            return None
+        assignment = state.update.assignment
+        verdict = self.authorise(assignment)
+        if not isinstance(verdict, Waits):
+            return None
+        subject = f"{assignment.name}:{assignment.ref.version}"
+        if self._install is not None and self._install.subject == subject:
+            now_s = self._install.since_s
+        return _Waiting(subject, verdict.fault, now_s)
+
+    def _tell(self, code: str, detail: str) -> None:
+        now_s = time.monotonic()
+        told_s, told = self._alarmed.get(code, (-SAME_ALARM_S, ""))
+        if now_s - told_s < (SAME_ALARM_S if told == detail else ALARM_AGAIN_S):
+            log.debug("%s (%s)", detail, code)
+            return
+        self._alarmed[code] = (now_s, detail)
+        log.warning("%s (%s)", detail, code)
+        self._alarm(code, detail)
+
+
+def read_bootstrap(config: AgentConfig) -> bytes | None:
+    """Return the root of trust that this device was given: at its enrolment, or by a person.
+
+    Raises:
+        ConfigError: `trust_root_missing` or `trust_root_unreadable`.
+    """
+    enrolled = config.state.dir / IDENTITY / ROOT
+    path = enrolled if enrolled.exists() else config.trust.root
+    if path is None:
+        return None
+    try:
+        return path.read_bytes()
+    except OSError as exc:
+        raise ConfigError(
+            f"cannot read the root of trust, {path}: {exc.strerror}",
+            code="trust_root_unreadable",
+            hint="copy the fleet's root.json there; [trust] root names it",
+        ) from exc
+
+
+def _verify(public: str, sealed: SignedText) -> None:
+    """Check an Ed25519 signature.
+
+    Raises:
+        PeerError: `trust_signature`.
+    """
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(public))
+    try:
+        key.verify(bytes.fromhex(sealed.signature.sig), sealed.signed_bytes)
+    except InvalidSignature as exc:
+        raise PeerError("the signature is not good", code=Code.TRUST_SIGNATURE) from exc
+
+
+def _now_unix_ms(view: TrustView | None, marks: Marks) -> int:
+    return core.floor_clock(time.time_ns() // 1_000_000, BUILD_UNIX_MS, view, marks)
