@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from fleet.settings import require_settings
-from fleet.trust.ceremony import Founded, found
 from fleet.trust.drill import drill_all
-from fleet.trust.keys import match_keyid, public_text
+from fleet.trust.keys import OFFLINE_DIR, match_keyid, public_text
 from fleet.trust.ledger import Ledger
 from fleet.trust.repository import ONLINE_ROLES, Repository
 from fleet.trust.session import restore
@@ -32,6 +31,9 @@ from .signer import (
     now_unix_ms,
     open_session,
 )
+
+if TYPE_CHECKING:  # it brings the store, which most commands do without
+    from fleet.trust.ceremony import Founded
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +80,14 @@ def found_keys(
     fleet: Annotated[Path | None, typer.Option("--fleet", help="The fleet's directory.")] = None,
 ) -> None:
     """Make the keys of a fleet that has none: one that was made before fleets had keys."""
+    from fleet.trust.ceremony import found
+
     settings = require_settings(fleet)
     founded = found(
         settings.root,
         settings.store_dir,
         now_unix_ms(),
-        keys_dir=keys or settings.root / "offline",
+        keys_dir=keys or settings.root / OFFLINE_DIR,
         passphrase=given_passphrase(passphrase_file),
     )
     typer.echo(founding_words(founded))

@@ -25,7 +25,7 @@ from fleet.settings import (
     require_settings,
     write_settings,
 )
-from fleet.trust.ceremony import OFFLINE_DIR, found
+from fleet.trust.keys import OFFLINE_DIR
 from wire.errors import ConfigError, StorageError
 from wire.link_paho import parse_broker_url
 
@@ -79,6 +79,8 @@ def init(
     ] = False,
 ) -> None:
     """Make a fleet: a directory with fleet.toml, a store, all keys, and an administrator's token."""
+    from fleet.trust.ceremony import found
+
     secret = given_passphrase(passphrase_file, must_ask=ask_passphrase)
     if listen is not None:
         parse_address(listen, option="--listen")

@@ -15,13 +15,11 @@ from tuf.api.metadata import Signed
 
 from fleet.api.schemas import TrustAccepted, TrustFiles
 from fleet.settings import find_settings
-from fleet.trust.ceremony import OFFLINE_DIR
-from fleet.trust.documents import SNAPSHOT, TIMESTAMP, Document
+from fleet.trust.documents import SNAPSHOT, TIMESTAMP, Document, read_file
 from fleet.trust.draft import Draft
-from fleet.trust.keys import PASSPHRASE_FILE, KeyFolder
+from fleet.trust.keys import OFFLINE_DIR, PASSPHRASE_FILE, KeyFolder
 from fleet.trust.ledger import Ledger, proposal_text
 from fleet.trust.session import Done, Session
-from fleet.trust.stored import read_file
 from wire.errors import ConfigError
 
 from .client import Client

@@ -30,13 +30,15 @@ from .documents import (
     Document,
     expiry,
     freeze,
+    mismatch,
     parse_document,
+    read_file,
     to_unix_ms,
 )
 from .keys import PRIVATE, make_online, read_online
 from .releases import releases_of
-from .repository import ONLINE_ROLES, Repository, mismatch, succeed
-from .stored import load, order, put, read_file, snapshot_version
+from .repository import ONLINE_ROLES, Repository, succeed
+from .stored import load, order, put, snapshot_version
 
 MINUTE_MS: Final = 60_000
 DAY_MS: Final = 24 * 60 * MINUTE_MS

@@ -22,8 +22,6 @@ from .ledger import Ledger
 from .repository import Repository
 from .stored import load
 
-OFFLINE_DIR: Final = "offline"
-"""In the fleet's directory, until somebody locks it away."""
 ONLINE_DIR: Final = "trust"
 """In the store's directory."""
 PASSPHRASE_BYTES: Final = 24

@@ -117,6 +117,25 @@ def parse_document(role: str, body: bytes) -> Document[Signed]:
     return Document(role, body, metadata)
 
 
+def read_file(name: str, text: str) -> Document[Signed]:
+    """Return a document that was handed in under a file's name.
+
+    Raises:
+        PeerError: `trust_malformed` or `trust_too_large`.
+    """
+    said = parse_file_name(name)
+    if said is None:
+        raise PeerError(
+            f"{name[:80]!r} is no name of a document, such as 3.targets.json",
+            code="trust_malformed",
+        )
+    role, version = said
+    document = parse_document(role, text.encode("utf-8", "replace"))
+    if version is not None and version != document.version:
+        raise mismatch(f"{name} has version {document.version} in it")
+    return document
+
+
 def freeze(role: str, metadata: Metadata[Any]) -> Document[Any]:
     """Return signed metadata as a document.
 
@@ -151,6 +170,11 @@ def malformed(role: str, why: str) -> PeerError:
     return PeerError(
         f"the document of {role[:80]} cannot be read: {why}"[:300], code="trust_malformed"
     )
+
+
+def mismatch(why: str) -> PeerError:
+    """Return the error for documents that do not belong together."""
+    return PeerError(why[:300], code="trust_mismatch")
 
 
 def instant(unix_ms: int) -> datetime:

@@ -186,7 +186,8 @@ class Draft:
     def needs(self, role: str) -> list[Need]:
         """Return what must sign a document: a new root its own keys and those of the old one."""
         found = [delegator.get_delegated_role(role) for delegator in self._delegators(role)]
-        return [Need(role, frozenset(part.keyids), part.threshold) for part in found]
+        needs = [Need(role, frozenset(part.keyids), part.threshold) for part in found]
+        return list(dict.fromkeys(needs))
 
     def missing(self) -> list[tuple[str, int, frozenset[str]]]:
         """Return for each document how many signatures it lacks, and the keys that can give them."""

@@ -33,6 +33,8 @@ from wire.ids import DIGEST_PATTERN
 SCHEMES: Final = frozenset({"ed25519", "ecdsa-sha2-nistp256"})
 """What devices verify: Ed25519 from files, P-256 from tokens, which rarely know Ed25519."""
 MAX_KEY_BYTES: Final = 4096
+OFFLINE_DIR: Final = "offline"
+"""In the fleet's directory, until somebody locks it away."""
 PUBLIC: Final = ".pub"
 PRIVATE: Final = ".pem"
 PASSPHRASE_FILE: Final = "passphrase"  # noqa: S105 - a file's name

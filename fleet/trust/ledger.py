@@ -19,8 +19,16 @@ from fleet.durable import write_durably
 from wire.codec import parse_json
 from wire.errors import ConfigError, PeerError, StorageError
 
-from .documents import ROOT, SNAPSHOT, TIMESTAMP, Document, parse_document, parse_file_name
-from .repository import Repository, mismatch
+from .documents import (
+    ROOT,
+    SNAPSHOT,
+    TIMESTAMP,
+    Document,
+    mismatch,
+    parse_document,
+    parse_file_name,
+)
+from .repository import Repository
 
 ROOT_FILE: Final = "root.json"
 FOLDER: Final = "signed"

@@ -19,7 +19,7 @@ from wire.errors import PeerError
 from wire.ids import DIGEST_PATTERN
 from wire.trust import DIRECTOR, DIRECTOR_PATHS, model_paths, model_role
 
-from .documents import ROOT, SNAPSHOT, TARGETS, TIMESTAMP, Document, malformed, model_of
+from .documents import ROOT, SNAPSHOT, TARGETS, TIMESTAMP, Document, malformed, mismatch, model_of
 from .keys import SCHEMES
 from .releases import floor_of, releases_of
 
@@ -182,11 +182,6 @@ def delegated_roles(targets: Targets) -> dict[str, DelegatedRole]:
     if targets.delegations is None or targets.delegations.roles is None:
         return {}
     return dict(targets.delegations.roles)
-
-
-def mismatch(why: str) -> PeerError:
-    """Return the error for documents that do not belong together."""
-    return PeerError(why[:300], code="trust_mismatch")
 
 
 def _sorted(

@@ -19,10 +19,9 @@ from .documents import (
     Document,
     model_of,
     parse_document,
-    parse_file_name,
 )
 from .releases import SignedRelease, floor_of, releases_of
-from .repository import Repository, mismatch
+from .repository import Repository
 
 
 def load(tx: Tx) -> Repository | None:
@@ -89,25 +88,6 @@ def require_signed(tx: Tx, release: ReleaseRow) -> None:
             code="below_floor",
             hint="push the model again under a new version, if it is good after all",
         )
-
-
-def read_file(name: str, text: str) -> Document[Signed]:
-    """Return a document that was handed in under a file's name.
-
-    Raises:
-        PeerError: `trust_malformed` or `trust_too_large`.
-    """
-    said = parse_file_name(name)
-    if said is None:
-        raise PeerError(
-            f"{name[:80]!r} is no name of a document, such as 3.targets.json",
-            code="trust_malformed",
-        )
-    role, version = said
-    document = parse_document(role, text.encode("utf-8", "replace"))
-    if version is not None and version != document.version:
-        raise mismatch(f"{name} has version {document.version} in it")
-    return document
 
 
 def put(tx: Tx, document: Document[Signed]) -> None:
