@@ -38,6 +38,7 @@ from wire.errors import StorageError
 from wire.link import Connected, Delivered, Disconnected, Link, LinkEvent, Published, Will
 
 from . import quarantine, registry, rollouts
+from .audit import Witness
 from .evidence import Sight
 from .inbox import Inbox
 from .ingest import Ingest, Outcome, ack_messages
@@ -66,7 +67,14 @@ class Controller:
     """See the module. `run` is the loop's thread; `run_once` is the same, one round at a time."""
 
     def __init__(
-        self, store: Store, link: Link, clock: Clock, authority: Authority, *, broker_url: str = ""
+        self,
+        store: Store,
+        link: Link,
+        clock: Clock,
+        authority: Authority,
+        *,
+        broker_url: str = "",
+        witness: Witness | None = None,
     ) -> None:
         self.store = store
         self.broker_url = broker_url
@@ -76,6 +84,7 @@ class Controller:
         self._clock = clock
         self._authority = authority
         self._publisher = Publisher(store, link, authority)
+        self._witness = witness
         self._boot = secrets.token_hex(8)
         self._birth = 0
         self._connected_unix_ms: int | None = None
@@ -317,6 +326,8 @@ class Controller:
             self._publisher.repeat(lagging, now)
         self._keep_fresh(now)
         self._prune(now)
+        if self._witness is not None:
+            self._witness.look(now)
 
     def _keep_fresh(self, now: int) -> None:
         """Sign again what expires: the timestamp daily, the snapshot, and every desired state."""

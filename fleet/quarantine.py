@@ -6,6 +6,7 @@ that one: so it reaches a device that is away, and does nothing twice.
 
 from __future__ import annotations
 
+from fleet import acts
 from fleet.api.schemas import QuarantineLiftDevice, QuarantineLiftIn, QuarantineLiftResult
 from fleet.core.rights import WHOLE_FLEET, Scope, is_within
 from fleet.store.devices import Selection
@@ -30,6 +31,7 @@ def lift(
     Raises:
         PeerError: `unknown_device`, `out_of_scope`, `no_device_matches` or `too_many_lifts`.
     """
+    acts.about(f"{request.manifest or 'all'} on {request.device or request.match or 'all devices'}")
     if request.device is not None:
         registry.require_device(tx, request.device, scope)
     elif not is_within(request.match, scope):

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from fleet import acts
 from fleet.api.schemas import DeviceIn
 from fleet.core.rights import WHOLE_FLEET, Scope, is_within
 from fleet.store.devices import Selection
@@ -47,6 +48,7 @@ def push(store: Store, path: Path, now_unix_ms: int) -> Pushed:
 
     opened = read_bundle(path)
     name, version = opened.manifest.name, opened.manifest.version
+    acts.about(f"{name}:{version} {opened.manifest_digest}")
     with store.read() as tx:
         _refuse_other_content(tx, name, version, opened.manifest_digest)
     cut = cut_bundle(opened.files)
@@ -94,6 +96,7 @@ def add_devices(
         PeerError: `device_exists`, `device_twice` or `out_of_scope`.
     """
     added = [(device.id, device.tags) for device in devices]
+    acts.about(", ".join(device for device, _ in added[:10]))
     for _, tags in added:
         _refuse_outside(tags, scope)
     tx.devices.add(added, now_unix_ms)

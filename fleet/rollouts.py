@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from fleet import acts
 from fleet.api.schemas import RollbackDevice, RollbackIn, RollbackResult, RolloutIn
 from fleet.core import gate
 from fleet.core import rollout as engine
@@ -35,6 +36,7 @@ def start(tx: Tx, request: RolloutIn, sight: Sight, *, scope: Scope = WHOLE_FLEE
         PeerError: `out_of_scope`, `unknown_release`, `not_signed`, `below_floor`,
             `no_device_matches`, `rollout_running` or `too_many_models`.
     """
+    acts.about(f"{request.model}:{request.version} to {_words(request.match)}")
     if not is_within(request.match, scope):
         raise out_of_scope(scope, "the devices of a rollout must match these tags")
     release = tx.releases.get(request.model, request.version)
@@ -139,6 +141,7 @@ def rollback(
     Raises:
         PeerError: `out_of_scope`, `unknown_model` or `no_device_matches`.
     """
+    acts.about(f"{request.model} on {_words(request.match)}")
     if not is_within(request.match, scope):
         raise out_of_scope(scope, "the devices of a rollback must match these tags")
     if not tx.releases.by_model(request.model):
@@ -247,6 +250,10 @@ def _live(tx: Tx, rollout_id: str, wish: str, scope: Scope) -> Rollout:
     if rollout.state not in LIVE:
         raise _ended(rollout, wish)
     return rollout
+
+
+def _words(match: Mapping[str, str]) -> str:
+    return " ".join(f"{key}={value}" for key, value in sorted(match.items())) or "all devices"
 
 
 def _ended(rollout: Rollout, wish: str) -> PeerError:

@@ -24,6 +24,7 @@ from fleet.trust.ceremony import online_dir
 from wire.errors import ConfigError
 from wire.link_paho import PahoLink
 
+from .audit import KEY_FILE, Witness
 from .controller import Controller
 
 __all__ = ["Controller", "ControllerSettings", "run_controller"]
@@ -43,7 +44,8 @@ class ControllerSettings:
         broker_url: `mqtt://HOST:PORT` and its kin.
         listen: Host and port of the HTTP API; port 0 takes a free one.
         store_path: The SQLite file; made when absent.
-        data_dir: Where chunk payloads and uploads in progress are kept.
+        data_dir: Where chunk payloads, uploads in progress and online keys are kept.
+        checkpoints_path: The file that witnesses the audit log.
         controller_id: MQTT client id.
         on_ready: Called once, when the API accepts connections; from the API's thread.
     """
@@ -52,6 +54,7 @@ class ControllerSettings:
     listen: tuple[str, int]
     store_path: Path
     data_dir: Path
+    checkpoints_path: Path
     controller_id: str = "controller"
     on_ready: Callable[[], None] | None = None
 
@@ -78,7 +81,7 @@ def run_controller(settings: ControllerSettings) -> None:
     The broker need not be there yet: the API answers without it, and the link keeps trying.
 
     Raises:
-        ConfigError: `port_taken` or `broker_url`.
+        ConfigError: `port_taken`, `broker_url` or `audit_key`.
         StorageError: The store cannot be used.
         RuntimeError: The loop ended by itself; the process must be started again.
     """
@@ -86,7 +89,10 @@ def run_controller(settings: ControllerSettings) -> None:
     link = PahoLink(settings.broker_url, settings.controller_id)
     store = Store(settings.store_path, settings.data_dir)
     authority = Authority(online_dir(settings.data_dir))
-    controller = Controller(store, link, unix_ms, authority, broker_url=settings.broker_url)
+    witness = Witness(store, settings.data_dir / "trust" / KEY_FILE, settings.checkpoints_path)
+    controller = Controller(
+        store, link, unix_ms, authority, broker_url=settings.broker_url, witness=witness
+    )
     uploads = settings.data_dir / "uploads"
     shutil.rmtree(uploads, ignore_errors=True)  # what a killed controller was receiving
     server = _Server(
@@ -119,6 +125,7 @@ def run_controller(settings: ControllerSettings) -> None:
             was_asked = controller.is_stopping
             controller.stop()
             loop.join(timeout=JOIN_S)
+            witness.look(unix_ms(), is_last=True)
             store.close()
             listener.close()
     if not was_asked:

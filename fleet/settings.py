@@ -47,6 +47,10 @@ listen = "{listen}"
 [store]
 # Everything the controller knows: SQLite, chunks, logs of the broker.
 dir = "store"
+
+# [audit]
+# The file that witnesses the audit log: best on another disk, or one that only adds.
+# checkpoints = "/mnt/other/audit.checkpoints"
 """
 
 
@@ -114,6 +118,13 @@ class StoreSection(_Section):
     dir: Path = Path("store")
 
 
+class AuditSection(_Section):
+    """`[audit]`."""
+
+    checkpoints: Path | None = None
+    """Where checkpoints go; by default `audit.checkpoints` in the store's directory."""
+
+
 class FleetSettings(_Section):
     """The whole file, with the directory that it was found in."""
 
@@ -121,6 +132,7 @@ class FleetSettings(_Section):
     broker: BrokerSection = BrokerSection()
     api: ApiSection = ApiSection()
     store: StoreSection = StoreSection()
+    audit: AuditSection = AuditSection()
 
     @property
     def store_dir(self) -> Path:
@@ -131,6 +143,11 @@ class FleetSettings(_Section):
     def store_path(self) -> Path:
         """The controller's database."""
         return self.store_dir / "fleet.db"
+
+    @property
+    def checkpoints_path(self) -> Path:
+        """Where the audit log is witnessed."""
+        return self.root / (self.audit.checkpoints or self.store_dir / "audit.checkpoints")
 
     @property
     def pid_path(self) -> Path:

@@ -15,6 +15,8 @@ import time
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from fleet import acts
+from fleet.acts import Act, doing
 from fleet.core.rights import WHOLE_FLEET, Caller, Role, Scope, is_within
 from fleet.settings import MAX_TOKEN_CHARS, TOKEN_FILE_NAME
 from fleet.store.store import Store, Tx
@@ -23,6 +25,8 @@ from wire.errors import ConfigError, PeerError, StorageError
 
 PREFIX: Final = "mft_"
 TOKEN_BYTES: Final = 32
+LOCAL: Final = "local"
+"""In the audit log: a command on the controller's own machine, by who may write the store."""
 FIRST_NAME: Final = "admin"
 
 
@@ -77,6 +81,7 @@ def create(
     Raises:
         PeerError: `token_exists` or `out_of_scope`.
     """
+    acts.about(f"{name}: {role} of {dict(scope) or 'all devices'}")
     if not is_within(scope, by.scope):
         raise out_of_scope(by.scope, "a token of yours can give no more than yours")
     if tx.tokens.get(name) is not None:
@@ -199,6 +204,6 @@ def _write_admin(fleet_dir: Path, store: Store, name: str) -> Path:
             hint="run it as the user whose fleet it is",
         ) from exc
     now = time.time_ns() // 1_000_000
-    with store.write() as tx:
+    with doing(Act(LOCAL, "token", now, name)), store.write() as tx:
         tx.tokens.add(TokenRow(name, digest_of(token), Role.ADMIN.value, WHOLE_FLEET, now))
     return path

@@ -14,12 +14,14 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fleet import tokens
+from fleet.acts import Act
 from fleet.controller import Controller
 from fleet.core.rights import Caller, Right
 from fleet.ratelimit import RateLimit
 from wire.errors import ModelfleetError, PeerError
 
-from .errors import answer_to
+from .errors import UNPROVEN, answer_to
+from .notes import write_note
 
 RIGHT_FIELD: Final = "x-right"
 WHOLE_FIELD: Final = "x-whole-fleet"
@@ -28,6 +30,10 @@ OPEN_PATHS: Final = frozenset({"/v1/health"})
 """Answered without a token, so they say nothing that is worth one."""
 USED_EVERY_MS: Final = 60_000
 """How exact `last used` is: each noting of it is a sync of the disk."""
+
+
+NOTE_EVERY_MS: Final = 6_000
+"""A row of the audit log this often for requests without a good token, for each cause."""
 
 
 def needs(right: Right, *, is_whole_fleet: bool = False) -> dict[str, Any]:
@@ -85,6 +91,8 @@ class Door:
         self._app = app
         self._controller = controller
         self._used = RateLimit(USED_EVERY_MS)
+        self._notes = RateLimit(NOTE_EVERY_MS)
+        self._denied: dict[str, int] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on with its caller in its state, or answer it."""
@@ -94,6 +102,7 @@ class Door:
         try:
             caller = await self._ask(Headers(scope=scope))
         except ModelfleetError as exc:
+            await self._note(scope, exc)
             await answer_to(exc)(scope, receive, send)
             return
         scope.setdefault("state", {})["caller"] = caller
@@ -101,6 +110,21 @@ class Door:
         now = self._controller.now_unix_ms()
         if self._used.allows(caller.name, now):
             await run_in_threadpool(tokens.note_used, self._controller.store, caller.name, now)
+
+    async def _note(self, scope: Scope, error: ModelfleetError) -> None:
+        """Note who was denied; of many alike one now and then, with their number: it costs a sync."""
+        if error.code not in UNPROVEN:
+            return
+        now = self._controller.now_unix_ms()
+        more = self._denied.get(error.code, 0)
+        if not self._notes.allows(error.code, now):
+            self._denied[error.code] = more + 1
+            return
+        self._denied.pop(error.code, None)
+        client = (scope.get("client") or ("",))[0]
+        subject = f"from {client}" + (f", and {more} more before" if more else "")
+        act = Act("", f"{scope['method']} {scope['path'][:80]}"[:128], now, subject)
+        await run_in_threadpool(write_note, self._controller, act, "denied", error.code)
 
     async def _ask(self, headers: Headers) -> Caller:
         kind, _, token = headers.get("authorization", "").partition(" ")

@@ -1,17 +1,23 @@
-"""Routes for administrators: tokens."""
+"""Routes for administrators: tokens, and the audit log."""
 
 from __future__ import annotations
 
-from fastapi import FastAPI
+from typing import Annotated
+
+from fastapi import FastAPI, Query
 
 from fleet import tokens
 from fleet.controller import Controller
 from fleet.core.rights import Right
 from fleet.store.store import Tx
+from wire.messages import MAX_INTEGER
 
 from . import schemas as s
 from . import views
 from .access import By, needs
+
+MAX_AUDIT = 1000
+"""Rows of the audit log in one answer."""
 
 
 def add_routes(app: FastAPI, controller: Controller) -> None:
@@ -49,3 +55,12 @@ def add_routes(app: FastAPI, controller: Controller) -> None:
         now = controller.now_unix_ms()
         row = controller.command(lambda tx: tokens.revoke(tx, name, by=by, now_unix_ms=now))
         return views.token(row, now)
+
+    @app.get("/v1/audit", openapi_extra=needs(Right.ADMINISTER, is_whole_fleet=True))
+    def list_audit(
+        before: Annotated[int | None, Query(ge=1, le=MAX_INTEGER)] = None,
+        limit: Annotated[int, Query(ge=1, le=MAX_AUDIT)] = 100,
+    ) -> list[s.AuditEntry]:
+        """List the newest rows of the audit log, newest first, those numbered below `before`."""
+        with controller.store.read() as tx:
+            return [views.audit_entry(row) for row in tx.audit.page(before=before, limit=limit)]

@@ -66,6 +66,7 @@ def build_app(controller: Controller, *, upload_dir: Path | None = None) -> Fast
         openapi_url=None,
     )
     app.router.route_class = JsonRoute
+    app.state.controller = controller
     errors.install(app)
     app.add_middleware(Door, controller=controller)
     app.add_middleware(Gatekeeper)

@@ -17,6 +17,7 @@ from wire.errors import PeerError
 
 from .access import RIGHT_FIELD, check_right
 from .gatekeeper import MAX_BODY_BYTES
+from .notes import noted
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -41,10 +42,11 @@ class JsonRoute(APIRoute):
 
         async def strict(request: Request) -> Response:
             request = _StrictRequest(request.scope, request.receive)
-            check_right(getattr(request.state, "caller", None), extra)
-            if self.body_field is not None and not _is_json(request) and await request.body():
-                raise HTTPException(415, "the body is not said to be JSON")
-            return await handle(request)
+            async with noted(request, self.path_format):
+                check_right(getattr(request.state, "caller", None), extra)
+                if self.body_field is not None and not _is_json(request) and await request.body():
+                    raise HTTPException(415, "the body is not said to be JSON")
+                return await handle(request)
 
         return strict
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel, field_validator, model_validator
 
+from fleet.core.audit import Outcome
 from fleet.core.rights import Role
 from wire.ids import NAME_PATTERN, DeviceId, Digest, ModelName, RolloutId, Version
 from wire.messages import Guards, LiftedQuarantine, Probation, Seconds
@@ -367,6 +368,20 @@ class NewToken(Token):
     """A token that was just made; this is the only time that `token` is told."""
 
     token: str
+
+
+class AuditEntry(Schema):
+    """One row of the audit log; `digest` is over all the rest."""
+
+    seq: int
+    at_unix_ms: int
+    who: str
+    what: str
+    subject: str
+    outcome: Outcome
+    code: str
+    previous: Digest
+    digest: Digest
 
 
 class WatchEvent(Schema):

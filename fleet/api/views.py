@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import get_args
 
+from fleet.core.audit import Entry
 from fleet.core.rights import Scope, is_within
 from fleet.core.states import Rollout
 from fleet.store.devices import DeviceRow, Selection
@@ -251,6 +253,11 @@ def _token(row: TokenRow, now_unix_ms: int) -> dict[str, object]:
         "last_used_unix_ms": row.last_used_unix_ms,
         "revoked_unix_ms": row.revoked_unix_ms,
     }
+
+
+def audit_entry(row: Entry) -> schemas.AuditEntry:
+    """Return a row of the audit log."""
+    return schemas.AuditEntry.model_validate(asdict(row))
 
 
 def event(row: EventRow) -> schemas.WatchEvent:

@@ -10,6 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from fleet.cli import (
+    audit,
     convert,
     devices,
     keys,
@@ -43,6 +44,7 @@ sign.register(app)
 rollouts.register(app)
 quarantine.register(app)
 tokens.register(app)
+audit.register(app)
 watch.register(app)
 
 

@@ -108,7 +108,7 @@ def init(
         passphrase=secret,
     )
     typer.echo(f"wrote {path}")
-    if (token := _first_token(require_settings(directory))) is not None:
+    if (token := _found(require_settings(directory))) is not None:
         typer.echo(f"token:  {token}, an administrator's")
     typer.echo(f"broker: {note}")
     typer.echo(founding_words(founded))
@@ -177,7 +177,7 @@ def _foreground(settings: FleetSettings, *, has_broker: bool) -> None:
     with contextlib.ExitStack() as stack:
         # The lease first: a second `fleet up` must not reach for the broker's port and data.
         stack.enter_context(hold_lease(settings.pid_path))
-        if (token := _first_token(settings)) is not None:  # of a store from before there were any
+        if (token := _found(settings)) is not None:  # of a store from before there were any
             say(f"wrote {token}, an administrator's token")
         broker = _start_broker(settings) if has_broker else None
         if broker is not None:
@@ -189,17 +189,20 @@ def _foreground(settings: FleetSettings, *, has_broker: bool) -> None:
                 listen=settings.api.address,
                 store_path=settings.store_path,
                 data_dir=settings.store_dir,
+                checkpoints_path=settings.checkpoints_path,
                 on_ready=lambda: _banner(settings, broker),
             )
         )
 
 
-def _first_token(settings: FleetSettings) -> Path | None:
-    from fleet import tokens
+def _found(settings: FleetSettings) -> Path | None:
+    """Make what a fleet lacks of keys and tokens; return the file of a token that was made."""
+    from fleet import audit, tokens
     from fleet.store.store import Store
 
     store = Store(settings.store_path, settings.store_dir)
     try:
+        audit.found(settings.root, settings.store_dir)
         return tokens.found(settings.root, store)
     finally:
         store.close()

@@ -302,3 +302,18 @@ TRUST = Table(
     Column("version", BigInteger, primary_key=True),
     Column("body", Text, nullable=False),  # exactly as it was signed
 )
+
+AUDIT = Table(
+    "audit",
+    METADATA,
+    # The order of the columns is that of fleet.core.audit.Entry. Rows are only ever added.
+    Column("seq", Integer, primary_key=True, autoincrement=False),
+    Column("at_unix_ms", BigInteger, nullable=False),
+    Column("who", String(64), nullable=False),
+    Column("what", String(128), nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("outcome", String(8), nullable=False),
+    Column("code", String(64), nullable=False),
+    Column("previous", String(64), nullable=False),
+    Column("digest", String(64), nullable=False),
+)

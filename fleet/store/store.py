@@ -12,8 +12,10 @@ from typing import Any, Final
 from sqlalchemy import Connection, Engine, create_engine, event, insert, inspect, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
+from fleet import acts
 from wire.errors import StorageError
 
+from .audit import Audit
 from .content import ChunkFolder
 from .devices import Devices
 from .identities import Identities
@@ -42,6 +44,7 @@ class Tx:
         self.identities = Identities(connection)
         self.tokens = Tokens(connection)
         self.trust = Trust(connection)
+        self.audit = Audit(connection)
 
 
 class Store:
@@ -81,13 +84,20 @@ class Store:
     def write(self) -> Iterator[Tx]:
         """Run one transaction; it is on disk when the block ends, or undone when it raises.
 
-        Transactions run one after the other, whatever thread they come from.
+        Transactions run one after the other, whatever thread they come from. The first one of an
+        act (`fleet.acts`) holds the act's row of the audit log.
 
         Raises:
             StorageError: As `_fault`, else `store_failed`; nothing of the transaction remains.
         """
+        act = acts.current()
         with self._lock, _translated(self._path), self._writer.begin() as connection:
-            yield Tx(connection)
+            tx = Tx(connection)
+            yield tx
+            if act is not None and not act.is_noted:
+                tx.audit.append(act.row("done"))
+        if act is not None:
+            act.is_noted = True
 
     @contextmanager
     def read(self) -> Iterator[Tx]:

@@ -122,6 +122,7 @@ ROUTES = {
     ),
     ("GET", "/v1/status"): Route(VIEWER, at("/v1/status")),
     ("GET", "/v1/watch"): Route(VIEWER, at("/v1/watch?since=0")),
+    ("GET", "/v1/audit"): Route(ADMIN, at("/v1/audit"), is_whole=True),
     ("GET", "/v1/tokens"): Route(ADMIN, at("/v1/tokens")),
     ("POST", "/v1/tokens"): Route(ADMIN, at("/v1/tokens", json=TOKEN), BEYOND, done=201),
     ("DELETE", "/v1/tokens/{name}"): Route(ADMIN, at("/v1/tokens/of-SITE"), (404, "unknown_token")),
@@ -217,6 +218,14 @@ def test_a_route_is_for_those_who_may(
                     elif scope and site == "hall" and route.outside is not None:
                         answer = request(client, method, route.ask(site), token)
                         assert code_of(answer) == route.outside, say
+                with fleet.store.read() as tx:
+                    newest = tx.audit.newest()
+                if not is_allowed:
+                    assert newest is not None
+                    assert (newest.who, newest.what, newest.outcome, newest.code) == (
+                        *(f"{role}-{len(scope)}", f"{method} {path}"),
+                        *("denied", "no_right"),
+                    )
                 with fleet.store.write() as tx:
                     tx.tokens._connection.exec_driver_sql(
                         "DELETE FROM tokens WHERE name NOT LIKE 'of-%'"
@@ -231,6 +240,12 @@ def test_a_route_is_for_those_who_may(
                 token = fleet.token(f"{role}-{number}", role, **scope)
                 answer = request(client, method, route.ask("lab"), token)
                 assert answer.status_code == route.done, (role, scope, answer.text)
+                with fleet.store.read() as tx:
+                    newest = tx.audit.newest()
+                if method != "GET":
+                    assert newest is not None
+                    assert (newest.who, newest.what) == (f"{role}-{number}", f"{method} {path}")
+                    assert (newest.outcome, bool(newest.subject)) == ("done", True)
                 if scope:
                     assert "hall" not in answer.text.replace("r-2", "hall"), answer.text
 

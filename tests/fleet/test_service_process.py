@@ -30,16 +30,18 @@ DEADLINE_S = 30.0
 MAIN = """
 import sys
 from pathlib import Path
-from fleet import tokens
+from fleet import audit, tokens
 from fleet.service import ControllerSettings, run_controller
 from fleet.store.store import Store
 url, port, folder = sys.argv[1:]
 store = Store(Path(folder) / "fleet.db", Path(folder))
+audit.found(Path(folder), Path(folder))
 tokens.found(Path(folder), store)
 store.close()
 run_controller(ControllerSettings(
     broker_url=url, listen=("127.0.0.1", int(port)), store_path=Path(folder) / "fleet.db",
-    data_dir=Path(folder), on_ready=lambda: print("ready", flush=True),
+    data_dir=Path(folder), checkpoints_path=Path(folder) / "audit.checkpoints",
+    on_ready=lambda: print("ready", flush=True),
 ))
 print("ended", flush=True)
 """

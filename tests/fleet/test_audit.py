@@ -1,0 +1,245 @@
+"""The audit log: every way to tamper with it is found, and the first bad row is named."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+from fleet import audit
+from fleet.api.app import build_app
+from fleet.core.audit import Entry, Row, sealed
+from fleet.core.rights import Role
+from fleet.store.store import Store
+from tests.fleet.peers import Fleet
+from wire.errors import ConfigError
+
+COUNT = 12
+Tamper = Callable[[list[Entry]], list[Entry]]
+
+
+class Log:
+    """A log of `COUNT` rows, with checkpoints after the 5th and the last."""
+
+    def __init__(self, folder: Path) -> None:
+        audit.found(folder, folder)
+        self.folder = folder
+        self.checkpoints = folder / "audit.checkpoints"
+        self.store = Store(folder / "fleet.db", folder)
+        for count, now in ((5, 0), (COUNT - 5, 1)):
+            self.add(count)
+            self.witness().look(now, is_last=True)
+
+    def add(self, count: int) -> None:
+        for number in range(count):
+            with self.store.write() as tx:
+                tx.audit.append(Row(number, "ann", "POST /v1/rollouts", f"r-{number}", "done"))
+
+    def witness(self) -> audit.Witness:
+        key = self.folder / "trust" / audit.KEY_FILE
+        return audit.Witness(self.store, key, self.checkpoints)
+
+    def verify(self) -> audit.Verdict:
+        return audit.verify(self.store, self.checkpoints, self.folder / audit.PUBLIC_FILE)
+
+    def entries(self) -> list[Entry]:
+        with self.store.read() as tx:
+            return list(tx.audit.after(0))
+
+    def write(self, entries: list[Entry]) -> None:
+        """Put these rows in the place of all that are there, as who holds the file can."""
+        with sqlite3.connect(self.folder / "fleet.db") as raw:
+            raw.execute("DELETE FROM audit")
+            for e in entries:
+                row = (e.seq, *e.act, e.previous, e.digest)
+                raw.execute("INSERT INTO audit VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[Log]:
+    log = Log(tmp_path)
+    yield log
+    log.store.close()
+
+
+def chained(acts: list[Row]) -> list[Entry]:
+    """Return these acts as a log of their own, with all sums done right."""
+    entries: list[Entry] = []
+    for act in acts:
+        entries.append(sealed(entries[-1] if entries else None, act))
+    return entries
+
+
+def edit(entries: list[Entry]) -> list[Entry]:
+    other = sealed(entries[5], entries[6].act._replace(who="bob"))
+    forged = Entry(7, *other.act, other.previous, entries[6].digest)
+    return [*entries[:6], forged, *entries[7:]]
+
+
+def edit_and_sum(entries: list[Entry]) -> list[Entry]:
+    return [*entries[:6], sealed(entries[5], entries[6].act._replace(who="bob")), *entries[7:]]
+
+
+def delete(entries: list[Entry]) -> list[Entry]:
+    return [*entries[:6], *entries[7:]]
+
+
+def delete_first(entries: list[Entry]) -> list[Entry]:
+    return entries[1:]
+
+
+def insert(entries: list[Entry]) -> list[Entry]:
+    new = sealed(entries[5], entries[2].act)
+    later = [Entry(e.seq + 1, *e.act, e.previous, e.digest) for e in entries[6:]]
+    return [*entries[:6], new, *later]
+
+
+def reorder(entries: list[Entry]) -> list[Entry]:
+    one, two = entries[6], entries[7]
+    swapped = [
+        Entry(7, *two.act, two.previous, two.digest),
+        Entry(8, *one.act, one.previous, one.digest),
+    ]
+    return [*entries[:6], *swapped, *entries[8:]]
+
+
+def truncate(entries: list[Entry]) -> list[Entry]:
+    return entries[:6]
+
+
+def empty(_entries: list[Entry]) -> list[Entry]:
+    return []
+
+
+def rewrite(entries: list[Entry]) -> list[Entry]:
+    """Everything from row 7 on without the deed in it, and every sum done right."""
+    return chained([e.act for e in entries[:6]] + [e.act for e in entries[7:]])
+
+
+def rewrite_and_grow(entries: list[Entry]) -> list[Entry]:
+    acts = [e.act for e in entries]
+    return chained([*acts[:6], acts[6]._replace(subject="r-99"), *acts[7:], *acts])
+
+
+@pytest.mark.parametrize(
+    ("tamper", "first_bad"),
+    [
+        (edit, 7),
+        (edit_and_sum, 7),
+        (delete, 7),
+        (delete_first, 1),
+        (insert, 7),
+        (reorder, 7),
+        (truncate, 7),
+        (empty, 1),
+        (rewrite, 7),
+        (rewrite_and_grow, 7),
+    ],
+)
+def test_what_was_done_to_the_log_is_found_at_its_first_row(
+    log: Log, tamper: Tamper, first_bad: int
+) -> None:
+    assert log.verify() == audit.Verdict(None, COUNT, 2, 0)
+    log.write(tamper(log.entries()))
+    fault = log.verify().fault
+    assert fault is not None
+    assert fault.seq == first_bad, fault
+    log.witness().look(10**9, is_last=True)  # nor does a controller that goes on make it good
+    again = log.verify().fault
+    assert again is not None
+    assert again.seq == first_bad, again
+
+
+def test_a_checkpoint_of_another_key_is_named(log: Log) -> None:
+    lines = log.checkpoints.read_text().splitlines()
+    forged = lines[-1].replace('"seq":12', '"seq":11')
+    assert forged != lines[-1]
+    log.checkpoints.write_text("\n".join([*lines[:-1], forged]))
+    fault = log.verify().fault
+    assert fault is not None
+    assert "line 4" in fault.why
+
+
+def test_a_line_that_a_crash_tore_costs_that_line_only(log: Log) -> None:
+    whole = log.checkpoints.read_text()
+    log.checkpoints.write_text(whole[:-40])
+    log.witness().look(2, is_last=True)
+    assert log.verify() == audit.Verdict(None, COUNT, 2, 0)
+
+
+def test_checkpoints_come_by_count_by_age_and_once_a_day(log: Log) -> None:
+    witness, now = log.witness(), 10
+    for count, later_ms, is_due in (
+        (1, 1_000, False),
+        (audit.EVERY_ROWS - 1, 0, True),
+        (1, audit.OPEN_MS + 10, True),
+        (0, audit.ALIVE_MS - 1, False),
+        (0, 1, True),
+    ):
+        before = log.verify().checkpoint_count
+        with log.store.write() as tx:
+            for _ in range(count):
+                tx.audit.append(Row(now, "ann", "POST /v1/rollouts", "", "done"))
+        now += later_ms
+        witness.look(now)
+        assert log.verify().checkpoint_count - before == is_due, (count, later_ms)
+    assert log.verify().open_count == 0
+
+
+def test_a_disk_that_refuses_checkpoints_stops_nothing_and_they_follow(
+    log: Log, tmp_path: Path
+) -> None:
+    log.checkpoints = tmp_path / "gone" / "audit.checkpoints"
+    witness = log.witness()
+    witness.look(1, is_last=True)
+    log.checkpoints.parent.mkdir()
+    witness.look(2, is_last=True)
+    assert log.verify() == audit.Verdict(None, COUNT, 1, 0)
+
+
+def test_the_key_is_made_once_and_a_strange_one_is_refused(log: Log) -> None:
+    before = (log.folder / audit.PUBLIC_FILE).read_bytes()
+    audit.found(log.folder, log.folder)
+    assert (log.folder / audit.PUBLIC_FILE).read_bytes() == before
+    assert (log.folder / "trust" / audit.KEY_FILE).stat().st_mode & 0o077 == 0
+    (log.folder / audit.PUBLIC_FILE).write_text("00")
+    with pytest.raises(ConfigError):
+        log.verify()
+
+
+def test_a_change_and_its_row_are_one_transaction_and_refusals_have_theirs(tmp_path: Path) -> None:
+    fleet = Fleet(tmp_path)
+    api = TestClient(build_app(fleet.controller), raise_server_exceptions=False)
+    bob = fleet.bearer("bob", Role.OPERATOR)
+    ann = fleet.bearer("ann")
+    api.post("/v1/devices", json={"id": "cam"}, headers=ann)
+    api.post("/v1/devices", json={"id": "cam"}, headers=ann)
+    api.post("/v1/devices", json={"id": "no id"}, headers=ann)
+    api.post("/v1/devices", json={"id": "x"}, headers=bob)
+    api.get("/v1/devices", headers=bob)
+    for _ in range(50):
+        api.get("/v1/devices", headers={"authorization": "Bearer mft_guess"})
+    fleet.now_unix_ms += 60_000
+    api.get("/v1/devices", headers={"authorization": "Bearer mft_guess"})
+    rows = api.get("/v1/audit", headers=ann).json()
+    said = [(row["who"], row["subject"], row["outcome"], row["code"]) for row in reversed(rows)]
+    assert said == [
+        ("ann", "cam", "done", ""),
+        ("ann", "cam", "refused", "device_exists"),
+        ("ann", "", "refused", "invalid_request"),
+        ("bob", "", "denied", "no_right"),
+        ("", "from testclient", "denied", "token_unknown"),
+        ("", "from testclient, and 49 more before", "denied", "token_unknown"),
+    ]
+    # A store in which no row can be added takes no change either.
+    with sqlite3.connect(tmp_path / "fleet.db") as raw:
+        raw.execute(
+            "CREATE TRIGGER full BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'x'); END"
+        )
+    assert api.post("/v1/devices", json={"id": "later"}, headers=ann).status_code == 503
+    assert [d["id"] for d in api.get("/v1/devices", headers=ann).json()] == ["cam"]
+    fleet.controller.stop()
+    fleet.store.close()
