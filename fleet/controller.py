@@ -75,6 +75,7 @@ class Controller:
         *,
         broker_url: str = "",
         witness: Witness | None = None,
+        approval_limit: float | None = None,
     ) -> None:
         self.store = store
         self.broker_url = broker_url
@@ -85,6 +86,7 @@ class Controller:
         self._authority = authority
         self._publisher = Publisher(store, link, authority)
         self._witness = witness
+        self._approval_limit = approval_limit
         self._boot = secrets.token_hex(8)
         self._birth = 0
         self._connected_unix_ms: int | None = None
@@ -188,9 +190,20 @@ class Controller:
         """See `registry.remove_device`."""
         self.command(lambda tx: registry.remove_device(tx, device, self._clock(), scope=scope))
 
-    def start_rollout(self, request: RolloutIn, *, scope: Scope = WHOLE_FLEET) -> Rollout:
+    def start_rollout(
+        self, request: RolloutIn, *, scope: Scope = WHOLE_FLEET, by: str = ""
+    ) -> Rollout:
         """See `rollouts.start`."""
-        return self.command(lambda tx: rollouts.start(tx, request, self._sight(), scope=scope))
+        limit = self._approval_limit
+        return self.command(
+            lambda tx: rollouts.start(tx, request, self._sight(), scope=scope, by=by, limit=limit)
+        )
+
+    def approve_rollout(self, rollout: str, *, by: str, scope: Scope = WHOLE_FLEET) -> Rollout:
+        """See `rollouts.approve`."""
+        return self.command(
+            lambda tx: rollouts.approve(tx, rollout, self._sight(), by=by, scope=scope)
+        )
 
     def pause_rollout(self, rollout: str, *, scope: Scope = WHOLE_FLEET) -> Rollout:
         """See `rollouts.pause`."""

@@ -29,8 +29,18 @@ from .narrate import narrate
 from .tokens import out_of_scope
 
 
-def start(tx: Tx, request: RolloutIn, sight: Sight, *, scope: Scope = WHOLE_FLEET) -> Rollout:
+def start(
+    tx: Tx,
+    request: RolloutIn,
+    sight: Sight,
+    *,
+    scope: Scope = WHOLE_FLEET,
+    by: str = "",
+    limit: float | None = None,
+) -> Rollout:
     """Start a rollout; it takes its devices over from older ones of the same model.
+
+    One of more than `limit` of the fleet (0 to 1, None is any) is only proposed, and takes nothing over.
 
     Raises:
         PeerError: `out_of_scope`, `unknown_release`, `not_signed`, `below_floor`,
@@ -71,12 +81,42 @@ def start(tx: Tx, request: RolloutIn, sight: Sight, *, scope: Scope = WHOLE_FLEE
         probation=request.probation,
         guards=request.guards,
     )
-    taken = frozenset(member.device for member in rollout.members)
-    _supersede(tx, request.model, taken, f"taken over by {rollout.id}", sight)
+    if limit is not None:
+        count, _ = tx.devices.counts(Selection())
+        rollout = engine.propose(rollout, by=by, limit=limit, fleet_count=count)
+    is_proposed = rollout.state == "proposed"
+    if not is_proposed:
+        _take_over(tx, rollout, sight)
     tx.rollouts.add(rollout, Order(dict(request.match), body))
-    text = f"started: {request.model}:{request.version}, devices: {len(rollout.members)}"
+    verb = "proposed" if is_proposed else "started"
+    text = f"{verb}: {request.model}:{request.version}, devices: {len(rollout.members)}"
     tx.journal.note([EventRow("rollout", rollout.id, text)], sight.now_unix_ms)
     return advance(tx, rollout, sight)
+
+
+def approve(
+    tx: Tx, rollout_id: str, sight: Sight, *, by: str, scope: Scope = WHOLE_FLEET
+) -> Rollout:
+    """Start a proposed rollout, as the second person.
+
+    Raises:
+        PeerError: `unknown_rollout`, `not_proposed` or `same_person`.
+    """
+    rollout = get(tx, rollout_id, scope)
+    if rollout.state != "proposed":
+        raise PeerError(
+            f"{rollout.id} is {rollout.state} and waits for nobody", code="not_proposed"
+        )
+    new = engine.approve(rollout, by=by, now_unix_ms=sight.now_unix_ms)
+    if new == rollout:
+        raise PeerError(
+            f"{by} asked for {rollout.id}, so somebody else must approve it",
+            code="same_person",
+            hint="a releaser or administrator with a token of their own can",
+        )
+    _take_over(tx, new, sight)
+    new = _carry_out(tx, rollout, new, (), sight)
+    return advance(tx, new, sight)
 
 
 def advance(
@@ -101,7 +141,7 @@ def pause(tx: Tx, rollout_id: str, sight: Sight, *, scope: Scope = WHOLE_FLEET) 
     """Pause a running rollout.
 
     Raises:
-        PeerError: `unknown_rollout` or `rollout_ended`.
+        PeerError: `unknown_rollout`, `rollout_proposed` or `rollout_ended`.
     """
     rollout = _live(tx, rollout_id, "paused", scope)
     return _carry_out(tx, rollout, engine.pause(rollout), (), sight)
@@ -111,7 +151,7 @@ def resume(tx: Tx, rollout_id: str, sight: Sight, *, scope: Scope = WHOLE_FLEET)
     """Resume a paused rollout.
 
     Raises:
-        PeerError: `unknown_rollout` or `rollout_ended`.
+        PeerError: `unknown_rollout`, `rollout_proposed` or `rollout_ended`.
     """
     rollout = _live(tx, rollout_id, "resumed", scope)
     if rollout.state == "paused":
@@ -126,7 +166,7 @@ def abort(tx: Tx, rollout_id: str, sight: Sight, *, scope: Scope = WHOLE_FLEET) 
         PeerError: `unknown_rollout` or `rollout_ended`.
     """
     rollout = get(tx, rollout_id, scope)
-    if rollout.state not in LIVE and rollout.state != "inconclusive":
+    if rollout.state not in LIVE and rollout.state not in ("proposed", "inconclusive"):
         raise _ended(rollout, "aborted")
     known = StoredEvidence(tx, rollout, sight)
     new, commands = engine.abort(rollout, known, sight.now_unix_ms)
@@ -236,6 +276,11 @@ def _previous_body(
     return body.model_copy(update={"rollout": None}) if body is not None else None
 
 
+def _take_over(tx: Tx, rollout: Rollout, sight: Sight) -> None:
+    taken = frozenset(member.device for member in rollout.members)
+    _supersede(tx, rollout.model, taken, f"taken over by {rollout.id}", sight)
+
+
 def _supersede(tx: Tx, model: str, devices: frozenset[str], why: str, sight: Sight) -> None:
     """Take devices out of all live rollouts of a model; one that is left empty ends."""
     for rollout_id in tx.rollouts.live_ids(model):
@@ -247,6 +292,12 @@ def _supersede(tx: Tx, model: str, devices: frozenset[str], why: str, sight: Sig
 
 def _live(tx: Tx, rollout_id: str, wish: str, scope: Scope) -> Rollout:
     rollout = get(tx, rollout_id, scope)
+    if rollout.state == "proposed":
+        raise PeerError(
+            f"{rollout.id} is only proposed and cannot be {wish}: {rollout.reason}",
+            code="rollout_proposed",
+            hint="approve it, or abort it",
+        )
     if rollout.state not in LIVE:
         raise _ended(rollout, wish)
     return rollout
@@ -265,7 +316,7 @@ def _ended(rollout: Rollout, wish: str) -> PeerError:
 
 
 def _refuse_twice(tx: Tx, request: RolloutIn, key: ReleaseKey) -> None:
-    for rollout_id in tx.rollouts.live_ids(request.model):
+    for rollout_id in tx.rollouts.live_ids(request.model, has_proposed=True):
         same = tx.rollouts.order(rollout_id)
         if same.body.manifest == key.manifest and same.match == request.match:
             raise PeerError(

@@ -46,6 +46,7 @@ class ControllerSettings:
         store_path: The SQLite file; made when absent.
         data_dir: Where chunk payloads, uploads in progress and online keys are kept.
         checkpoints_path: The file that witnesses the audit log.
+        approval_limit: Part of the fleet, 0 to 1, that one person may move; None is all of it.
         controller_id: MQTT client id.
         on_ready: Called once, when the API accepts connections; from the API's thread.
     """
@@ -55,6 +56,7 @@ class ControllerSettings:
     store_path: Path
     data_dir: Path
     checkpoints_path: Path
+    approval_limit: float | None = None
     controller_id: str = "controller"
     on_ready: Callable[[], None] | None = None
 
@@ -91,7 +93,13 @@ def run_controller(settings: ControllerSettings) -> None:
     authority = Authority(online_dir(settings.data_dir))
     witness = Witness(store, settings.data_dir / "trust" / KEY_FILE, settings.checkpoints_path)
     controller = Controller(
-        store, link, unix_ms, authority, broker_url=settings.broker_url, witness=witness
+        store,
+        link,
+        unix_ms,
+        authority,
+        broker_url=settings.broker_url,
+        witness=witness,
+        approval_limit=settings.approval_limit,
     )
     uploads = settings.data_dir / "uploads"
     shutil.rmtree(uploads, ignore_errors=True)  # what a killed controller was receiving

@@ -48,6 +48,10 @@ listen = "{listen}"
 # Everything the controller knows: SQLite, chunks, logs of the broker.
 dir = "store"
 
+# [approval]
+# A rollout to more of the fleet than this waits until a second person approves it.
+# share = "50%"
+
 # [audit]
 # The file that witnesses the audit log: best on another disk, or one that only adds.
 # checkpoints = "/mnt/other/audit.checkpoints"
@@ -118,6 +122,18 @@ class StoreSection(_Section):
     dir: Path = Path("store")
 
 
+class ApprovalSection(_Section):
+    """`[approval]`."""
+
+    share: Annotated[str, Field(pattern=r"^([1-9][0-9]?|100)%$")] | None = None
+    """A rollout to more of the fleet waits for a second person; by default none does."""
+
+    @property
+    def limit(self) -> float | None:
+        """The share, 0 to 1."""
+        return int(self.share.rstrip("%")) / 100 if self.share is not None else None
+
+
 class AuditSection(_Section):
     """`[audit]`."""
 
@@ -133,6 +149,7 @@ class FleetSettings(_Section):
     api: ApiSection = ApiSection()
     store: StoreSection = StoreSection()
     audit: AuditSection = AuditSection()
+    approval: ApprovalSection = ApprovalSection()
 
     @property
     def store_dir(self) -> Path:

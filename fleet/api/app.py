@@ -189,7 +189,7 @@ def _add_rollouts(app: FastAPI, controller: Controller) -> None:
     @app.post("/v1/rollouts", status_code=201, openapi_extra=needs(Right.RELEASE))
     def start_rollout(by: By, body: s.RolloutIn) -> s.Rollout:
         """Start a rollout of a release to the devices that match now."""
-        return shown(controller.start_rollout(body, scope=by.scope).id)
+        return shown(controller.start_rollout(body, scope=by.scope, by=by.name).id)
 
     @app.get("/v1/rollouts", openapi_extra=needs(Right.SEE))
     def list_rollouts(by: By) -> list[s.Rollout]:
@@ -201,6 +201,11 @@ def _add_rollouts(app: FastAPI, controller: Controller) -> None:
     def show_rollout(by: By, rollout: str) -> s.Rollout:
         """Show a rollout with its members."""
         return shown(rollout, by.scope)
+
+    @app.post("/v1/rollouts/{rollout}/approve", openapi_extra=needs(Right.RELEASE))
+    def approve_rollout(by: By, rollout: str) -> s.Rollout:
+        """Start a proposed rollout, as another one than who asked for it."""
+        return shown(controller.approve_rollout(rollout, by=by.name, scope=by.scope).id)
 
     @app.post("/v1/rollouts/{rollout}/pause", openapi_extra=needs(Right.STEER))
     def pause_rollout(by: By, rollout: str) -> s.Rollout:

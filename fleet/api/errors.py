@@ -33,6 +33,8 @@ CONFLICT: Final = frozenset(
         "last_admin",
         "version_exists",
         "rollout_ended",
+        "rollout_proposed",
+        "not_proposed",
         "rollout_running",
         "no_device_matches",
         "too_many_models",
@@ -42,7 +44,7 @@ CONFLICT: Final = frozenset(
     }
 )
 UNPROVEN: Final = frozenset({"no_token", "token_unknown", "token_revoked", "token_expired"})
-FORBIDDEN: Final = frozenset({"no_right", "out_of_scope", "foreign_origin"})
+FORBIDDEN: Final = frozenset({"no_right", "out_of_scope", "same_person", "foreign_origin"})
 TOO_LARGE: Final = frozenset({"bundle_too_large", "body_too_large"})
 BUSY: Final = frozenset({"too_many_watchers"})
 

@@ -25,7 +25,15 @@ Tags = Annotated[dict[TagKey, TagValue], Field(max_length=MAX_TAGS)]
 PhaseShare = Annotated[str, Field(pattern=r"^([1-9][0-9]{0,5}|([1-9][0-9]?|100)%)$")]
 """A number of devices (`1`) or a share of the matched ones (`50%`), cumulative."""
 
-RolloutState = Literal["running", "paused", "halted", "inconclusive", "finished", "aborted"]
+RolloutState = Literal[
+    "proposed",  # too large a part of the fleet for one person: waits for a second one
+    "running",
+    "paused",
+    "halted",
+    "inconclusive",
+    "finished",
+    "aborted",
+]
 MemberState = Literal[
     "waiting",  # its phase has not opened
     "pending",  # offline when its phase opened, or since; keeps its desired state, never blocks
@@ -258,6 +266,15 @@ class RolloutPhase(Schema):
     closed_unix_ms: int | None = None
 
 
+class RolloutApproval(Schema):
+    """That a rollout needs a second person, and who that was; `limit_ratio` is from 0 to 1."""
+
+    asked_by: str
+    limit_ratio: float
+    approved_by: str | None = None
+    approved_unix_ms: int | None = None
+
+
 class Rollout(Schema):
     """A rollout and where it stands; `members` only when one rollout is asked for."""
 
@@ -274,6 +291,7 @@ class Rollout(Schema):
     counts: dict[MemberState, int]
     created_unix_ms: int
     ended_unix_ms: int | None = None
+    approval: RolloutApproval | None = None
     members: list[RolloutMember] | None = None
 
 

@@ -9,7 +9,7 @@ from typing import get_args
 
 from fleet.core.audit import Entry
 from fleet.core.rights import Scope, is_within
-from fleet.core.states import Rollout
+from fleet.core.states import Approval, Rollout
 from fleet.store.devices import DeviceRow, Selection
 from fleet.store.journal import EventRow, RecordRow
 from fleet.store.releases import ReleaseRow
@@ -226,7 +226,19 @@ def _rollout(
         counts={state: counts[state] for state in states if counts.get(state)},
         created_unix_ms=row.created_unix_ms,
         ended_unix_ms=row.ended_unix_ms,
+        approval=_approval(row.approval),
         members=members,
+    )
+
+
+def _approval(approval: Approval | None) -> schemas.RolloutApproval | None:
+    if approval is None:
+        return None
+    return schemas.RolloutApproval(
+        asked_by=approval.asked_by,
+        limit_ratio=approval.limit,
+        approved_by=approval.approved_by,
+        approved_unix_ms=approval.approved_unix_ms,
     )
 
 

@@ -18,7 +18,7 @@ from .console import printable, say
 
 POLL_S: Final = 0.5
 ROLLBACK_WAIT_S: Final = 300.0
-LIVE: Final = ("running", "paused")
+LIVE: Final = ("proposed", "running", "paused")
 
 
 def follow_rollout(client: Client, rollout: Rollout, *, is_quiet: bool) -> Rollout:

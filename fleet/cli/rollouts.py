@@ -55,6 +55,7 @@ def register(app: typer.Typer) -> None:
     rollout = typer.Typer(help="One rollout.", no_args_is_help=True)
     rollout.command("start")(start)
     rollout.command("show")(show_rollout)
+    rollout.command("approve")(approve)
     rollout.command("pause")(pause)
     rollout.command("resume")(resume)
     rollout.command("abort")(abort)
@@ -184,6 +185,7 @@ def show_rollout(
             ("devices", " ".join(f"{k}={v}" for k, v in found.match.items()) or "all"),
             ("state", found.state),
             ("reason", found.reason),
+            *_approval(found),
             ("started", ago(found.created_unix_ms)),
             ("counts", _counts(found)),
         ]
@@ -234,6 +236,11 @@ def list_rollouts(json: Json = False, controller: Controller = None) -> None:
         ],
         empty="no rollout yet; `fleet rollout start NAME:VERSION` starts one",
     )
+
+
+def approve(rollout: Id, controller: Controller = None) -> None:
+    """Start a proposed rollout; whoever asked for it cannot."""
+    _act(rollout, "approve", controller)
 
 
 def pause(rollout: Id, controller: Controller = None) -> None:
@@ -296,6 +303,14 @@ def _act(rollout: str, verb: str, controller: str | None) -> None:
         found = client.post(path, None, Rollout)
     reason = f": {found.reason}" if found.reason else ""
     typer.echo(f"{found.id} is {found.state}{reason}")
+
+
+def _approval(rollout: Rollout) -> list[tuple[str, object]]:
+    if rollout.approval is None:
+        return []
+    asked = f"asked for by {rollout.approval.asked_by}"
+    answer = rollout.approval.approved_by
+    return [("approval", f"{asked}, {f'given by {answer}' if answer else 'waited for'}")]
 
 
 def _size(rollout: Rollout) -> int:

@@ -190,6 +190,7 @@ def _foreground(settings: FleetSettings, *, has_broker: bool) -> None:
                 store_path=settings.store_path,
                 data_dir=settings.store_dir,
                 checkpoints_path=settings.checkpoints_path,
+                approval_limit=settings.approval.limit,
                 on_ready=lambda: _banner(settings, broker),
             )
         )

@@ -17,6 +17,7 @@ from .states import (
     BAD,
     LIVE,
     OPEN_ENDED,
+    Approval,
     Assign,
     Command,
     DeviceEvidence,
@@ -113,6 +114,34 @@ def step(
     if rollout.state == "paused":
         return rollout, ()
     return _advance(rollout, evidence, now_unix_ms)
+
+
+def propose(rollout: Rollout, *, by: str, limit: float, fleet_count: int) -> Rollout:
+    """Return a new rollout as it shall begin: proposed, if it is too large for one person.
+
+    Args:
+        rollout: As planned.
+        by: Who starts it.
+        limit: The largest part of the fleet that one person may move, 0 to 1.
+        fleet_count: Devices in the whole fleet, whatever the rollout matches.
+    """
+    count = len(rollout.members)
+    if count <= limit * fleet_count:
+        return rollout
+    reason = (
+        f"{count} of {fleet_count} devices are more than {limit:.0%} of the fleet: waits for a"
+        f" second person, `fleet rollout approve {rollout.id}`"
+    )
+    return replace(rollout, state="proposed", reason=reason, approval=Approval(by, limit))
+
+
+def approve(rollout: Rollout, *, by: str, now_unix_ms: int) -> Rollout:
+    """Return a proposed rollout running; anything else, or asked for by the same one, as it is."""
+    approval = rollout.approval
+    if rollout.state != "proposed" or approval is None or approval.asked_by == by:
+        return rollout
+    approval = replace(approval, approved_by=by, approved_unix_ms=now_unix_ms)
+    return replace(rollout, state="running", reason="", approval=approval)
 
 
 def pause(rollout: Rollout, why: str = "by a person") -> Rollout:

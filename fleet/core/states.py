@@ -11,7 +11,9 @@ from typing import Final, Literal, NamedTuple
 
 from wire.lifecycle import Outcome, UpdateState
 
-RolloutState = Literal["running", "paused", "halted", "inconclusive", "finished", "aborted"]
+RolloutState = Literal[
+    "proposed", "running", "paused", "halted", "inconclusive", "finished", "aborted"
+]
 PhaseState = Literal["waiting", "open", "passed", "stopped"]
 MemberState = Literal[
     "waiting",
@@ -78,6 +80,23 @@ class Phase:
 
 
 @dataclass(frozen=True, slots=True)
+class Approval:
+    """That a rollout needs a second person.
+
+    Attributes:
+        asked_by: Name of the token that started it.
+        limit: The largest part of the fleet that one person may move, as it was then, 0 to 1.
+        approved_by: Name of the other token, once there was one.
+        approved_unix_ms: When.
+    """
+
+    asked_by: str
+    limit: float
+    approved_by: str | None = None
+    approved_unix_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Rollout:
     """One model's release on its way to a frozen list of devices.
 
@@ -95,6 +114,7 @@ class Rollout:
     state: RolloutState = "running"
     reason: str = ""
     ended_unix_ms: int | None = None
+    approval: Approval | None = None
 
     @property
     def open_phase(self) -> int | None:

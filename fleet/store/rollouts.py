@@ -9,11 +9,11 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, delete, func, insert, or_, select, update
 
-from fleet.core.states import Member, Phase, ReleaseKey, Rollout
+from fleet.core.states import Approval, Member, Phase, ReleaseKey, Rollout
 from wire import messages as m
 
 from .devices import BATCH
-from .schema import MEMBERS, PHASES, ROLLOUTS
+from .schema import APPROVALS, MEMBERS, PHASES, ROLLOUTS
 
 MAX_LISTED = 200
 ENDED = ("confirmed", "rolled_back", "rollback_failed", "rejected", "failed")
@@ -58,6 +58,10 @@ class Rollouts:
         )
         phases = [_phase_values(rollout.id, n, p) for n, p in enumerate(rollout.phases)]
         self._connection.execute(insert(PHASES), phases)
+        if rollout.approval is not None:
+            self._connection.execute(
+                insert(APPROVALS).values(**_approval_values(rollout.id, rollout.approval))
+            )
         members = [_member_values(rollout.id, n, x) for n, x in enumerate(rollout.members)]
         self._connection.execute(insert(MEMBERS), members)
 
@@ -66,6 +70,12 @@ class Rollouts:
         if _head(old) != _head(new):
             self._connection.execute(
                 update(ROLLOUTS).where(ROLLOUTS.c.id == new.id).values(**_head(new))
+            )
+        if new.approval is not None and old.approval != new.approval:
+            self._connection.execute(
+                update(APPROVALS)
+                .where(APPROVALS.c.rollout == new.id)
+                .values(**_approval_values(new.id, new.approval))
             )
         for position, (before, phase) in enumerate(zip(old.phases, new.phases, strict=True)):
             if before != phase:
@@ -116,12 +126,11 @@ class Rollouts:
             result.setdefault(rollout, {})[state] = count
         return result
 
-    def live_ids(self, model: str | None = None) -> list[str]:
-        """Return the ids of running and paused rollouts, oldest first."""
+    def live_ids(self, model: str | None = None, *, has_proposed: bool = False) -> list[str]:
+        """Return the ids of running and paused rollouts, and of proposed ones, oldest first."""
+        states = ("running", "paused", "proposed") if has_proposed else ("running", "paused")
         query = (
-            select(ROLLOUTS.c.id)
-            .where(ROLLOUTS.c.state.in_(("running", "paused")))
-            .order_by(ROLLOUTS.c.number)
+            select(ROLLOUTS.c.id).where(ROLLOUTS.c.state.in_(states)).order_by(ROLLOUTS.c.number)
         )
         if model is not None:
             query = query.where(ROLLOUTS.c.model == model)
@@ -168,6 +177,8 @@ class Rollouts:
 
     def _whole(self, row: Any, *, has_members: bool = True) -> Rollout:
         phases = select(PHASES).where(PHASES.c.rollout == row.id).order_by(PHASES.c.position)
+        approvals = select(APPROVALS).where(APPROVALS.c.rollout == row.id)
+        approval = self._connection.execute(approvals).one_or_none()
         members = select(MEMBERS).where(MEMBERS.c.rollout == row.id).order_by(MEMBERS.c.position)
         return Rollout(
             id=row.id,
@@ -186,6 +197,7 @@ class Rollouts:
             state=row.state,
             reason=row.reason,
             ended_unix_ms=row.ended_unix_ms,
+            approval=Approval(*approval[1:]) if approval is not None else None,
         )
 
 
@@ -194,6 +206,16 @@ def _head(rollout: Rollout) -> dict[str, Any]:
         "state": rollout.state,
         "reason": rollout.reason,
         "ended_unix_ms": rollout.ended_unix_ms,
+    }
+
+
+def _approval_values(rollout: str, approval: Approval) -> dict[str, Any]:
+    return {
+        "rollout": rollout,
+        "asked_by": approval.asked_by,
+        "limit_ratio": approval.limit,
+        "approved_by": approval.approved_by,
+        "approved_unix_ms": approval.approved_unix_ms,
     }
 
 

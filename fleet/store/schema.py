@@ -233,6 +233,17 @@ MEMBERS = Table(
     Index("rollout_members_by_device", "device"),
 )
 
+APPROVALS = Table(
+    "rollout_approvals",
+    METADATA,
+    # Those of rollouts that need a second person; the others have no row.
+    Column("rollout", String(64), ForeignKey("rollouts.id", ondelete="CASCADE"), primary_key=True),
+    Column("asked_by", String(64), nullable=False),
+    Column("limit_ratio", Float, nullable=False),
+    Column("approved_by", String(64)),
+    Column("approved_unix_ms", BigInteger),
+)
+
 PUBLICATIONS = Table(
     "publications",
     METADATA,

@@ -239,6 +239,7 @@ class Fleet:
     folder: Path
     broker: MemoryBroker = field(default_factory=MemoryBroker)
     now_unix_ms: int = 1_700_000_000_000
+    approval_limit: float | None = None
 
     def __post_init__(self) -> None:
         self.devices: dict[str, Device] = {}
@@ -253,7 +254,11 @@ class Fleet:
         self.store = Store(self.folder / "fleet.db", self.folder)
         self.link = self.broker.link("controller")
         self.controller = Controller(
-            self.store, self.link, lambda: self.now_unix_ms, self.authority
+            self.store,
+            self.link,
+            lambda: self.now_unix_ms,
+            self.authority,
+            approval_limit=self.approval_limit,
         )
         self.controller.start()
 

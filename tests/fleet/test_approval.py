@@ -1,0 +1,173 @@
+"""A rollout to much of the fleet waits for a second person, whatever happens meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.testclient import TestClient
+
+from fleet.api.app import build_app
+from fleet.core import rollout as engine
+from fleet.core.rights import Role
+from fleet.core.states import DeviceEvidence, ReleaseKey
+from tests.fleet.peers import Fleet
+from wire.errors import PeerError
+
+KEY = ReleaseKey("1.1.0", "a" * 64)
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator[Fleet]:
+    fleet = Fleet(tmp_path, approval_limit=0.5)
+    fleet.add("a", "b", "c", "d")
+    for version in ("1.0.0", "1.1.0"):
+        fleet.release(version)
+    yield fleet
+    fleet.controller.stop()
+    fleet.store.close()
+
+
+@pytest.fixture
+def ask(fleet: Fleet) -> Iterator[Any]:
+    with TestClient(build_app(fleet.controller), raise_server_exceptions=False) as client:
+        heads = {
+            name: fleet.bearer(name, role)
+            for name, role in (
+                ("ann", Role.RELEASER),
+                ("bob", Role.RELEASER),
+                ("op", Role.OPERATOR),
+            )
+        }
+
+        def ask(who: str, path: str, body: object = None) -> Any:
+            return client.post(f"/v1/rollouts{path}", json=body, headers=heads[who])
+
+        yield ask
+
+
+def body(*phases: str, version: str = "1.0.0") -> dict[str, object]:
+    return {"model": "digits", "version": version, "phases": list(phases), "soak_s": 0}
+
+
+def generations(fleet: Fleet) -> set[int]:
+    return {device.generation for device in fleet.devices.values()}
+
+
+def test_it_waits_through_restarts_until_another_approves(fleet: Fleet, ask: Any) -> None:
+    started = ask("ann", "", body("1", "100%")).json()
+    assert (started["state"], started["approval"]["asked_by"]) == ("proposed", "ann")
+    assert "fleet rollout approve r-1" in started["reason"]
+    for _ in range(3):
+        fleet.wait(3600, step_s=600)
+        fleet.restart()
+    assert fleet.rollout("r-1").state == "proposed"
+    assert generations(fleet) == {0}
+    with TestClient(build_app(fleet.controller)) as client:
+        by = {
+            name: fleet.bearer(f"{name}-2", role)
+            for name, role in (("carl", Role.RELEASER), ("op", Role.OPERATOR))
+        }
+        denied = client.post("/v1/rollouts/r-1/approve", headers=by["op"])
+        assert (denied.status_code, denied.json()["code"]) == (403, "no_right")
+        for verb in ("resume", "pause"):
+            held = client.post(f"/v1/rollouts/r-1/{verb}", headers=by["op"])
+            assert (held.status_code, held.json()["code"]) == (409, "rollout_proposed")
+        approved = client.post("/v1/rollouts/r-1/approve", headers=by["carl"]).json()
+        assert approved["state"] == "running"
+        assert approved["approval"]["approved_by"] == "carl-2"
+    fleet.settle()
+    assert fleet.rollout("r-1").state == "finished"
+    fleet.restart()
+    assert fleet.rollout("r-1").approval == engine.Approval("ann", 0.5, "carl-2", fleet.now_unix_ms)
+
+
+def test_who_asked_cannot_approve_and_that_is_noted(fleet: Fleet, ask: Any) -> None:
+    ask("ann", "", body("100%"))
+    refused = ask("ann", "/r-1/approve")
+    assert (refused.status_code, refused.json()["code"]) == (403, "same_person")
+    with fleet.store.read() as tx:
+        newest = tx.audit.newest()
+    assert newest is not None
+    assert (newest.who, newest.outcome, newest.code) == ("ann", "denied", "same_person")
+    assert fleet.rollout("r-1").state == "proposed"
+    assert ask("bob", "/r-1/approve").json()["state"] == "running"
+    again = ask("bob", "/r-1/approve")
+    assert (again.status_code, again.json()["code"]) == (409, "not_proposed")
+
+
+@pytest.mark.parametrize(("phases", "state"), [(("2",), "running"), (("3",), "proposed")])
+def test_only_more_than_the_share_waits(
+    fleet: Fleet, ask: Any, phases: tuple[str, ...], state: str
+) -> None:
+    assert ask("ann", "", body(*phases)).json()["state"] == state
+
+
+def test_a_proposal_takes_nothing_over_and_can_be_aborted(fleet: Fleet, ask: Any) -> None:
+    ask("ann", "", body("2"))
+    fleet.settle()
+    ask("ann", "", body("100%", version="1.1.0"))
+    assert "superseded" not in fleet.states("r-1").values()
+    twice = ask("bob", "", body("100%", version="1.1.0"))
+    assert (twice.status_code, twice.json()["code"]) == (409, "rollout_running")
+    before = generations(fleet)
+    assert ask("op", "/r-2/abort").json()["state"] == "aborted"
+    fleet.settle()
+    assert generations(fleet) == before
+    assert ask("bob", "/r-2/approve").json()["code"] == "not_proposed"
+
+
+def test_devices_that_were_removed_meanwhile_get_nothing(fleet: Fleet, ask: Any) -> None:
+    ask("ann", "", body("100%"))
+    fleet.controller.remove_device("b")
+    ask("bob", "/r-1/approve")
+    fleet.settle()
+    assert fleet.states("r-1") == dict.fromkeys("acd", "confirmed") | {"b": "superseded"}
+
+
+def test_a_scope_holds_for_approval(fleet: Fleet, ask: Any) -> None:
+    ask("ann", "", body("100%"))
+    with pytest.raises(PeerError, match="r-1"):
+        fleet.controller.approve_rollout("r-1", by="bob", scope={"site": "lab"})
+
+
+@given(
+    count=st.integers(1, 40),
+    limit=st.integers(1, 100),
+    online=st.lists(st.booleans(), min_size=40, max_size=40),
+    times=st.lists(st.integers(0, 10**9), max_size=5),
+)
+def test_no_step_moves_a_device_before_approval(
+    count: int, limit: int, online: list[bool], times: list[int]
+) -> None:
+    devices = {f"d{n}": False for n in range(count)}
+    new = engine.plan(
+        rollout="r-1",
+        model="digits",
+        release=KEY,
+        devices=devices,
+        shares=("100%",),
+        soak_s=0,
+        tolerance=0,
+        now_unix_ms=0,
+    )
+    new = engine.propose(new, by="ann", limit=limit / 100, fleet_count=count + 3)
+    evidence = {
+        name: DeviceEvidence(is_online=online[n], next_generation=1)
+        for n, name in enumerate(devices)
+    }
+    is_large = count * 100 > limit * (count + 3)
+    assert (new.state == "proposed") == is_large
+    for now in times:
+        stepped, commands = engine.step(new, evidence, now)
+        if is_large:
+            assert (stepped, commands) == (new, ())
+    assert engine.approve(new, by="ann", now_unix_ms=1) == new
+    if is_large:
+        approved = engine.approve(new, by="bob", now_unix_ms=1)
+        _, commands = engine.step(approved, evidence, 1)
+        assert len(commands) == count
