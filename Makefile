@@ -29,6 +29,7 @@ soak: $(STAMP)  ## the long counts of docs/reliability.md, hours; what was cut g
 	KILL_POINTS=0-99999 KILL_MINUTES=60 KILL_JOURNAL=build/soak/kills.jsonl $(BIN)/python -m pytest -s tests/spine/test_kill_points.py
 	MUTANT_SEEDS=0-100000 MUTANT_JOURNAL=build/soak/mutants.txt $(BIN)/python -m pytest -s tests/agent/runtime/test_mutants.py
 	FLAT_SWAPS=1000 FLAT_INFERENCES=1000000 $(BIN)/python -m pytest -s tests/spine/test_flat.py
+	HOSTILE_REQUESTS=50000 HOSTILE_SEED=$(or $(SEED),2) $(BIN)/python -m pytest -s --timeout=7200 tests/fleet/test_api_hostile.py
 	$(BIN)/python -m tests.storage.soak --journal build/soak/storage.jsonl $(STORAGE_ARGS)
 
 wheelhouse: $(STAMP)  ## all that a device needs to install without a network; ARCH=aarch64, PYTHON_VERSION=3.12

@@ -27,3 +27,26 @@ class RateLimit:
             for old in list(self._passed)[: MAX_KEYS // 2]:
                 del self._passed[old]
         return True
+
+
+class Buckets:
+    """Lets each key pass `rate_per_s` times a second, and `burst` times at once after a rest.
+
+    Not for several threads.
+    """
+
+    def __init__(self, rate_per_s: float, burst: int) -> None:
+        self._rate_per_s = rate_per_s
+        self._burst = burst
+        self._left: dict[str, tuple[float, float]] = {}
+
+    def takes(self, key: str, now_s: float) -> bool:
+        """Return whether `key` may pass now, by a clock that never goes back; if so, it has."""
+        left, then_s = self._left.pop(key, (float(self._burst), now_s))
+        left = min(self._burst, left + (now_s - then_s) * self._rate_per_s)
+        is_allowed = left >= 1
+        self._left[key] = (left - 1 if is_allowed else left, now_s)
+        if len(self._left) > MAX_KEYS:
+            for old in list(self._left)[: MAX_KEYS // 2]:
+                del self._left[old]
+        return is_allowed

@@ -7,6 +7,7 @@ import logging
 import shutil
 import signal
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +19,8 @@ from typing import Final
 import uvicorn
 
 from fleet.api.app import build_app
+from fleet.api.patience import IDLE_S, MAX_CONNECTIONS, MAX_HEADER_BYTES, PatientProtocol
+from fleet.settings import DEFAULT_REQUESTS_PER_S
 from fleet.store.store import Store
 from fleet.trust.authority import Authority
 from fleet.trust.ceremony import online_dir
@@ -47,6 +50,8 @@ class ControllerSettings:
         data_dir: Where chunk payloads, uploads in progress and online keys are kept.
         checkpoints_path: The file that witnesses the audit log.
         approval_limit: Part of the fleet, 0 to 1, that one person may move; None is all of it.
+        requests_per_s: How many requests a second one token may send to the API.
+        tls: Files of the API's certificate and key; None is plain HTTP, for loopback only.
         controller_id: MQTT client id.
         on_ready: Called once, when the API accepts connections; from the API's thread.
     """
@@ -57,6 +62,8 @@ class ControllerSettings:
     data_dir: Path
     checkpoints_path: Path
     approval_limit: float | None = None
+    requests_per_s: float = DEFAULT_REQUESTS_PER_S
+    tls: tuple[Path, Path] | None = None
     controller_id: str = "controller"
     on_ready: Callable[[], None] | None = None
 
@@ -83,7 +90,7 @@ def run_controller(settings: ControllerSettings) -> None:
     The broker need not be there yet: the API answers without it, and the link keeps trying.
 
     Raises:
-        ConfigError: `port_taken`, `broker_url` or `audit_key`.
+        ConfigError: `port_taken`, `broker_url`, `audit_key` or `api_certificate`.
         StorageError: The store cannot be used.
         RuntimeError: The loop ended by itself; the process must be started again.
     """
@@ -105,7 +112,13 @@ def run_controller(settings: ControllerSettings) -> None:
     shutil.rmtree(uploads, ignore_errors=True)  # what a killed controller was receiving
     server = _Server(
         uvicorn.Config(
-            build_app(controller, upload_dir=uploads),
+            build_app(controller, upload_dir=uploads, rate_per_s=settings.requests_per_s),
+            # The other parser, where it is installed, has no deadline for headers.
+            http=PatientProtocol,
+            h11_max_incomplete_event_size=MAX_HEADER_BYTES,
+            timeout_keep_alive=IDLE_S,
+            limit_concurrency=MAX_CONNECTIONS,
+            server_header=False,
             log_config=None,
             access_log=False,
             lifespan="off",
@@ -114,6 +127,9 @@ def run_controller(settings: ControllerSettings) -> None:
         )
     )
     server.on_ready = settings.on_ready
+    if settings.tls is not None:
+        server.config.ssl_certfile, server.config.ssl_keyfile = settings.tls
+        _check_tls(settings.tls)
 
     def work() -> None:
         try:
@@ -143,6 +159,17 @@ def run_controller(settings: ControllerSettings) -> None:
 def unix_ms() -> int:
     """Return the time in milliseconds of the Unix epoch, by this machine's clock."""
     return time.time_ns() // 1_000_000
+
+
+def _check_tls(files: tuple[Path, Path]) -> None:
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(*files)
+    except (OSError, ValueError) as exc:
+        raise ConfigError(
+            f"[api] certificate {files[0]} and key {files[1]} cannot be used: {exc}",
+            code="api_certificate",
+            hint="give a PEM certificate and the unencrypted key that it is for",
+        ) from exc
 
 
 def _bind(listen: tuple[str, int]) -> socket.socket:

@@ -30,6 +30,7 @@ MAX_TOKEN_CHARS: Final = 128
 """More than any token of the API has; longer ones are not even hashed."""
 DEFAULT_BROKER_PORT: Final = 1883
 DEFAULT_API_PORT: Final = 8700
+DEFAULT_REQUESTS_PER_S: Final = 200.0
 
 _TEMPLATE: Final = """\
 # A fleet: one broker, one controller, any number of devices. `fleet up` starts it.
@@ -41,8 +42,12 @@ kind = "{kind}"
 url = "{url}"
 
 [api]
-# The controller's HTTP API. Loopback only, until TLS and signatures are there.
+# The controller's HTTP API. Another address than loopback needs a certificate.
 listen = "{listen}"
+# certificate = "api.pem"
+# key = "api.key"
+# ca = "ca.pem"
+# url = "https://fleet.example:8700"
 
 [store]
 # Everything the controller knows: SQLite, chunks, logs of the broker.
@@ -101,6 +106,22 @@ class ApiSection(_Section):
     listen: Annotated[str, Field(pattern=r"^[A-Za-z0-9.:\[\]-]+:[0-9]{1,5}$")] = (
         f"{HOST}:{DEFAULT_API_PORT}"
     )
+
+    certificate: Path | None = None
+    """PEM of the certificate and those that lead to the authority's; with it the API is HTTPS."""
+    key: Path | None = None
+    ca: Path | None = None
+    """What clients check the certificate by; without it, what their machine trusts."""
+    url: Annotated[str, Field(pattern=r"^https?://[A-Za-z0-9.:\[\]-]+$")] | None = None
+    """How clients reach it, where that is not what it listens on."""
+    requests_per_s: Annotated[float, Field(gt=0, le=1_000_000)] = DEFAULT_REQUESTS_PER_S
+    """How many requests a second one token may send."""
+
+    @model_validator(mode="after")
+    def _certificate_has_a_key(self) -> Self:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key go together")
+        return self
 
     @field_validator("listen")
     @classmethod
@@ -179,21 +200,29 @@ class FleetSettings(_Section):
     @property
     def api_url(self) -> str:
         """The base URL of the API."""
-        return f"http://{self.api.listen}"
+        if self.api.url is not None:
+            return self.api.url
+        return f"{'https' if self.api.certificate else 'http'}://{self.api.listen}"
+
+    def tls(self) -> tuple[Path, Path] | None:
+        """Return the files of the API's certificate and key, absolute; None is without TLS."""
+        if self.api.certificate is None or self.api.key is None:
+            return None
+        return self.root / self.api.certificate, self.root / self.api.key
 
     def check_loopback(self) -> None:
-        """Refuse to listen anywhere but on loopback.
+        """Refuse to listen anywhere but on loopback without TLS.
 
         Raises:
             ConfigError: `not_loopback`.
         """
         host, _ = self.api.address
-        if host not in ("127.0.0.1", "localhost", "::1"):
+        if self.api.certificate is None and host not in ("127.0.0.1", "localhost", "::1"):
             raise ConfigError(
-                f"[api] listen = {self.api.listen!r} is open to the network, and there is no TLS"
-                " yet",
+                f"[api] listen = {self.api.listen!r} is open to the network, and there is no TLS:"
+                " tokens would pass in the clear",
                 code="not_loopback",
-                hint="use 127.0.0.1, and reach it from elsewhere through SSH: "
+                hint="give [api] certificate and key, or use 127.0.0.1 and reach it through SSH: "
                 f"ssh -L 8700:127.0.0.1:{self.api.address[1]} HOST",
             )
 

@@ -6,6 +6,7 @@ site can make a browser send it.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Any, Final
 
 from fastapi import Depends, Request
@@ -17,7 +18,7 @@ from fleet import tokens
 from fleet.acts import Act
 from fleet.controller import Controller
 from fleet.core.rights import Caller, Right
-from fleet.ratelimit import RateLimit
+from fleet.ratelimit import Buckets, RateLimit
 from wire.errors import ModelfleetError, PeerError
 
 from .errors import UNPROVEN, answer_to
@@ -32,6 +33,8 @@ USED_EVERY_MS: Final = 60_000
 """How exact `last used` is: each noting of it is a sync of the disk."""
 
 
+BURST_S: Final = 5
+"""So many seconds' worth of requests a token may send at once, after a rest."""
 NOTE_EVERY_MS: Final = 6_000
 """A row of the audit log this often for requests without a good token, for each cause."""
 
@@ -87,9 +90,11 @@ def no_token() -> PeerError:
 class Door:
     """ASGI middleware: asks every request for its token, before anything of it is read."""
 
-    def __init__(self, app: ASGIApp, controller: Controller) -> None:
+    def __init__(self, app: ASGIApp, controller: Controller, rate_per_s: float) -> None:
         self._app = app
         self._controller = controller
+        self._rate_per_s = rate_per_s
+        self._buckets = Buckets(rate_per_s, int(rate_per_s * BURST_S) or 1)
         self._used = RateLimit(USED_EVERY_MS)
         self._notes = RateLimit(NOTE_EVERY_MS)
         self._denied: dict[str, int] = {}
@@ -101,6 +106,7 @@ class Door:
             return
         try:
             caller = await self._ask(Headers(scope=scope))
+            self._slow_down(caller)
         except ModelfleetError as exc:
             await self._note(scope, exc)
             await answer_to(exc)(scope, receive, send)
@@ -110,6 +116,14 @@ class Door:
         now = self._controller.now_unix_ms()
         if self._used.allows(caller.name, now):
             await run_in_threadpool(tokens.note_used, self._controller.store, caller.name, now)
+
+    def _slow_down(self, caller: Caller) -> None:
+        if not self._buckets.takes(caller.name, asyncio.get_running_loop().time()):
+            raise PeerError(
+                f"the token {caller.name} asks more than {self._rate_per_s:g} times a second",
+                code="too_many_requests",
+                hint="wait a second; fleet.toml may allow more: [api] requests_per_s",
+            )
 
     async def _note(self, scope: Scope, error: ModelfleetError) -> None:
         """Note who was denied; of many alike one now and then, with their number: it costs a sync."""

@@ -19,6 +19,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from fleet import registry, rollouts
 from fleet.controller import Controller
 from fleet.core.rights import WHOLE_FLEET, Caller, Right, Scope
+from fleet.settings import DEFAULT_REQUESTS_PER_S
 from fleet.store.devices import BATCH, Selection
 from fleet.store.store import Tx
 from fleet.trust.stored import signed_releases
@@ -50,12 +51,18 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def build_app(controller: Controller, *, upload_dir: Path | None = None) -> FastAPI:
+def build_app(
+    controller: Controller,
+    *,
+    upload_dir: Path | None = None,
+    rate_per_s: float = DEFAULT_REQUESTS_PER_S,
+) -> FastAPI:
     """Return the API of a controller.
 
     Args:
         controller: Serves the commands; its store is read.
         upload_dir: Where bundles are kept while they arrive; by default beside the chunks.
+        rate_per_s: How many requests a second one token may send.
     """
     app = FastAPI(
         title="modelfleet controller",
@@ -68,7 +75,7 @@ def build_app(controller: Controller, *, upload_dir: Path | None = None) -> Fast
     app.router.route_class = JsonRoute
     app.state.controller = controller
     errors.install(app)
-    app.add_middleware(Door, controller=controller)
+    app.add_middleware(Door, controller=controller, rate_per_s=rate_per_s)
     app.add_middleware(Gatekeeper)
     _add_devices(app, controller)
     _add_releases(app, controller, upload_dir or controller.store.data_dir / "uploads")
@@ -285,7 +292,7 @@ def _add_watch(app: FastAPI, controller: Controller) -> None:
         if since is None and last_event_id is not None and last_event_id.isdecimal():
             since = min(int(last_event_id[:16]), MAX_INTEGER)
         stream = await watchers.stream(since, by)
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        headers = {"X-Accel-Buffering": "no"}
         return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
 
 

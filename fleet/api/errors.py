@@ -46,6 +46,7 @@ CONFLICT: Final = frozenset(
 UNPROVEN: Final = frozenset({"no_token", "token_unknown", "token_revoked", "token_expired"})
 FORBIDDEN: Final = frozenset({"no_right", "out_of_scope", "same_person", "foreign_origin"})
 TOO_LARGE: Final = frozenset({"bundle_too_large", "body_too_large"})
+HURRIED: Final = frozenset({"too_many_requests"})
 BUSY: Final = frozenset({"too_many_watchers"})
 
 
@@ -69,6 +70,8 @@ def status_of(error: ModelfleetError) -> int:
         return 409
     if error.code in TOO_LARGE:
         return 413
+    if error.code in HURRIED:
+        return 429
     if error.code in BUSY:
         return 503
     match error:
@@ -91,6 +94,8 @@ def answer_to(error: ModelfleetError) -> JSONResponse:
     response = answer(status_of(error), error.code, str(error), error.hint)
     if error.code in UNPROVEN:
         response.headers["WWW-Authenticate"] = "Bearer"
+    if error.code in HURRIED:
+        response.headers["Retry-After"] = "1"
     return response
 
 
@@ -113,6 +118,8 @@ async def _on_http(request: Request, exc: Exception) -> JSONResponse:
         return answer(405, "method_not_allowed", f"{request.method} is not for {path}", hint)
     if exc.status_code == 413:
         return answer(413, "body_too_large", str(exc.detail), "send it in several requests")
+    if exc.status_code == 408:
+        return answer(408, "body_too_slow", str(exc.detail), "send it again, over a better way")
     if exc.status_code == 400:
         return answer(400, "body_not_json", str(exc.detail), "see /openapi.json for shapes")
     if exc.status_code == 415:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import ssl
 from pathlib import Path
 from typing import Final
 
-from fleet.settings import MAX_TOKEN_CHARS, TOKEN_FILE_NAME, find_settings
+from fleet.settings import MAX_TOKEN_CHARS, TOKEN_FILE_NAME, FleetSettings, find_settings
 from wire.errors import ConfigError
 
 FILE_VARIABLE: Final = "FLEET_TOKEN_FILE"
+CA_VARIABLE: Final = "FLEET_CA"
 TOKEN_VARIABLE: Final = "FLEET_TOKEN"  # noqa: S105 - its name, not one
 
 
@@ -26,14 +28,41 @@ def find_token(url: str, fleet: Path | None) -> str:
         return _read(Path(given))
     if token := os.environ.get(TOKEN_VARIABLE, "").strip():
         return token
-    try:
-        settings = find_settings(fleet or Path.cwd())
-    except (ConfigError, FileNotFoundError):
-        return ""
-    if settings is None or settings.api_url != url:
+    if (settings := _settings_of(url, fleet)) is None:
         return ""
     path = settings.root / TOKEN_FILE_NAME
     return _read(path) if path.exists() else ""
+
+
+def trusted(url: str, fleet: Path | None) -> ssl.SSLContext | bool:
+    """Return what the certificate of the API at `url` is checked by.
+
+    That is FLEET_CA, then `[api] ca` of its own fleet.toml, then what this machine trusts.
+
+    Raises:
+        ConfigError: `ca_unreadable`.
+    """
+    if not url.startswith("https:"):
+        return True
+    settings = _settings_of(url, fleet)
+    own = settings.root / settings.api.ca if settings and settings.api.ca else None
+    path = Path(os.environ[CA_VARIABLE]) if os.environ.get(CA_VARIABLE) else own
+    try:
+        return ssl.create_default_context(cafile=path)
+    except OSError as exc:
+        raise ConfigError(
+            f"cannot read certificates from {path}: {exc}",
+            code="ca_unreadable",
+            hint="give a PEM file in FLEET_CA, or as [api] ca in fleet.toml",
+        ) from exc
+
+
+def _settings_of(url: str, fleet: Path | None) -> FleetSettings | None:
+    try:
+        settings = find_settings(fleet or Path.cwd())
+    except (ConfigError, FileNotFoundError):
+        return None
+    return settings if settings is not None and settings.api_url == url else None
 
 
 def _read(path: Path) -> str:

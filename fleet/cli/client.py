@@ -13,7 +13,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from fleet.settings import find_api_url
 from wire.errors import ModelfleetError, PeerError, TransferError
 
-from .bearer import find_token
+from .bearer import find_token, trusted
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -33,7 +33,12 @@ class Client:
         """
         self.url = find_api_url(controller, fleet)
         # trust_env: a proxy for the internet must not get what is meant for loopback.
-        self._http = httpx.Client(base_url=self.url, timeout=TIMEOUT_S, trust_env=False)
+        self._http = httpx.Client(
+            base_url=self.url,
+            timeout=TIMEOUT_S,
+            trust_env=False,
+            verify=trusted(self.url, fleet),
+        )
         self._http.headers["content-type"] = "application/json"
         if token := find_token(self.url, fleet):
             self._http.headers["authorization"] = f"Bearer {token}"

@@ -29,7 +29,7 @@ from fleet.trust.keys import OFFLINE_DIR
 from wire.errors import ConfigError, StorageError
 from wire.link_paho import parse_broker_url
 
-from .bearer import find_token
+from .bearer import find_token, trusted
 from .console import parse_address, say
 from .expiries import expiries, soon_words
 from .keys import founding_words
@@ -191,6 +191,8 @@ def _foreground(settings: FleetSettings, *, has_broker: bool) -> None:
                 data_dir=settings.store_dir,
                 checkpoints_path=settings.checkpoints_path,
                 approval_limit=settings.approval.limit,
+                requests_per_s=settings.api.requests_per_s,
+                tls=settings.tls(),
                 on_ready=lambda: _banner(settings, broker),
             )
         )
@@ -225,7 +227,7 @@ def _banner(settings: FleetSettings, broker: BrokerProcess | None) -> None:
     say(f"store       {settings.store_dir}")
     for line in _warnings(settings):
         say(line)
-    say("Reachable from this machine only: there is no TLS yet.")
+    say("There is no TLS to the broker yet: it is on this machine only.")
     say("Ctrl-C ends it.")
 
 
@@ -320,7 +322,13 @@ def _is_healthy(settings: FleetSettings) -> bool:
         token = find_token(settings.api_url, settings.root)
         path = "/v1/status" if token else "/v1/health"
         headers = {"authorization": f"Bearer {token}"} if token else {}
-        answer = httpx.get(f"{settings.api_url}{path}", headers=headers, timeout=2, trust_env=False)
+        answer = httpx.get(
+            f"{settings.api_url}{path}",
+            headers=headers,
+            timeout=2,
+            trust_env=False,
+            verify=trusted(settings.api_url, settings.root),
+        )
     except (httpx.HTTPError, ConfigError):
         return False
     # A token of another's in the environment says nothing against this fleet.

@@ -129,7 +129,9 @@ def test_it_answers_without_a_broker_and_ends_in_good_order(
 def test_a_taken_port_is_named(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = taken.getsockname()
-        settings = ControllerSettings("mqtt://127.0.0.1:1", address, tmp_path / "db", tmp_path)
+        settings = ControllerSettings(
+            "mqtt://127.0.0.1:1", address, tmp_path / "db", tmp_path, tmp_path / "checkpoints"
+        )
         with pytest.raises(ConfigError, match=str(address[1])) as caught:
             run_controller(settings)
     assert caught.value.code == "port_taken"

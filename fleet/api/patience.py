@@ -1,0 +1,54 @@
+"""HTTP/1.1 for the network: a connection that does not get to the point is closed.
+
+The server's own limits begin once a request is whole: until then a client that sends a byte now and
+then holds a connection for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+HEADERS_S: Final = 10.0
+"""From the first byte of a request, or from the connection, to the end of its headers."""
+IDLE_S: Final = 30
+"""Between two requests on one connection."""
+MAX_HEADER_BYTES: Final = 64 * 1024
+MAX_CONNECTIONS: Final = 512
+"""Half of the files that a process may open by default; further requests are answered 503."""
+
+
+class PatientProtocol(H11Protocol):
+    """See the module."""
+
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin to wait for the first request."""
+        super().connection_made(transport)  # type: ignore[arg-type]
+        self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait no longer."""
+        self._wait_no_longer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes, and know by them whether headers are still on their way."""
+        super().data_received(data)
+        if self.conn.their_state is h11.IDLE:
+            self._wait()
+        else:
+            self._wait_no_longer()
+
+    def _wait(self) -> None:
+        if self._deadline is None:
+            self._deadline = self.loop.call_later(HEADERS_S, self.transport.abort)
+
+    def _wait_no_longer(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
