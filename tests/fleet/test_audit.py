@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 
 from fleet import audit
 from fleet.api.app import build_app
-from fleet.core.audit import Entry, Row, sealed
+from fleet.core.audit import Entry, Row, first_fault, sealed
 from fleet.core.rights import Role
 from fleet.store.store import Store
 from tests.fleet.peers import Fleet
@@ -151,6 +151,27 @@ def test_what_was_done_to_the_log_is_found_at_its_first_row(
     again = log.verify().fault
     assert again is not None
     assert again.seq == first_bad, again
+
+
+@pytest.mark.parametrize(
+    ("tamper", "first_bad"),
+    [
+        (edit, 7),
+        (edit_and_sum, 8),
+        (delete, 7),
+        (delete_first, 1),
+        (insert, 8),
+        (reorder, 7),
+        # What only checkpoints show.
+        (truncate, None),
+        (rewrite, None),
+    ],
+)
+def test_the_chain_alone_shows_what_a_chain_can(
+    log: Log, tamper: Tamper, first_bad: int | None
+) -> None:
+    fault = first_fault(tamper(log.entries()), [])
+    assert (fault.seq if fault else None) == first_bad
 
 
 def test_a_checkpoint_of_another_key_is_named(log: Log) -> None:
