@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fastapi import FastAPI, Query, Response
 
+from fleet import acts
 from fleet.controller import Controller
 from fleet.core.rights import Right
 from fleet.store.store import Tx
@@ -41,6 +42,7 @@ def add(app: FastAPI, controller: Controller) -> None:
         restore: Annotated[bool, Query(description="versions may be left out")] = False,
     ) -> s.TrustAccepted:
         """Hand signed documents in, all or none."""
+        acts.about(", ".join(sorted(body.root)) or "no document")
         accepted = controller.accept_trust(body.root, may_skip=restore)
         return s.TrustAccepted(changes=list(accepted.changes), snapshot=accepted.snapshot)
 
@@ -51,6 +53,7 @@ def add(app: FastAPI, controller: Controller) -> None:
     )
     def make_key(body: s.TrustKeyIn) -> s.TrustKey:
         """Make a key on the controller; it counts once a root or targets document names it."""
+        acts.about(body.role)
         key = controller.make_trust_key(body.role)
         return s.TrustKey(keyid=key.keyid, key=key.to_dict())
 
