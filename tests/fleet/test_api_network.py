@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -214,6 +215,11 @@ def test_the_cli_and_the_controller_speak_tls(tmp_path: Path, free_tcp_port: int
             assert known.returncode == 0, known.stderr
         finally:
             controller.terminate()
+    assert "whole: " in run(tmp_path, "audit", "verify").stdout
+    with sqlite3.connect(tmp_path / "store" / "fleet.db") as raw:
+        raw.execute("UPDATE audit SET who = 'nobody' WHERE subject = 'cam'")
+    forged = run(tmp_path, "audit", "verify")
+    assert (forged.returncode, "row 2 was changed" in forged.stderr) == (1, True), forged
     file.write_text(plain.replace("[store]", 'certificate = "no"\nkey = "no"\n[store]'))
     refused = run(tmp_path, "controller", "run")
     assert refused.returncode == 1
