@@ -22,6 +22,8 @@ from fleet.core.rights import Role
 from tests.fleet.bundles import bundle
 from tests.fleet.peers import Fleet, dawdles
 
+pytestmark = pytest.mark.slow
+
 COUNT = int(os.environ.get("HOSTILE_REQUESTS", "2000"))
 SEED = int(os.environ.get("HOSTILE_SEED", "1"))
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "TRACE", "CONNECT", "BREW"]
