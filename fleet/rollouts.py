@@ -19,7 +19,7 @@ from fleet.store.devices import Selection
 from fleet.store.journal import EventRow
 from fleet.store.rollouts import Order
 from fleet.store.store import Tx
-from fleet.trust.stored import require_signed
+from fleet.trust.stored import dead_manifests, require_signed
 from wire import messages as m
 from wire.errors import PeerError
 
@@ -199,6 +199,7 @@ def rollback(
         if row.model.name == request.model
     }
     confirmed = tx.states.confirmed(selection, request.model)
+    dead = dead_manifests(tx, request.model)
     reports = tx.states.reports(selection)
     results = []
     for device in devices:
@@ -208,7 +209,7 @@ def rollback(
         back = rollback_of(
             present=now.manifest if now else None,
             confirmed=[key for key, _ in history],
-            quarantined={q.manifest for q in report.quarantined} if report else (),
+            quarantined=dead | ({q.manifest for q in report.quarantined} if report else set()),
         )
         if back.release is not None:
             body = next(body for key, body in history if key == back.release)

@@ -13,13 +13,13 @@ from fleet.trust.documents import ROOT, TARGETS
 from fleet.trust.draft import Draft
 from fleet.trust.keys import KeyFile, KeyFolder, match_keyid, read_public
 from fleet.trust.repository import ONLINE_ROLES, Repository
-from fleet.trust.session import Session
+from fleet.trust.session import Done, Session
 from wire.errors import ConfigError, PeerError
 from wire.trust import model_role
 
 from .client import Client
-from .console import Controller, confirm, counted, given_name
-from .signer import Keys, Output, PassphraseFile, finish, open_session
+from .console import Controller, Json, confirm, counted, given_name
+from .signer import Keys, Output, PassphraseFile, finish, open_session, tell
 
 Role = Annotated[
     str,
@@ -46,6 +46,7 @@ def add(
     passphrase_file: PassphraseFile = None,
     output: Output = None,
     yes: Yes = False,
+    json: Json = False,
     controller: Controller = None,
 ) -> None:
     """Add keys of people to a role, and change how many must sign."""
@@ -56,7 +57,8 @@ def add(
         present = session.base.keys(role)
         wanted = {**present, **{key.keyid: key for key in added}}
         count = threshold or session.base.role(role).threshold
-        _set(session, role, list(wanted.values()), count, output, yes)
+        done = _set(session, role, list(wanted.values()), count, output, yes)
+    tell(done, as_json=json)
 
 
 def team(
@@ -67,6 +69,7 @@ def team(
     passphrase_file: PassphraseFile = None,
     output: Output = None,
     yes: Yes = False,
+    json: Json = False,
     controller: Controller = None,
 ) -> None:
     """Give a model to a team: these keys, and no others, sign its releases."""
@@ -77,7 +80,8 @@ def team(
         draft = session.draft()
         if session.base.newest(role) is None:
             draft.add_model(model, given)
-        _set(session, role, given, threshold or 1, output, yes, draft=draft)
+        done = _set(session, role, given, threshold or 1, output, yes, draft=draft)
+    tell(done, as_json=json)
 
 
 def rotate(
@@ -94,6 +98,7 @@ def rotate(
     passphrase_file: PassphraseFile = None,
     output: Output = None,
     yes: Yes = False,
+    json: Json = False,
     controller: Controller = None,
 ) -> None:
     """Replace a key of a role by a new one; the old one counts for nothing afterwards."""
@@ -117,7 +122,9 @@ def rotate(
                 session.require_role_keys(ROOT if role in (ROOT, TARGETS) else TARGETS)
             fresh = make_key(session.keys, role, hsm, token).key
         wanted = [fresh if keyid == old else other for keyid, other in present.items()]
-        _set(session, role, wanted, session.base.role(role).threshold, output, is_sure=True)
+        count = session.base.role(role).threshold
+        done = _set(session, role, wanted, count, output, is_sure=True)
+    tell(done, as_json=json)
 
 
 def revoke(
@@ -127,6 +134,7 @@ def revoke(
     passphrase_file: PassphraseFile = None,
     output: Output = None,
     yes: Yes = False,
+    json: Json = False,
     controller: Controller = None,
 ) -> None:
     """Take a key out of every role that it has; where it is the only one, rotate that role instead."""
@@ -149,7 +157,7 @@ def revoke(
                     " --threshold",
                 )
             draft.set_keys(name, rest, count)
-        report(finish(session, draft, output, f"revoke-{keyid[:8]}").is_complete)
+        tell(finish(session, draft, output, f"revoke-{keyid[:8]}"), as_json=json)
 
 
 def renew(
@@ -159,6 +167,7 @@ def renew(
     keys: Keys = None,
     passphrase_file: PassphraseFile = None,
     output: Output = None,
+    json: Json = False,
     controller: Controller = None,
 ) -> None:
     """Sign documents again, unchanged, for another year."""
@@ -181,7 +190,7 @@ def renew(
                 code="key_not_at_hand",
                 hint="name roles, and pass the file around",
             )
-        report(finish(session, draft, output, "renew").is_complete)
+        tell(finish(session, draft, output, "renew"), as_json=json)
 
 
 def all_roles(base: Repository) -> list[str]:
@@ -200,11 +209,6 @@ def online_key(client: Client, role: str) -> SSlibKey:
     return SSlibKey.from_dict(made.keyid, dict(made.key))
 
 
-def report(is_complete: bool) -> None:
-    """Say in one line how it ended."""
-    typer.echo("signed and handed in" if is_complete else "waits for more signatures")
-
-
 def _set(
     session: Session,
     role: str,
@@ -214,12 +218,12 @@ def _set(
     is_sure: bool,
     *,
     draft: Draft | None = None,
-) -> None:
+) -> Done:
     draft = draft or session.draft()
     draft.set_keys(role, wanted, threshold)
     names = ", ".join(key.keyid[:8] for key in wanted)
     confirm(f"From now on {threshold} of {names} sign as {role}?", is_sure=is_sure)
-    report(finish(session, draft, output, role).is_complete)
+    return finish(session, draft, output, role)
 
 
 def _refuse_online(role: str) -> None:

@@ -132,11 +132,16 @@ def new(
     passphrase_file: PassphraseFile = None,
     hsm: Hsm = None,
     token: Token = None,
+    json: Json = False,
 ) -> None:
     """Make a key for a person or a team; its .pub file is given to whoever adds it to a role."""
     folder = key_folder(keys, passphrase_file)
     file = make_key(folder, given_name(name, what="name"), hsm, token)
-    typer.echo(f"{folder.path / f'{file.name}.pub'}: key {file.key.keyid}")
+    path = folder.path / f"{file.name}.pub"
+    if json:
+        show_json({"file": str(path), "keyid": file.key.keyid, "scheme": file.key.scheme})
+    else:
+        typer.echo(f"{path}: key {file.key.keyid}")
 
 
 def export(
@@ -176,12 +181,15 @@ def drill(
         raise typer.Exit(1)
 
 
-def restore_documents(keys: Keys = None, controller: Controller = None) -> None:
+def restore_documents(keys: Keys = None, json: Json = False, controller: Controller = None) -> None:
     """Hand in all that was signed here, to a controller whose store was lost or set back."""
     ledger = Ledger(home_of(key_folder(keys, None).path))
     with Client(controller) as client:
         documents = restore(HttpCarrier(client), ledger)
-    typer.echo(f"handed in {counted(len(documents), 'document')}")
+    if json:
+        show_json([document.file_name for document in documents])
+    else:
+        typer.echo(f"handed in {counted(len(documents), 'document')}")
 
 
 def _row(base: Repository, name: str, here: set[str]) -> RoleRow:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from fleet.api.schemas import Release
 from fleet.trust.draft import Draft
 from fleet.trust.ledger import read_proposal
+from wire.errors import PeerError
 
 from .client import Client
-from .console import Controller, Json, confirm, given_release, say, show_json
-from .signer import Keys, Output, PassphraseFile, finish, now_unix_ms, open_session
+from .console import Controller, Json, confirm, counted, given_release, say
+from .signer import Keys, Output, PassphraseFile, finish, now_unix_ms, open_session, tell
 
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 ReleaseName = Annotated[str, typer.Argument(help="NAME:VERSION.")]
@@ -47,11 +50,7 @@ def sign(
         confirm("Sign this?", is_sure=yes)
         done = finish(session, draft, file, file.stem)
         added = draft.signature_count - before
-    if json:
-        lacking = {role: count for role, count, _ in done.missing}
-        show_json({"added": added, "is_complete": done.is_complete, "missing": lacking})
-        return
-    typer.echo(f"added {added} signatures; " + ("handed in" if done.is_complete else "more needed"))
+    tell(done, as_json=json, text=f"added {counted(added, 'signature')} and handed in")
 
 
 def retire(
@@ -60,6 +59,7 @@ def retire(
     passphrase_file: PassphraseFile = None,
     output: Output = None,
     yes: Yes = False,
+    json: Json = False,
     controller: Controller = None,
 ) -> None:
     """Take a release out: no device installs it any more; where it runs it goes on running."""
@@ -70,7 +70,7 @@ def retire(
         draft.retire(name, version)
         confirm(f"Retire {release}?", is_sure=yes)
         done = finish(session, draft, output, f"retire-{name}-{version}")
-    typer.echo(f"retired {release}" if done.is_complete else "waits for more signatures")
+    tell(done, as_json=json, text=f"retired {release}")
 
 
 def floor(
@@ -79,16 +79,32 @@ def floor(
     passphrase_file: PassphraseFile = None,
     output: Output = None,
     yes: Yes = False,
+    json: Json = False,
     controller: Controller = None,
 ) -> None:
-    """Kill every older release of the model, for ever: devices stop serving it and never return to it."""
+    """Declare every older release of the model dead: no device installs it or returns to it again."""
     name, version = given_release(release)
     with Client(controller) as client:
         session = open_session(client, keys, passphrase_file)
         draft = session.draft()
         draft.raise_floor(name, version)
-        confirm(f"Kill every release of {name} before {version}, for ever?", is_sure=yes)
+        confirm(f"Declare every {name} before {version} dead, for ever?", is_sure=yes)
         done = finish(session, draft, output, f"floor-{name}-{version}")
-    typer.echo(
-        f"{release} is the oldest that may run" if done.is_complete else "waits for more signatures"
-    )
+        if done.is_complete:
+            for line in _still_serving(client, name):
+                say(line)
+    tell(done, as_json=json, text=f"{release} is the oldest that may run")
+
+
+def _still_serving(client: Client, model: str) -> Iterator[str]:
+    """Yield which dead releases serve on: a device without a release would serve nothing."""
+    try:
+        releases = client.list(f"/v1/models/{model}/releases", Release)
+    except PeerError:  # signed before it is pushed
+        return
+    for release in releases:
+        if release.is_dead and release.device_count:
+            yield (
+                f"{model}:{release.version} serves on, on {counted(release.device_count, 'device')}:"
+                " roll a newer one out"
+            )

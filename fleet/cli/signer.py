@@ -23,7 +23,7 @@ from fleet.trust.session import Done, Session
 from wire.errors import ConfigError
 
 from .client import Client
-from .console import say
+from .console import say, show_json
 
 Keys = Annotated[
     Path | None,
@@ -161,6 +161,17 @@ def finish(session: Session, draft: Draft, output: Path | None, default: str) ->
         path = output or Path(f"{default}.sign")
         write_proposal(path, done)
     return done
+
+
+def tell(done: Done, *, as_json: bool, text: str = "signed and handed in") -> None:
+    """Say how it ended: as JSON, or in one line."""
+    if as_json:
+        lacking = {role: count for role, count, _ in done.missing}
+        show_json(
+            {"changes": list(done.changes), "is_complete": done.is_complete, "missing": lacking}
+        )
+    else:
+        typer.echo(text if done.is_complete else "waits for more signatures")
 
 
 def write_proposal(path: Path, done: Done) -> None:

@@ -76,7 +76,7 @@ def rollback_of(
         present: Manifest digest of the release that the device is assigned now.
         confirmed: Its confirmed releases, newest first, without those that were rolled back by
             hand: a second rollback goes one further back, never to and fro.
-        quarantined: Digests that the device refuses.
+        quarantined: Digests that the device refuses, quarantined or below the model's floor.
     """
     if present is None:
         return Rollback(None, "no release of this model is assigned to it")
@@ -89,7 +89,7 @@ def rollback_of(
         if release.manifest not in quarantined:
             return Rollback(release)
     if candidates:
-        return Rollback(None, "every release confirmed before is quarantined on it")
+        return Rollback(None, "every release confirmed before is quarantined on it, or dead")
     return Rollback(None, "no release was confirmed on it before the present one")
 
 

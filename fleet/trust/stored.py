@@ -66,6 +66,12 @@ def signed_releases(tx: Tx, model: str) -> tuple[dict[str, SignedRelease], int]:
     return releases_of(model, targets), floor_of(targets)
 
 
+def dead_manifests(tx: Tx, model: str) -> set[str]:
+    """Return the manifests of a model's releases that are below its floor."""
+    signed, floor = signed_releases(tx, model)
+    return {release.manifest for release in signed.values() if release.number < floor}
+
+
 def require_signed(tx: Tx, release: ReleaseRow) -> None:
     """Refuse to roll out what no device would take.
 

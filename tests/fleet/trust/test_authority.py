@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from securesystemslib.signer import Signature
 
-from fleet.api.schemas import RolloutIn
+from fleet.api.schemas import RollbackIn, RolloutIn
 from fleet.trust.authority import DAY_MS, Authority
 from tests.fleet.peers import Fleet
 from wire import codec, topics
@@ -210,6 +210,21 @@ def test_what_is_retired_or_dead_is_not_rolled_out(fleet: Fleet) -> None:
         assert refusal.value.code == code
     fleet.roll_out("2.0.0")
     assert fleet.devices["cam-01"].active() == "2.0.0"
+
+
+def test_a_rollback_passes_over_what_is_dead(fleet: Fleet) -> None:
+    for version in ("1.0.0", "2.0.0", "3.0.0"):
+        fleet.release(version)
+    fleet.add("cam-01")
+    for version in ("2.0.0", "1.0.0", "3.0.0"):
+        fleet.roll_out(version)
+    session = fleet.session()
+    draft = session.draft()
+    draft.raise_floor("digits", "2.0.0")
+    assert session.complete(draft).is_complete
+    fleet.controller.rollback(RollbackIn(model="digits"))
+    fleet.settle()
+    assert fleet.devices["cam-01"].active() == "2.0.0", "not 1.0.0, which was confirmed last"
 
 
 def test_what_was_pushed_with_other_content_is_not_signed_beside_it(fleet: Fleet) -> None:
