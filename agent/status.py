@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import http.client
 import json
+import re
 import socket
 import sqlite3
 import time
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from wire.errors import StorageError
+from wire.ids import VERSION_PATTERN
 from wire.messages import Inventory
 
 from .config import AgentConfig
@@ -24,6 +26,8 @@ from .core.states import DeviceState
 from .core.trust import TrustView
 
 TIMEOUT_S = 2.0
+MAX_ANSWER_BYTES = 4 * 1024 * 1024
+"""Names and shapes of the tensors: less than a manifest may have, which is 1 MiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,14 +167,30 @@ def ask_runtime(where: tuple[str, int] | Path, models: Iterable[str]) -> dict[st
         for name in models:
             client.request("GET", f"/v2/models/{name}")
             answer = client.getresponse()
-            body = answer.read()
+            body = answer.read(MAX_ANSWER_BYTES)
+            answer.close()
             if answer.status == HTTPStatus.OK:
-                versions[name] = str(json.loads(body)["versions"][0])
-    except (http.client.HTTPException, ValueError, LookupError, TypeError) as exc:
+                versions[name] = version_in(body)
+    except (http.client.HTTPException, ValueError) as exc:
         raise OSError(errno.EPROTO, "something else than a runtime answers") from exc
     finally:
         client.close()
     return versions
+
+
+def version_in(body: bytes) -> str:
+    """Return the version that an answer about a model names.
+
+    Raises:
+        ValueError: It names none; a runtime may have been taken over by a hostile model.
+    """
+    try:
+        version = json.loads(body)["versions"][0]
+    except (LookupError, TypeError, RecursionError) as exc:
+        raise ValueError("the answer names no version") from exc
+    if not isinstance(version, str) or not re.fullmatch(VERSION_PATTERN, version):
+        raise ValueError("the answer names no version")
+    return version
 
 
 def _connect(where: tuple[str, int] | Path) -> http.client.HTTPConnection:

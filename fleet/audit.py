@@ -166,7 +166,7 @@ def read_checkpoints(path: Path, key: Ed25519PublicKey) -> tuple[list[Checkpoint
     for number, line in enumerate(lines, start=1):
         try:
             raw = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         try:
             checkpoint = Checkpoint(
@@ -177,7 +177,7 @@ def read_checkpoints(path: Path, key: Ed25519PublicKey) -> tuple[list[Checkpoint
                 int(raw["at_unix_ms"]),
             )
             key.verify(bytes.fromhex(raw["sig"]), checkpoint.signed_bytes)
-        except (InvalidSignature, ValueError, KeyError, TypeError):
+        except (InvalidSignature, ValueError, KeyError, TypeError, OverflowError):
             bad = bad or number
             continue
         checkpoints.append(checkpoint)

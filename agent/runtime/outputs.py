@@ -12,7 +12,6 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from pydantic import ValidationError
 
 from agent.control import MAX_PSI, Shift
 from wire.histogram import (
@@ -110,7 +109,8 @@ def read_baseline(path: Path) -> Baseline | None:
             return None
         raw = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
         return Baseline.model_validate({**raw, "inputs": ()})
-    except (OSError, msgspec.DecodeError, ValidationError, RecursionError):
+    # Beside its own errors msgspec lets through those of invalid UTF-8 and of deep nesting.
+    except (OSError, msgspec.DecodeError, ValueError, RecursionError):
         return None  # the manifest's digest covers it: an author's choice, not damage
 
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fleet.api.schemas import Tags
+from fleet.api.schemas import MAX_TAGS, Tags
 from wire.errors import ModelfleetError, PeerError
 from wire.ids import parse_name, parse_release
 
@@ -140,12 +140,23 @@ def checked_tags(tags: Mapping[str, str], *, option: str) -> dict[str, str]:
     try:
         return _TAGS.validate_python(dict(tags))
     except ValidationError as exc:
-        first = exc.errors(include_url=False)[0]["loc"][0]
-        raise typer.BadParameter(
-            f"{first}={tags[str(first)]} cannot be a tag: use letters, digits, '.', '_' and '-', at"
-            " most 32 for the key and 64 for the value",
-            param_hint=option,
-        ) from exc
+        bad = [tag for tag in tags.items() if not _is_tag(*tag)]
+        if not bad:
+            text = f"a device can carry {MAX_TAGS} tags, these are {len(tags)}"
+        else:
+            text = (
+                f"{printable('='.join(bad[0]))} cannot be a tag: use letters, digits, '.', '_' and"
+                " '-', at most 32 for the key and 64 for the value"
+            )
+        raise typer.BadParameter(text, param_hint=option) from exc
+
+
+def _is_tag(key: str, value: str) -> bool:
+    try:
+        _TAGS.validate_python({key: value})
+    except ValidationError:
+        return False
+    return True
 
 
 def given_name(text: str, *, what: str) -> str:
