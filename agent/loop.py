@@ -46,7 +46,6 @@ from .ports import RuntimeEvent, StateStore
 from .runtimes import DISPLACED, Runtimes
 from .telemetry import TelemetryReporter
 from .trust import Trust
-from .unsigned import Unsigned
 from .uplink import Uplink
 
 log = logging.getLogger(__name__)
@@ -121,7 +120,7 @@ class Loop:
         runtimes: Runtimes,
         fetcher: Fetcher,
         uplink: Uplink,
-        trust: Trust | Unsigned,
+        trust: Trust,
         telemetry: TelemetryReporter,
         notifier: Notifier,
         is_link_alive: Callable[[], bool],

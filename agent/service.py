@@ -38,7 +38,6 @@ from .ports import RuntimeSettings
 from .runtimes import Runtimes
 from .telemetry import TelemetryReporter
 from .trust import Trust, read_bootstrap
-from .unsigned import Unsigned
 from .uplink import Uplink
 
 log = logging.getLogger(__name__)
@@ -70,7 +69,7 @@ def run_agent(config: AgentConfig) -> str | None:
 
 
 def _run(
-    config: AgentConfig, root: Path, inbox: Inbox, host: ProcessRuntimeHost, bootstrap: bytes | None
+    config: AgentConfig, root: Path, inbox: Inbox, host: ProcessRuntimeHost, bootstrap: bytes
 ) -> str | None:
     device, boot = config.device.id, secrets.token_hex(8)
     counter = StartCounter(root)
@@ -85,10 +84,8 @@ def _run(
         first_wait_s=wait_s,
     )
     uplink = Uplink(link, outbox, device=device, boot=boot, agent=f"modelfleet {VERSION}")
-    trust: Trust | Unsigned = Unsigned(device)
-    if bootstrap is not None:
-        trusted = TrustStore(root / TRUST, bootstrap, store, device=device)
-        trust = Trust(trusted, store, link, device=device, alarm=uplink.alarm)
+    trusted = TrustStore(root / TRUST, bootstrap, store, device=device)
+    trust = Trust(trusted, store, link, device=device, alarm=uplink.alarm)
     fetcher = Fetcher(
         content,
         link,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -45,9 +46,9 @@ REST_S: Final = 5.0
 """A disk that fails is left alone this long."""
 PATIENCE_S: Final = 60.0
 """What waits for metadata for longer than this is told."""
-ALARM_AGAIN_S: Final = 60.0
-"""Alarms of one code are at least this far apart: who sends 10,000 bad messages fills no outbox."""
-
+BURST: Final = 16
+"""Alarms of one code within a minute: who sends 10,000 bad messages fills no outbox."""
+BURST_S: Final = 60.0
 SAME_ALARM_S: Final = 24 * 3600.0
 """The same alarm, word by word, comes once a day while its cause lasts."""
 
@@ -83,7 +84,7 @@ class Trust:
         self._unsettled_s: float | None = None
         self._held: _Waiting | None = None
         self._install: _Waiting | None = None
-        self._alarmed: dict[str, tuple[float, str]] = {}
+        self._alarmed: dict[str, deque[tuple[float, str]]] = {}
 
     @property
     def due_s(self) -> float | None:
@@ -147,7 +148,7 @@ class Trust:
 
     def refuse(self, exc: PeerError) -> None:
         """Tell of a desired state that was refused."""
-        self._tell(exc.code, f"{topics.Desired(self._device).text}: {exc}")
+        self._tell(exc.code, f"{topics.Desired(self._device).text}: {exc}", is_lasting=False)
 
     def refresh(self, state: DeviceState) -> Desired | None:
         """Bring the metadata up to date by what was delivered.
@@ -303,18 +304,21 @@ class Trust:
             now_s = self._install.since_s
         return _Waiting(subject, verdict.fault, now_s)
 
-    def _tell(self, code: str, detail: str) -> None:
+    def _tell(self, code: str, detail: str, *, is_lasting: bool = True) -> None:
+        """Raise an alarm, unless there were too many; a cause that lasts is told once a day."""
         now_s = time.monotonic()
-        told_s, told = self._alarmed.get(code, (-SAME_ALARM_S, ""))
-        if now_s - told_s < (SAME_ALARM_S if told == detail else ALARM_AGAIN_S):
+        told = self._alarmed.setdefault(code, deque(maxlen=BURST))
+        is_known = any(t == detail and now_s - at_s < SAME_ALARM_S for at_s, t in told)
+        is_flood = len(told) == BURST and now_s - told[0][0] < BURST_S
+        if is_flood or (is_lasting and is_known):
             log.debug("%s (%s)", detail, code)
             return
-        self._alarmed[code] = (now_s, detail)
+        told.append((now_s, detail))
         log.warning("%s (%s)", detail, code)
         self._alarm(code, detail)
 
 
-def read_bootstrap(config: AgentConfig) -> bytes | None:
+def read_bootstrap(config: AgentConfig) -> bytes:
     """Return the root of trust that this device was given: at its enrolment, or by a person.
 
     Raises:
@@ -323,7 +327,11 @@ def read_bootstrap(config: AgentConfig) -> bytes | None:
     enrolled = config.state.dir / IDENTITY / ROOT
     path = enrolled if enrolled.exists() else config.trust.root
     if path is None:
-        return None
+        raise ConfigError(
+            "this device has no root of trust: it could not tell whose models it runs",
+            code="trust_root_missing",
+            hint="enrol it, or name a copy of the fleet's root.json as [trust] root",
+        )
     try:
         return path.read_bytes()
     except OSError as exc:

@@ -10,7 +10,18 @@ from programs import ROOT
 from result import Outcome, cells, header, outcome_of
 
 PAGE = ROOT / "docs" / "performance.md"
-CASES = ("delta", "fetch", "memory", "start", "swap", "rollout", "ingest", "idle", "inference")
+CASES = (
+    "delta",
+    "fetch",
+    "memory",
+    "start",
+    "swap",
+    "rollout",
+    "ingest",
+    "idle",
+    "trust",
+    "inference",
+)
 """The benchmarks, one module each, in the order of the page."""
 WIDTH = 100
 

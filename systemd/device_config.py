@@ -27,6 +27,7 @@ DEFAULT_SOCKET: Final = RUN_DIR / "agent.sock"
 DEFAULT_LISTEN: Final = "127.0.0.1:8600"
 DEFAULT_STATE: Final = Path("/var/lib/modelfleet")
 INSTALLED_CA: Final = Path("/etc/modelfleet/broker-ca.pem")
+INSTALLED_ROOT: Final = Path("/etc/modelfleet/root.json")
 HIDDEN: Final = ("/home", "/root", "/run", "/tmp", "/var/tmp", "/dev", "/proc", "/sys")  # noqa: S108 - refused
 """What the unit hides from the agent, or what does not survive."""
 
@@ -110,13 +111,21 @@ def fit(source: Path, state: Path, folder: Path) -> list[str]:
     """
     load_config(source)  # what is wrong with it is said in its own words first
     edited = Edited(source.read_text(encoding="utf-8"))
-    told = [*_fit_state(edited, state), *_fit_socket(edited), *_fit_ca(edited, source, folder)]
+    told = [*_fit_state(edited, state), *_fit_socket(edited)]
+    for section, key, installed in (
+        ("broker", "ca", INSTALLED_CA),
+        ("trust", "root", INSTALLED_ROOT),
+    ):
+        told += _fit_file(edited, source, folder, section=section, key=key, installed=installed)
     target = folder / "agent.toml"
     target.write_text(edited.text, encoding="utf-8")
     config = load_config(target)
-    if config.broker.ca is not None:  # judged where it lies now, named as where it will
+    # Judged where they lie now, named as where they will.
+    if config.broker.ca is not None:
         edited.set("broker", "ca", str(INSTALLED_CA))
-        target.write_text(edited.text, encoding="utf-8")
+    if config.trust.root is not None:
+        edited.set("trust", "root", str(INSTALLED_ROOT))
+    target.write_text(edited.text, encoding="utf-8")
     if drop_in := _socket_drop_in(config):
         (folder / "socket.conf").write_text(drop_in)
     if _is_loopback(host := parse_broker_url(config.broker.url).host):
@@ -158,23 +167,26 @@ def _fit_socket(edited: Edited) -> list[str]:
     return [f"adjusted [serve] socket is {DEFAULT_SOCKET} now, it was {was or 'not set'}"]
 
 
-def _fit_ca(edited: Edited, source: Path, folder: Path) -> list[str]:
-    was = edited.get("broker", "ca")
+def _fit_file(
+    edited: Edited, source: Path, folder: Path, *, section: str, key: str, installed: Path
+) -> list[str]:
+    """Take a file along that the configuration names."""
+    was = edited.get(section, key)
     if was is None:
         return []
     path = source.resolve().parent / was
     try:
-        shutil.copyfile(path, folder / INSTALLED_CA.name)
+        shutil.copyfile(path, folder / installed.name)
     except OSError as exc:
         raise ConfigError(
-            f"{source}: broker.ca: cannot read {path}: {exc.strerror}",
+            f"{source}: {section}.{key}: cannot read {path}: {exc.strerror}",
             code="config_invalid",
             hint="copy it to the device too; a relative path starts from the configuration",
         ) from exc
-    edited.set("broker", "ca", str(folder.resolve() / INSTALLED_CA.name))
-    if was == str(INSTALLED_CA):
+    edited.set(section, key, str(folder.resolve() / installed.name))
+    if was == str(installed):
         return []
-    return [f"adjusted [broker] ca is {INSTALLED_CA} now, a copy of {path}"]
+    return [f"adjusted [{section}] {key} is {installed} now, a copy of {path}"]
 
 
 def _socket_drop_in(config: AgentConfig) -> str | None:

@@ -15,6 +15,7 @@ CONFIG_LINK=/etc/modelfleet/agent.toml
 # On a device with two root file systems it is a link to the data partition.
 CONFIG=$(readlink -f $CONFIG_LINK || printf '%s' $CONFIG_LINK)
 BROKER_CA=/etc/modelfleet/broker-ca.pem
+TRUST_ROOT=/etc/modelfleet/root.json
 UNITS=/etc/systemd/system
 SERVICE=fleet-agent.service
 SOCKET=fleet-agent.socket
@@ -237,13 +238,14 @@ switch_to() {
 settle_config() {
     settle 640 $USER_NAME "$1/agent.toml" "$CONFIG"
     settle 644 root "$1/broker-ca.pem" $BROKER_CA
+    settle 644 root "$1/root.json" $TRUST_ROOT
     settle 644 root "$1/state.conf" $SERVICE_DROP_IN
     settle_socket 644 root "$1/socket.conf" $SOCKET_DROP_IN
 }
 
 save_config() {
     mkdir "$staged/before"
-    for pair in "agent.toml:$CONFIG" broker-ca.pem:$BROKER_CA state.conf:$SERVICE_DROP_IN \
+    for pair in "agent.toml:$CONFIG" broker-ca.pem:$BROKER_CA root.json:$TRUST_ROOT state.conf:$SERVICE_DROP_IN \
         socket.conf:$SOCKET_DROP_IN; do
         [ ! -e "${pair#*:}" ] || cp "${pair#*:}" "$staged/before/${pair%%:*}"
     done

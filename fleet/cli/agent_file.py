@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from fleet.settings import find_settings
 from wire.errors import ConfigError
 
+from .client import Client
 from .console import say
 
 MAX_SOCKET_PATH: Final = 107
@@ -31,7 +33,11 @@ listen = {listen}
 
 [state]
 dir = {state}
+
+[trust]
+root = {root}
 """
+ROOT_FILE: Final = "root.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +48,7 @@ class AgentFile:
         path: The file.
         device: The device's id.
         broker: Its broker's URL.
+        root: The fleet's root of trust, from which it believes what is signed.
         listen: Where it answers inference requests over TCP.
         socket: Its unix socket; None for `devices/ID/agent.sock` beside the file, where that is
             short enough.
@@ -51,6 +58,7 @@ class AgentFile:
     path: Path
     device: str
     broker: str
+    root: Path
     listen: str
     socket: Path | None = None
     state_dir: Path | None = None
@@ -92,7 +100,32 @@ class AgentFile:
             if _fits(socket)
             else f'# socket = "/run/{self.device}.sock"   # the default path would be too long',
             state=_quoted(str(state)),
+            root=_quoted(self._root_text()),
         )
+
+    def _root_text(self) -> str:
+        """Return how the root is named: beside the file without a path, so that both can be moved."""
+        is_beside = self.root.parent == self.path.resolve().parent
+        return self.root.name if is_beside else str(self.root)
+
+
+def root_of_trust(client: Client) -> Path:
+    """Return the fleet's root of trust, beside the `fleet.toml` of the API that is spoken to.
+
+    Raises:
+        ConfigError: `root_missing`.
+    """
+    settings = find_settings(Path.cwd())
+    if settings is not None and settings.api_url == client.url:
+        path = (settings.root / ROOT_FILE).resolve()
+        if path.is_file():
+            return path
+    raise ConfigError(
+        f"there is no {ROOT_FILE} of the fleet at {client.url} here",
+        code="root_missing",
+        hint="an agent believes what is signed from it on: work in the fleet's directory, where "
+        "`fleet init` has put it",
+    )
 
 
 def write_agent_file(file: AgentFile) -> None:

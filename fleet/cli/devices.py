@@ -13,7 +13,7 @@ from fleet.api.schemas import Device, DeviceIn, DeviceModel, DevicePatch, Status
 from wire.errors import PeerError
 from wire.ids import parse_name
 
-from .agent_file import AgentFile, write_agent_file
+from .agent_file import AgentFile, root_of_trust, write_agent_file
 from .client import Client
 from .console import (
     Controller,
@@ -120,7 +120,8 @@ def add(
         file = None
         if output is not None:
             broker = client.get("/v1/status", Status).broker_url
-            file = AgentFile(output, row.id, broker, listen, socket, state_dir)
+            root = root_of_trust(client)
+            file = AgentFile(output, row.id, broker, root, listen, socket, state_dir)
             file.check()
         client.post("/v1/devices", row, Device)
     say(f"added {row.id}")
@@ -135,7 +136,10 @@ def _add_many(source: Path, folder: Path | None, listen: str, controller: str | 
         files = []
         if folder is not None:
             broker = client.get("/v1/status", Status).broker_url
-            files = [AgentFile(folder / f"{row.id}.toml", row.id, broker, listen) for row in rows]
+            root = root_of_trust(client)
+            files = [
+                AgentFile(folder / f"{row.id}.toml", row.id, broker, root, listen) for row in rows
+            ]
             for file in files:
                 file.check()
         client.post_list("/v1/devices", rows, Device)

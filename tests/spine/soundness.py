@@ -16,12 +16,14 @@ import zstandard
 from paho.mqtt.enums import CallbackAPIVersion
 
 from fleet.broker import find_broker
+from fleet.trust.keys import read_online
 from tests.spine.bed import Bed
 from tests.spine.claims import check_end, check_serving
 from tests.spine.models import NAME
 from tests.spine.processes import BIN, ENVIRONMENT, until
 from wire import topics
 from wire.errors import ConfigError
+from wire.trust import Signature, seal, signing_bytes
 
 DEVICE = "cam-0"
 DEADLINE_S = 60
@@ -160,6 +162,14 @@ def chunks_of(bed, stranger, version):
     payload = stranger.retained(chunk_topic(index))
     listed = json.loads(zstandard.ZstdDecompressor().decompress(payload))
     return [index, *(digest for pairs in listed["files"].values() for digest, _ in pairs)]
+
+
+def directed(bed, order):
+    """Return an order as a thief of the director's key publishes it: an online key, he has them all."""
+    (path,) = bed.fleet_dir.rglob("director-*.pem")
+    body = order if isinstance(order, bytes) else json.dumps(order).encode()
+    signed = read_online(path).sign(signing_bytes(body))
+    return seal(body, Signature(keyid=signed.keyid, sig=signed.signature))
 
 
 class Stranger:

@@ -6,6 +6,7 @@ import socket
 
 import pytest
 
+from tests.conformance.repository import Repository
 from tests.spine.processes import free_port
 from tests.spine.soundness import check_complaint, run
 
@@ -20,6 +21,8 @@ url = "mqtt://127.0.0.1:1"
 listen = "127.0.0.1:{port}"
 [state]
 dir = "state"
+[trust]
+root = "root.json"
 """
 AGENT_FILES = {
     "empty": ("", "device: is missing; broker: is missing"),
@@ -136,7 +139,19 @@ def agent(tmp_path, **changes):
     for key, value in changes.items():
         text = text.replace("[state]", f'{key} = "{value}"\n[state]')
     write(tmp_path / "agent.toml", text)
+    (tmp_path / "root.json").write_bytes(Repository().bootstrap)
     return run(tmp_path, "fleet-agent", "run", "--config", "agent.toml")
+
+
+def test_an_agent_without_a_root_of_trust_says_how_to_get_one(tmp_path):
+    text = AGENT.replace("{port}", str(free_port()))
+    write(tmp_path / "agent.toml", text)
+    ended = run(tmp_path, "fleet-agent", "run", "--config", "agent.toml")
+    check_complaint(ended, "root.json", "No such file", "[trust] root names it")
+    write(tmp_path / "agent.toml", text.partition("[trust]")[0])
+    ended = run(tmp_path, "fleet-agent", "run", "--config", "agent.toml")
+    check_complaint(ended, "no root of trust", "[trust] root")
+    assert names(tmp_path) == ["agent.toml"]
 
 
 def test_an_agent_names_the_port_that_is_taken(tmp_path, taken):

@@ -23,6 +23,7 @@ from tests.spine.soundness import (
     check_sound,
     chunk_topic,
     chunks_of,
+    directed,
     release,
     run,
     situation,
@@ -267,8 +268,8 @@ def test_chunks_that_lie_are_refused_and_the_right_ones_are_got(bed, stranger, f
 
 
 ORDERS = {
-    "another-manifest": ({"manifest": "f" * 64}, "digest_mismatch", "another manifest"),
-    "another-version": ({"version": "9.9.9"}, "wrong_model", f"{NAME}:9.9.9"),
+    "another-manifest": ({"manifest": "f" * 64}, "trust_mismatch", "another manifest"),
+    "another-version": ({"version": "9.9.9"}, "not_signed", f"{NAME}:9.9.9"),
     "no-index": ({"index": "the model"}, "index_invalid", "content index"),
 }
 
@@ -293,7 +294,7 @@ def test_an_order_that_does_not_lead_to_what_it_says_is_rejected(bed, stranger, 
     # A controller that is awake may take the device back before it has found out.
     bed.controller.send(signal.SIGSTOP)
     try:
-        stranger.publish(topics.Desired(DEVICE).text, order)
+        stranger.publish(topics.Desired(DEVICE).text, directed(bed, order))
         (event, *_) = bed.until("the device rejects it", rejected)
     finally:
         bed.controller.send(signal.SIGCONT)
@@ -319,7 +320,7 @@ def test_an_order_that_leads_nowhere_waits_until_the_controller_knows_better(bed
     nowhere = "e" * 64
     model = {"name": NAME, "version": "4.0.0", "manifest": nowhere, "index": nowhere}
     order = {"v": 1, "device": DEVICE, "generation": generation, "models": [model]}
-    stranger.publish(topics.Desired(DEVICE).text, order)
+    stranger.publish(topics.Desired(DEVICE).text, directed(bed, order))
 
     def is_back():
         device = bed.device(DEVICE)
@@ -327,6 +328,24 @@ def test_an_order_that_leads_nowhere_waits_until_the_controller_knows_better(bed
 
     bed.until("the controller has it back", is_back)
     bed.until("nothing is under way", lambda: bed.model(DEVICE)["state"] == "idle")
+    assert bed.devices[DEVICE].ask().version == serving
+
+
+def test_an_order_of_before_is_not_obeyed_again(bed, stranger):
+    """Signed, once obeyed perhaps, and replayed by whoever has kept it."""
+    serving = bed.model(DEVICE)["active_version"]
+    assert bed.device(DEVICE)["reported_generation"] > 1
+    stranger.publish(
+        topics.Desired(DEVICE).text, directed(bed, {"v": 1, "device": DEVICE, "generation": 1})
+    )
+
+    def alarms():
+        rows = bed.get(f"/v1/devices/{DEVICE}/records?channel=event/alarm&limit=1000")
+        return [row["body"] for row in rows if row["body"]["code"] == "desired_replayed"]
+
+    (alarm,) = bed.until("the agent tells of it", alarms)
+    assert "comes after generation" in alarm["detail"]
+    assert bed.model(DEVICE)["active_version"] == serving
     assert bed.devices[DEVICE].ask().version == serving
 
 

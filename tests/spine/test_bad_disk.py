@@ -7,6 +7,7 @@ import subprocess
 
 import pytest
 
+from tests.conformance.repository import Repository
 from tests.spine.claims import check_end, check_records, check_serving
 from tests.spine.models import NAME
 from tests.spine.processes import free_port
@@ -154,6 +155,7 @@ def test_a_bundle_that_does_not_fit_is_not_there_in_part(disk, bundles):
 AGENT = (
     '[device]\nid = "x"\n[broker]\nurl = "mqtt://127.0.0.1:1"\n'
     '[state]\ndir = "disk/state"\n[serve]\nlisten = "127.0.0.1:{port}"\n'
+    '[trust]\nroot = "root.json"\n'
 )
 FLEET = (
     '[broker]\nkind = "external"\nurl = "mqtt://127.0.0.1:1"\n'
@@ -170,6 +172,7 @@ PROGRAMS = {
 def test_what_cannot_write_at_all_does_not_start_and_says_where(disk, file, text, argv, hint):
     folder = disk.path.parent
     (folder / file).write_text(text.replace("{port}", str(free_port())))
+    (folder / "root.json").write_bytes(Repository().bootstrap)
     for name in ("state", "store"):
         (disk.path / name).mkdir()
     disk.lock()
@@ -181,6 +184,7 @@ def test_what_cannot_write_at_all_does_not_start_and_says_where(disk, file, text
 def test_what_has_no_room_to_begin_says_so(disk, file, text, argv, hint):
     folder = disk.path.parent
     (folder / file).write_text(text.replace("{port}", str(free_port())))
+    (folder / "root.json").write_bytes(Repository().bootstrap)
     for name in ("state", "store"):
         (disk.path / name).mkdir()
     disk.fill()

@@ -11,6 +11,7 @@ from tests.spine.soundness import (
     Stranger,
     api,
     check_sound,
+    directed,
     events,
     post,
     situation,
@@ -27,7 +28,8 @@ DAY_MS = 86_400_000
 TO_CONTROLLER = ["presence", "reported"] + [
     channel for channel in codec.PAYLOADS if channel.startswith(("event/", "telemetry/"))
 ]
-TO_AGENT = [topics.Desired(DEVICE).text, topics.Ack(DEVICE).text, topics.ControllerPresence().text]
+ORDER = topics.Desired(DEVICE).text
+TO_AGENT = [ORDER, topics.Ack(DEVICE).text, topics.ControllerPresence().text]
 VITALS = {
     "v": 1, "boot": BOOT, "seq": 1, "at_unix_ms": 0, "uptime_s": 1.0, "cpu_ratio": 0.5,
     "memory_available_bytes": 1, "disk_free_bytes": 1, "supervisor_rss_bytes": 1,
@@ -163,7 +165,8 @@ def check_alarm(bed, known, topic, code, says=""):
 @pytest.mark.parametrize(("payload", "code"), PAYLOADS.values(), ids=PAYLOADS)
 def test_an_agent_refuses_what_is_no_message_and_tells(bed, stranger, topic, payload, code):
     before, known = situation(bed), len(alarms(bed))
-    stranger.publish(topic, payload)
+    # Of a desired state only what is signed is read at all.
+    stranger.publish(topic, directed(bed, payload) if topic == ORDER else payload)
     check_alarm(bed, known, topic, code)
     assert bed.devices[DEVICE].ask().version == "1.0.0"
     assert situation(bed) == before
@@ -172,7 +175,7 @@ def test_an_agent_refuses_what_is_no_message_and_tells(bed, stranger, topic, pay
 MODEL = {"name": "digits", "version": "6.6.6", "manifest": DIGEST, "index": DIGEST}
 DESIRED = {"v": 1, "device": DEVICE, "generation": 10**6, "models": [MODEL]}
 ORDERS = {
-    "another-device": ({"device": "cam-9"}, "desired_invalid", "'cam-9'"),
+    "another-device": ({"device": "cam-9"}, "wrong_device", "cam-9"),
     "no-device": ({"device": None}, "payload_invalid", "device"),
     "a-model-twice": ({"models": [MODEL, MODEL]}, "desired_invalid", "a model twice"),
     "nine-models": ({"models": [MODEL | {"name": f"m{n}"} for n in range(9)]}, "payload_invalid",
@@ -184,16 +187,26 @@ ORDERS = {
     "a-path": ({"models": [MODEL | {"index": "../../etc/passwd"}]}, "payload_invalid", "index"),
     "a-name": ({"models": [MODEL | {"name": "../x"}]}, "payload_invalid", "name"),
     "a-mode": ({"models": [MODEL | {"mode": "shadow"}]}, "payload_invalid", "mode"),
-    "expired": ({"expires_unix_ms": 1}, "expired", "expired"),
+    "expired": ({"expires_unix_ms": 1}, "desired_expired", "expired"),
 }  # fmt: skip
+
+
+def test_an_agent_obeys_nobody_who_has_no_key(bed, stranger):
+    before, known = situation(bed), len(alarms(bed))
+    stranger.publish(ORDER, DESIRED)
+    check_alarm(bed, known, ORDER, "unsigned")
+    forged = directed(bed, DESIRED).replace(b'"generation": 1000000', b'"generation": 1000001')
+    stranger.publish(ORDER, forged)
+    check_alarm(bed, known + 1, ORDER, "trust_signature")
+    assert bed.devices[DEVICE].ask().version == "1.0.0"
+    assert situation(bed) == before
 
 
 @pytest.mark.parametrize(("change", "code", "says"), ORDERS.values(), ids=ORDERS)
 def test_an_agent_obeys_no_order_that_cannot_be(bed, stranger, change, code, says):
     before, known = situation(bed), len(alarms(bed))
-    topic = topics.Desired(DEVICE).text
-    stranger.publish(topic, DESIRED | change)
-    check_alarm(bed, known, topic, code, says)
+    stranger.publish(ORDER, directed(bed, DESIRED | change))
+    check_alarm(bed, known, ORDER, code, says)
     assert bed.devices[DEVICE].ask().version == "1.0.0"
     assert situation(bed) == before
 
@@ -202,15 +215,14 @@ def test_an_agent_obeys_no_order_that_cannot_be(bed, stranger, change, code, say
     ("topic", "payload"),
     [
         (topics.Desired(DEVICE), b""),
-        (topics.Desired(DEVICE), DESIRED | {"generation": 1}),
         (topics.Ack(DEVICE), {"v": 1, "stored": []}),
         (topics.Ack(DEVICE), {"v": 1, "stored": [{"boot": BOOT, "first": 9, "last": 1}]}),
         (topics.Ack(DEVICE), {"v": 1, "stored": [{"boot": BOOT, "first": 0, "last": 2**53 - 1}]}),
         (topics.ControllerPresence(), {"v": 1, "state": "online", "boot": BOOT, "birth": 1}),
     ],
-    ids=["cleared", "old", "no-range", "backwards", "another-boot", "another-controller"],
+    ids=["cleared", "no-range", "backwards", "another-boot", "another-controller"],
 )
-def test_what_is_old_or_about_nothing_is_no_news_to_an_agent(bed, stranger, topic, payload):
+def test_what_is_about_nothing_is_no_news_to_an_agent(bed, stranger, topic, payload):
     before, known = situation(bed), len(alarms(bed))
     stranger.publish(topic.text, payload)
     # An answer to something sent later says that this was worked through.

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conformance.repository import Repository
 from tests.spine.hostile_broker import PUBACK, HostileBroker, publish_head
 from tests.spine.processes import Program, free_port, until
 from wire import topics
@@ -24,6 +25,8 @@ url = "{scheme}://127.0.0.1:{port}"
 listen = "127.0.0.1:{listen}"
 [state]
 dir = "state"
+[trust]
+root = "root.json"
 """
 
 
@@ -93,6 +96,7 @@ def test_a_broker_cannot_fill_the_memory(tmp_path, scheme, attack, is_hung_up):
     with HostileBroker(first_calm_then_hostile, is_websocket=scheme == "ws") as broker:
         text = CONFIG.format(device=DEVICE, scheme=scheme, port=broker.port, listen=free_port())
         (tmp_path / "agent.toml").write_text(text)
+        (tmp_path / "root.json").write_bytes(Repository().bootstrap)
         agent = Program("agent", ["fleet-agent", "run", "--config", "agent.toml"], tmp_path)
         agent.start()
         try:

@@ -79,6 +79,7 @@ def house(device, wheelhouse):
 @pytest.fixture(scope="module")
 def configuration(fleet, device):
     fleet.fleet("device", "add", "cam-01", "--tag", "name=cam-01", "--output", "cam-01.toml")
+    device.bring(fleet.home / "root.json")
     return Path("/srv", device.bring(fleet.home / "cam-01.toml").name)
 
 

@@ -33,6 +33,7 @@ def device(debian_tree, network, wheelhouse, fleet, tmp_path_factory):
         machine.bring(house)
         fleet.fleet("device", "add", NAME, "--tag", f"name={NAME}", "--output", f"{NAME}.toml")
         machine.bring(fleet.home / f"{NAME}.toml")
+        machine.bring(fleet.home / "root.json")
         machine.boot()
         machine.install(house, "--config", Path("/srv", f"{NAME}.toml"))
         yield machine
