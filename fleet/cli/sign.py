@@ -43,6 +43,7 @@ def sign(
     with Client(controller) as client:
         session = open_session(client, keys, passphrase_file)
         draft = Draft.of(session.base, proposed, now_unix_ms())
+        session.require_wanted_key(draft)
         before = draft.signature_count
         say(f"{file} changes:")
         for line in session.words(draft):

@@ -209,4 +209,7 @@ def _ask(what: str, code: str) -> str:
     secret = getpass.getpass(f"{what}: ")
     if not secret:
         raise ConfigError("an empty one is none", code=code)
+    # What opens nothing yet cannot be tried.
+    if what.startswith("new ") and getpass.getpass("again: ") != secret:
+        raise ConfigError("the two are not the same", code=code)
     return secret

@@ -58,12 +58,19 @@ class KeyFile:
 
 
 class KeyFolder:
-    """The keys at hand. Private halves are read when something is to be signed."""
+    """The keys at hand, all under one passphrase. Private halves are read when they are to sign."""
 
     def __init__(self, path: Path, passphrase: Secret, pin: Secret) -> None:
+        """Name a folder; it need not be there yet.
+
+        Args:
+            path: The folder.
+            passphrase: Finds the passphrase; called once at most, and only if it is needed.
+            pin: Finds the PIN of a token; the same.
+        """
         self.path = path
-        self._passphrase = passphrase
-        self._pin = pin
+        self._passphrase = _once(passphrase)
+        self._pin = _once(pin)
         self._signers: dict[str, Signer] = {}
 
     def files(self) -> dict[str, KeyFile]:
@@ -114,12 +121,20 @@ class KeyFolder:
         """Make a key pair, and write its two files.
 
         Raises:
-            ConfigError: `key_unwritable` or `passphrase_missing`.
+            ConfigError: `key_unwritable` or `passphrase_missing`; `passphrase_wrong`: it is not
+                that of the keys that are here, and a typing mistake would lock the new one up.
         """
+        is_first = True
+        if self.path.is_dir():
+            mine = (file for file in self.files().values() if file.uri and not file.is_on_token)
+            if (other := next(mine, None)) is not None:
+                self.signer(other)
+                is_first = False
         private = Ed25519PrivateKey.generate()
         signer = CryptoSigner(private)
         name = f"{role}-{signer.public_key.keyid[:8]}"
-        secret = self._passphrase(f"passphrase for the keys in {self.path}").encode()
+        words = f"{'new ' if is_first else ''}passphrase for the keys in {self.path}"
+        secret = self._passphrase(words).encode()
         pem = private.private_bytes(
             Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(secret)
         )
@@ -211,6 +226,17 @@ class _TokenSigner(Signer):
             return self._inner.sign(payload)
         except Exception as exc:
             raise _token_unusable(exc) from exc
+
+
+def _once(ask: Secret) -> Secret:
+    known: list[str] = []
+
+    def find(what: str) -> str:
+        if not known:
+            known.append(ask(what))
+        return known[0]
+
+    return find
 
 
 def read_public(path: Path) -> KeyFile:

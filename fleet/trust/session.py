@@ -138,6 +138,22 @@ class Session:
             for need in draft.needs(role):
                 self._require(role, need.keyids, need.threshold)
 
+    def require_wanted_key(self, draft: Draft) -> None:
+        """Refuse to add signatures to a draft that none of the keys at hand can bring further.
+
+        Raises:
+            ConfigError: `key_not_at_hand`.
+        """
+        lacking = {keyid for _, _, keyids in draft.missing() for keyid in keyids}
+        mine = {keyid for keyid, file in self.keys.files().items() if file.uri is not None}
+        if lacking and not lacking & mine:
+            raise ConfigError(
+                f"no key in {self.keys.path} is wanted here: signatures are lacking of"
+                f" {', '.join(sorted(keyid[:8] for keyid in lacking))}",
+                code="key_not_at_hand",
+                hint="name another folder with --keys, or pass the file on",
+            )
+
     def require_role_keys(self, role: str) -> None:
         """Refuse to go on where no key at hand signs as this role.
 

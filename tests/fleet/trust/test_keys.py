@@ -48,6 +48,32 @@ def test_a_wrong_passphrase_is_named(tmp_path: Path) -> None:
     assert "FLEET_PASSPHRASE" in refusal.value.hint
 
 
+def test_a_new_key_gets_the_passphrase_of_the_others_or_is_not_made(tmp_path: Path) -> None:
+    KeyFolder(tmp_path, says("right"), says("")).make("root")
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(ConfigError) as refusal:
+        KeyFolder(tmp_path, says("rihgt"), says("")).make("targets")
+    assert refusal.value.code == "passphrase_wrong"
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_passphrase_is_asked_for_once(tmp_path: Path) -> None:
+    asked = []
+
+    def ask(what: str) -> str:
+        asked.append(what)
+        return "right"
+
+    keys = KeyFolder(tmp_path / "offline", ask, ask)
+    for role in ("root", "targets"):
+        keys.signer(keys.make(role))
+    again = KeyFolder(tmp_path / "offline", ask, ask)
+    assert len(again.signers(set(again.files()))) == 2
+    assert len(asked) == 2
+    assert asked[0].startswith("new passphrase"), "the first one is typed twice"
+    assert not asked[1].startswith("new ")
+
+
 def test_a_folder_that_is_locked_away_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="nowhere") as refusal:
         KeyFolder(tmp_path / "nowhere", says(""), says("")).files()

@@ -63,6 +63,7 @@ def sign(fleet: Fleet, path: Path, keys: KeyFolder) -> bool:
     """Do what `fleet sign` does; return whether it was enough."""
     session = fleet.session(keys)
     draft = Draft.of(session.base, read_proposal(path), fleet.now_unix_ms)
+    session.require_wanted_key(draft)
     done = session.complete(draft)
     path.write_bytes(proposal_text(done.documents))
     return done.is_complete
@@ -78,7 +79,9 @@ def test_a_threshold_is_reached_by_passing_a_file_around(fleet: Fleet, tmp_path:
     assert fleet.session().base.root.version == 2, "one of two is not enough"
     path = tmp_path / "renew.sign"
     path.write_bytes(proposal_text(done.documents))
-    assert not sign(fleet, path, fleet.keys), "the same key does not count twice"
+    with pytest.raises(ConfigError, match=r"no key in .* is wanted") as refusal:
+        sign(fleet, path, fleet.keys)
+    assert key_of(bob).keyid[:8] in str(refusal.value), "the same key does not count twice"
     assert sign(fleet, path, bob)
     assert fleet.session().base.root.version == 3
 
