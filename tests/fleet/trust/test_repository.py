@@ -167,6 +167,24 @@ def test_a_foreign_key_signs_nothing(fleet: Fleet, role: str) -> None:
     refused(fleet, foreign(fleet, role), "trust_signature")
 
 
+@pytest.mark.parametrize("signed_by_old", [False, True], ids=["by-the-new-keys", "by-the-old-keys"])
+def test_a_root_that_replaces_its_keys_is_signed_by_the_old_and_the_new(
+    fleet: Fleet, *, signed_by_old: bool
+) -> None:
+    thief = CryptoSigner.generate_ed25519()
+
+    def usurped(root: Any) -> None:
+        root.keys[thief.public_key.keyid] = thief.public_key
+        root.roles["root"].keyids[:] = [thief.public_key.keyid]
+
+    document = next_of(fleet, "root", usurped)
+    if not signed_by_old:
+        metadata = copy.deepcopy(document.metadata)
+        metadata.sign(thief)
+        document = freeze("root", metadata)
+    refused(fleet, document, "trust_signature")
+
+
 def test_a_key_signs_nothing_but_its_role(fleet: Fleet) -> None:
     refused(fleet, crossed(fleet), "trust_signature")
 
