@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 JOBS ?= 3
 PYTEST := $(BIN)/python -m pytest -n $(JOBS)
 
-.PHONY: demo test check fire wheelhouse docs bench soak env clean
+.PHONY: demo test check fire audit wheel wheelhouse docs bench soak env clean
 
 demo: $(STAMP)  ## the main job from end to end on loopback
 	$(BIN)/python examples/demo/demo.py --bin $(BIN) $(DEMO_ARGS)
@@ -31,6 +31,17 @@ soak: $(STAMP)  ## the long counts of docs/reliability.md, hours; what was cut g
 	FLAT_SWAPS=1000 FLAT_INFERENCES=1000000 $(BIN)/python -m pytest -s tests/spine/test_flat.py
 	HOSTILE_REQUESTS=50000 HOSTILE_SEED=$(or $(SEED),2) $(BIN)/python -m pytest -s --timeout=7200 tests/fleet/test_api_hostile.py
 	$(BIN)/python -m tests.storage.soak --journal build/soak/storage.jsonl $(STORAGE_ARGS)
+
+audit: build/audit/.installed  ## known vulnerabilities in what requirements.lock names; needs pypi.org
+	build/audit/bin/python .ci/audit.py $(AUDIT_ARGS)
+
+build/audit/.installed: .ci/audit.lock
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r .ci/audit.lock
+	@touch $@
+
+wheel: $(STAMP)  ## the project's wheel and its bill of materials (CycloneDX), in dist/
+	$(BIN)/python systemd/sbom.py
 
 wheelhouse: $(STAMP)  ## all that a device needs to install without a network; ARCH=aarch64, PYTHON_VERSION=3.12
 	$(BIN)/python systemd/wheelhouse.py --arch $(or $(ARCH),x86_64) --python $(or $(PYTHON_VERSION),3.11)

@@ -14,12 +14,11 @@ import re
 import shutil
 import subprocess
 import sys
-import zipfile
 from dataclasses import dataclass
-from email.parser import BytesHeaderParser
 from pathlib import Path
 from typing import Final
 
+import sbom
 from packaging.markers import Marker
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name, parse_wheel_filename
@@ -108,9 +107,7 @@ def read_lock(text: str, target: Target) -> dict[str, Pin]:
 
 def needs_of(wheel: Path, extras: frozenset[str], target: Target) -> list[Requirement]:
     """Return what a wheel requires on the target when asked for with these extras."""
-    with zipfile.ZipFile(wheel) as archive:
-        name = next(n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
-        metadata = BytesHeaderParser().parsebytes(archive.read(name))
+    metadata = sbom.metadata_of(wheel)
     required = [Requirement(text) for text in metadata.get_all("Requires-Dist", [])]
     return [r for r in required if any(target.fulfils(r.marker, e) for e in ("", *extras))]
 
@@ -192,6 +189,11 @@ def make(target: Target, output: Path) -> None:
         version = str(parse_wheel_filename(wheel.name)[1])
         digest = f"sha256:{hashlib.sha256(wheel.read_bytes()).hexdigest()}"
         pins[f"{name}[agent]" if name == "modelfleet" else name] = Pin(version, (digest,))
+    pieces = [
+        sbom.piece_of(wheel, (need.name for need in needs_of(wheel, frozenset({"agent"}), target)))
+        for wheel in wheels.values()
+    ]
+    sbom.write(sbom.bill(pieces), new / sbom.FILE_NAME)
     reduced = new / "requirements.lock"
     reduced.write_text("".join(line(name, pin) for name, pin in pins.items()))
     # pip's own resolver, with nothing but this folder, agrees that nothing is missing. (Its

@@ -1,12 +1,15 @@
 """What `make wheelhouse` collects: all that a device needs and nothing that it does not."""
 
 import hashlib
+import json
 import re
 import struct
 import tomllib
 import zipfile
 
 import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 from packaging.utils import parse_wheel_filename
 
 from tests.system.device import ROOT
@@ -41,6 +44,12 @@ def test_it_is_whole_for_an_architecture_and_python_that_are_not_here(wheelhouse
     assert set(re.findall(r"sha256:(\w+)", reduced)) == set(digests.values())
     known = (ROOT / "requirements.lock").read_text()
     assert [name for name in digests if digests[name] not in known] == ["modelfleet"]
+
+    # So does the bill of materials, with what each of them needs.
+    bill = (house / "sbom.cdx.json").read_text()
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(bill) is None
+    parts = [json.loads(bill)["metadata"]["component"], *json.loads(bill)["components"]]
+    assert {part["name"]: part["hashes"][0]["content"] for part in parts} == digests
 
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert (
