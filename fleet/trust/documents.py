@@ -158,6 +158,8 @@ def check_size(role: str, body: bytes) -> None:
     hint = ""
     if model_of(role) is not None:
         hint = "take old releases out with `fleet release retire NAME:VERSION`"
+    elif role == TARGETS:
+        hint = "let the models of one team share a key: `fleet keys team MODEL TEAM.pub`"
     raise PeerError(
         f"the document of {role} has {len(body)} bytes, the most is {MAX_METADATA_BYTES}",
         code="trust_too_large",
