@@ -30,6 +30,8 @@ soak: $(STAMP)  ## the long counts of docs/reliability.md, hours; what was cut g
 	MUTANT_SEEDS=0-100000 MUTANT_JOURNAL=build/soak/mutants.txt $(BIN)/python -m pytest -s tests/agent/runtime/test_mutants.py
 	FLAT_SWAPS=1000 FLAT_INFERENCES=1000000 $(BIN)/python -m pytest -s tests/spine/test_flat.py
 	HOSTILE_REQUESTS=50000 HOSTILE_SEED=$(or $(SEED),2) $(BIN)/python -m pytest -s --timeout=7200 tests/fleet/test_api_hostile.py
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r .ci/fuzz.lock
+	FUZZ_MINUTES=$(or $(FUZZ_MINUTES),10) $(BIN)/python -m tests.fuzz.soak
 	$(BIN)/python -m tests.storage.soak --journal build/soak/storage.jsonl $(STORAGE_ARGS)
 
 audit: build/audit/.installed  ## known vulnerabilities in what requirements.lock names; needs pypi.org

@@ -52,6 +52,19 @@ def try_door(door, payload):
     steps, value = _stepped(door, payload)
     most = STEPS_FREE + STEPS_PER_BYTE * len(payload)
     assert steps <= most, f"{steps} lines of Python for {len(payload)} bytes"
+    return _is_said_again(door, value)
+
+
+def try_uncounted(door, payload):
+    """Check all claims but that of the steps, which libFuzzer makes with a clock of its own."""
+    try:
+        value = door.read(payload)
+    except (*door.refusals, Refused) as exc:
+        value = _No(exc)
+    return _is_said_again(door, value)
+
+
+def _is_said_again(door, value):
     if isinstance(value, _No):
         return False
     if door.write is not None:
