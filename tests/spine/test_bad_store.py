@@ -148,6 +148,7 @@ def copy(bed, tmp_path):
     (tmp_path / "copy.toml").write_text(
         '[device]\nid = "copy"\n[broker]\nurl = "mqtt://127.0.0.1:1"\n[state]\ndir = "state"\n'
         f'[serve]\nlisten = "127.0.0.1:{device.port}"\n'
+        f'[trust]\nroot = "{bed.fleet_dir / "root.json"}"\n'
     )
     yield device
     device.put_away()
