@@ -178,13 +178,19 @@ def forged(payload, old, new):
     return payload.replace(old, new)
 
 
+def changed(payload):
+    """Return a payload with another last digit of its signature."""
+    head, digit, end = payload[:-3], payload[-3:-2], payload[-2:]
+    return head + (b"1" if digit == b"0" else b"0") + end
+
+
 BAD = {
     "no signature": (lambda r: desired(r).splitlines()[0], "unsigned"),
     "a signature that is none": (lambda r: desired(r).splitlines()[0] + b"\n{}", "payload_invalid"),
     "a changed text": (
         lambda r: forged(desired(r), b'"generation":1', b'"generation":9'), "trust_signature",
     ),
-    "a changed signature": (lambda r: desired(r)[:-4] + b'00"}', "trust_signature"),
+    "a changed signature": (lambda r: changed(desired(r)), "trust_signature"),
     "another device": (lambda r: desired(r, device="cam-02"), "wrong_device"),
     "expired": (lambda r: desired(r, expires_unix_ms=1), "desired_expired"),
     "a model twice": (lambda r: desired(r, models=desired_twice(r)), "desired_invalid"),

@@ -18,8 +18,10 @@ from agent.adapters.trust import TrustStore
 from agent.adapters.trust_http import HttpSource
 from wire.errors import ModelfleetError, PeerError
 
-BOOTSTRAP = "bootstrap"
-"""The root that was given, beside what is trusted since."""
+OWN = "device"
+"""What is not trusted metadata, in a folder of its own: the suite looks at the files beside it."""
+BOOTSTRAP = "bootstrap.json"
+"""The root that was given."""
 MARKS = "marks.db"
 MAX_BYTES = 512_000
 """Repositories of others have no MQTT to fit into."""
@@ -53,15 +55,16 @@ def parse():
 
 def init(arguments):
     data = arguments.trusted_root.read_bytes()
-    for name in (BOOTSTRAP, "root.json"):
-        write_durably(arguments.metadata_dir / name, data)
+    (arguments.metadata_dir / OWN).mkdir(exist_ok=True)
+    write_durably(arguments.metadata_dir / OWN / BOOTSTRAP, data)
+    write_durably(arguments.metadata_dir / "root.json", data)
 
 
 def refresh(arguments, paths=()):
     directory = arguments.metadata_dir
-    store = SqliteStateStore(directory / MARKS)
+    store = SqliteStateStore(directory / OWN / MARKS)
     try:
-        bootstrap = (directory / BOOTSTRAP).read_bytes()
+        bootstrap = (directory / OWN / BOOTSTRAP).read_bytes()
         trust = TrustStore(directory, bootstrap, store, device="none", max_bytes=MAX_BYTES)
         source = HttpSource(arguments.metadata_url)
         return trust.run(source, paths, now_unix_ms=time.time_ns() // 1_000_000)

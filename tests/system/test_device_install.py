@@ -6,6 +6,7 @@ leaves nothing of ours on it. A part can be run alone: what it needs is done by 
 
 import hashlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -112,7 +113,7 @@ def test_it_refuses_what_it_cannot_do_and_changes_nothing(device, house):
             "PYTHON_VERSION=3.11",
             ("for Python 3.12, /usr/bin/python3 is 3.11", "PYTHON_VERSION=3.11"),
         ),
-        ("GLIBC_MINOR=28", ("this device has glibc 2.36", "need glibc 2.99")),
+        (re.search(r"GLIBC_MINOR=\d+", good)[0], ("this device has glibc 2.36", "need glibc 2.99")),
     ):
         other = {"ARCH": "aarch64", "PYTHON_VERSION": "3.12", "GLIBC_MINOR": "99"}
         key = line.partition("=")[0]
