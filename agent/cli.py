@@ -44,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, text in (
         ("run", "run the agent in the foreground"),
+        ("enroll", "exchange a join token for this device's key and certificate"),
         ("check-config", "check the configuration and print what is in force"),
         ("status", "show what the agent serves and how its last update ended"),
         ("doctor", "examine the device: what works, what does not, and what to do about it"),
@@ -53,6 +54,9 @@ def _parser() -> argparse.ArgumentParser:
             "--config", type=Path, default=DEFAULT_CONFIG, help=f"default: {DEFAULT_CONFIG}"
         )
         command.add_argument("--verbose", action="store_true", help="log details")
+        if name == "enroll":
+            command.add_argument("--url", required=True, help="https://HOST:PORT of the controller")
+            command.add_argument("--token", required=True, help="as `fleet device token` prints it")
         if name in ("status", "doctor"):
             command.add_argument("--json", action="store_true", help="print JSON")
     return parser
@@ -66,6 +70,20 @@ def _run(options: argparse.Namespace) -> int:
     if error is not None:
         sys.stderr.write(f"fleet-agent: {error}\n")
         return 1
+    return 0
+
+
+def _enroll(options: argparse.Namespace) -> int:
+    from .adapters.door import enrol
+    from .adapters.identity import Identity
+    from .config import load_config
+    from .service import locked
+
+    config = load_config(options.config)
+    identity = Identity(config.state.dir)
+    with locked(config.state.dir):
+        enrol(identity, config.device.id, options.url, options.token)
+    sys.stdout.write(f"enrolled as {config.device.id}; identity in {identity.folder}\n")
     return 0
 
 
@@ -95,4 +113,10 @@ def _doctor(options: argparse.Namespace) -> int:
     return 1 if any(found.verdict is Verdict.FAULT for found in findings) else 0
 
 
-_COMMANDS = {"run": _run, "check-config": _check_config, "status": _status, "doctor": _doctor}
+_COMMANDS = {
+    "run": _run,
+    "enroll": _enroll,
+    "check-config": _check_config,
+    "status": _status,
+    "doctor": _doctor,
+}

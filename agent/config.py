@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 import tomllib
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -12,7 +11,7 @@ from pydantic_core import ErrorDetails
 
 from wire.errors import ConfigError
 from wire.ids import DeviceId
-from wire.link_paho import parse_broker_url
+from wire.link_paho import TlsFiles, parse_broker_url
 
 CORRECT: Final = (
     "correct it; `fleet-agent check-config` judges it, systemd/agent.toml has every key"
@@ -37,10 +36,15 @@ class DeviceSection(_Section):
 
 
 class BrokerSection(_Section):
-    """`[broker]`: where the MQTT broker is."""
+    """`[broker]`: where the MQTT broker is, for a device that was not enrolled but set up by hand.
+
+    `certificate` and `key` are what the device shows to it, PEM files both.
+    """
 
     url: str
     ca: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
 
     @field_validator("url")
     @classmethod
@@ -50,6 +54,16 @@ class BrokerSection(_Section):
         except ConfigError as exc:
             raise ValueError(f"{exc}; {exc.hint}") from exc
         return url
+
+
+class EnrollSection(_Section):
+    """`[enroll]`: how the first start gets key, certificate, root of trust and broker address.
+
+    The token works once; afterwards the section is of no use, and does no harm.
+    """
+
+    url: Annotated[str, Field(pattern=r"^https://[^/\s]+$")]
+    token: Annotated[str, Field(pattern=r"^mfjoin_[0-9a-f]{64}_[0-9a-f]{64}$")]
 
 
 class ServeSection(_Section):
@@ -113,7 +127,8 @@ class AgentConfig(_Section):
     """The whole file."""
 
     device: DeviceSection
-    broker: BrokerSection
+    broker: BrokerSection | None = None
+    enroll: EnrollSection | None = None
     serve: ServeSection = ServeSection()
     state: StateSection = StateSection()
     telemetry: TelemetrySection = TelemetrySection()
@@ -147,7 +162,8 @@ def load_config(path: Path) -> AgentConfig:
             f"{path}: {'; '.join(faults)}", code="config_invalid", hint=CORRECT
         ) from exc
     anchored = _anchored(config, path.resolve().parent)
-    _check_certificates(anchored.broker.ca, path)
+    if anchored.broker is not None:
+        _check_certificates(anchored.broker, path)
     return anchored
 
 
@@ -161,26 +177,29 @@ def _in_words(fault: ErrorDetails) -> str:
             return fault["msg"].removeprefix("Value error, ")
 
 
-def _check_certificates(ca: Path | None, path: Path) -> None:
-    if ca is None:
-        return
+def _check_certificates(broker: BrokerSection, path: Path) -> None:
     try:
-        ssl.create_default_context(cafile=str(ca))
+        TlsFiles(broker.ca, broker.certificate, broker.key).context()
     except OSError as exc:  # ssl's errors are among them
+        named = [str(file) for file in (broker.ca, broker.certificate, broker.key) if file]
         raise ConfigError(
-            f"{path}: broker.ca: cannot use {ca} as certificates: {exc.strerror or exc}",
+            f"{path}: broker.ca: cannot use {' and '.join(named)} as certificates: "
+            f"{exc.strerror or exc}",
             code="config_invalid",
             hint=CORRECT,
         ) from exc
 
 
 def _anchored(config: AgentConfig, base: Path) -> AgentConfig:
-    socket, ca, root = config.serve.socket, config.broker.ca, config.trust.root
+    socket, broker, root = config.serve.socket, config.broker, config.trust.root
+    if broker is not None:
+        files = {name: getattr(broker, name) for name in ("ca", "certificate", "key")}
+        broker = broker.model_copy(
+            update={name: base / path for name, path in files.items() if path is not None}
+        )
     return config.model_copy(
         update={
-            "broker": config.broker.model_copy(
-                update={"ca": base / ca if ca is not None else None}
-            ),
+            "broker": broker,
             "serve": config.serve.model_copy(
                 update={"socket": base / socket if socket is not None else None}
             ),

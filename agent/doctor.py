@@ -1,7 +1,8 @@
 """`fleet-agent doctor`: examines this device from outside the agent, whether it runs or not.
 
-It changes nothing: it reads the state, asks the runtime over HTTP and the broker over MQTT (under a
-client id of its own, so that the agent's connection stays), and hashes the bundles on disk.
+It changes nothing: it reads the state, asks the runtime over HTTP and the broker over MQTT, and hashes
+the bundles on disk. To the broker it goes under a client id of its own; one that takes the certificate's
+name for the client id, as mosquitto does, ends the agent's connection for it, which is back within a second.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ from __future__ import annotations
 import fcntl
 import json
 import queue
+import secrets
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
@@ -20,7 +22,7 @@ from typing import Final
 from wire import codec, topics
 from wire.errors import ConfigError, PeerError, StorageError
 from wire.link import Connected, Delivered, Disconnected, LinkEvent
-from wire.link_paho import PahoLink, TlsFiles
+from wire.link_paho import PahoLink, parse_broker_url
 from wire.messages import ControllerPresence, Inventory, Reported
 
 from .adapters.content_files import find_damage
@@ -42,9 +44,11 @@ from .core.diagnosis import (
     judge_trust,
 )
 from .core.states import DeviceState
+from .membership import Membership, membership
 from .status import ask_runtime, count_records
 
 BROKER_TIMEOUT_S: Final = 5.0
+OF_OTHERS: Final = (f"{topics.ROOT}/device/+/presence", f"{topics.ROOT}/device/+/desired")
 RETAINED_TIMEOUT_S: Final = 1.0
 """Retained messages come right after the subscription; longer than this, there are none."""
 
@@ -64,8 +68,14 @@ def examine(path: Path) -> Iterator[Finding]:
     yield found
     if state is not None:
         yield from _examine_models(config, state, inventory)
-    broker = _ask_broker(config)
-    yield from _judge_broker(config.broker.url, broker, state.generation if state else None)
+    try:
+        member = membership(config)
+    except (ConfigError, StorageError) as exc:
+        yield Finding("identity", Verdict.FAULT, str(exc), exc.hint)
+        return
+    yield from _judge_identity(member)
+    broker = _ask_broker(config.device.id, member)
+    yield from _judge_broker(member.broker_url, broker, state.generation if state else None)
     if state is not None:
         waiting = count_records(config.state.dir / "outbox.db")
         yield judge_records(waiting, is_controller_online=broker.is_controller_online)
@@ -187,19 +197,40 @@ class _Broker:
     fault: str | None = None
     is_controller_online: bool | None = None
     reported: Reported | None = None
+    foreign: set[str] = field(default_factory=set)
+    """Topics of other devices that it let us hear."""
 
 
-def _ask_broker(config: AgentConfig) -> _Broker:
-    url, device = config.broker.url, config.device.id
-    link = PahoLink(url, f"{device}-doctor", tls=TlsFiles(config.broker.ca))
+def _judge_identity(member: Membership) -> Iterator[Finding]:
+    if member.identity is None:
+        return
+    span = member.identity.span()
+    left_days = (span.not_after_unix_ms - time.time_ns() // 1_000_000) / 86_400_000
+    renews = "the agent renews it by itself, as soon as it reaches the controller"
+    if left_days < 0:
+        text = f"the certificate expired {-left_days:.1f} days ago"
+        yield Finding("identity", Verdict.WARNING, text, renews)
+    else:
+        yield Finding(
+            "identity", Verdict.OK, f"enrolled; certificate for {left_days:.1f} more days"
+        )
+
+
+def _ask_broker(device: str, member: Membership) -> _Broker:
+    url = member.broker_url
+    link = PahoLink(url, f"{device}-doctor", tls=member.tls)
     events: queue.SimpleQueue[LinkEvent] = queue.SimpleQueue()
     link.start(events.put, lambda: None)
     try:
         match _next(events, BROKER_TIMEOUT_S):
             case Connected():
+                # What must not be heard is asked for first: had it been granted, it would come first.
+                nobody = topics.Reported(f"doctor-{secrets.token_hex(4)}").text
+                link.subscribe([nobody, *OF_OTHERS], qos=1)
+                link.publish(nobody, b"{}", qos=1, retain=False)
                 wanted = [topics.ControllerPresence().text, topics.Reported(device).text]
                 link.subscribe(wanted, qos=1)
-                return _listen(events, len(wanted))
+                return _listen(events, device, len(wanted))
             case Disconnected(reason=reason):
                 return _Broker(fault=reason)
             case _:
@@ -208,16 +239,22 @@ def _ask_broker(config: AgentConfig) -> _Broker:
         link.stop()
 
 
-def _listen(events: queue.SimpleQueue[LinkEvent], wanted_count: int) -> _Broker:
+def _listen(events: queue.SimpleQueue[LinkEvent], device: str, wanted_count: int) -> _Broker:
     """Take the retained messages; a missing one is waited for in vain, but not for long."""
     seen = _Broker()
     until_s = time.monotonic() + RETAINED_TIMEOUT_S
     while wanted_count and (event := _next(events, until_s - time.monotonic())) is not None:
         if not isinstance(event, Delivered):
             continue
+        topic = topics.parse(event.topic)
+        if getattr(topic, "device", device) != device:
+            seen.foreign.add(event.topic)
+            continue
+        if not isinstance(topic, topics.ControllerPresence | topics.Reported):
+            continue
         wanted_count -= 1
         try:
-            match topics.parse(event.topic):
+            match topic:
                 case topics.ControllerPresence():
                     presence = codec.decode(ControllerPresence, event.payload)
                     seen.is_controller_online = presence.state == "online"
@@ -246,6 +283,15 @@ def _judge_broker(url: str, broker: _Broker, generation: int | None) -> Iterator
         )
         return
     yield Finding("broker", Verdict.OK, f"{url} answers")
+    if broker.foreign:
+        yield Finding(
+            "confinement",
+            Verdict.FAULT if parse_broker_url(url).is_encrypted else Verdict.WARNING,
+            f"this device hears what is of others: {', '.join(sorted(broker.foreign)[:3])}",
+            "`fleet broker config` prints how the broker is to confine each device to its own topics",
+        )
+    else:
+        yield Finding("confinement", Verdict.OK, "heard nothing that is of another device")
     if broker.is_controller_online is True:
         yield Finding("controller", Verdict.OK, "online")
     else:

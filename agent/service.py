@@ -15,7 +15,7 @@ from typing import BinaryIO, TypeVar
 from wire.errors import BundleError, ConfigError, StorageError
 from wire.lifecycle import Code
 from wire.link import Connected, Delivered, Disconnected, LinkEvent, Published
-from wire.link_paho import PahoLink, TlsFiles
+from wire.link_paho import PahoLink
 from wire.manifest import Manifest
 from wire.topics import Chunk, parse
 
@@ -34,7 +34,9 @@ from .core.backoff import connect_delay_s
 from .core.states import DeviceState
 from .effects import Effects
 from .loop import Inbox, Loop, StopRequested
+from .membership import join, membership
 from .ports import RuntimeSettings
+from .renewal import Renewal
 from .runtimes import Runtimes
 from .telemetry import TelemetryReporter
 from .trust import Trust, read_bootstrap
@@ -50,16 +52,18 @@ def run_agent(config: AgentConfig) -> str | None:
     """Run the agent until it is told to end; return the error that ended it, if any.
 
     Raises:
-        ConfigError: The address is taken, another agent uses the state directory, or there is no
-            root of trust.
+        ConfigError: The address is taken, another agent uses the state directory, the device has not
+            enrolled, or there is no root of trust.
+        PeerError, TransferError: It cannot enrol.
         StorageError: The state directory cannot be written.
     """
-    bootstrap = read_bootstrap(config)
     inbox = Inbox()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: inbox.put(StopRequested()))
     root = config.state.dir
-    with _lock(root):
+    with locked(root):
+        join(config)
+        bootstrap = read_bootstrap(config)
         host = ProcessRuntimeHost(_runtime_settings(config), inbox.put)
         host.open()
         try:
@@ -77,12 +81,7 @@ def _run(
     content = ContentStore(root, config.state.max_bytes)
     store, lost = _open_state(root / "state.db")
     outbox, lost_records = _open_outbox(root / "outbox.db", boot)
-    link = PahoLink(
-        config.broker.url,
-        device,
-        tls=TlsFiles(config.broker.ca),
-        first_wait_s=wait_s,
-    )
+    link, renewal = _make_link(config, wait_s)
     uplink = Uplink(link, outbox, device=device, boot=boot, agent=f"modelfleet {VERSION}")
     trusted = TrustStore(root / TRUST, bootstrap, store, device=device)
     trust = Trust(trusted, store, link, device=device, alarm=uplink.alarm)
@@ -120,6 +119,8 @@ def _run(
     )
 
     def on_link(event: LinkEvent) -> None:
+        if renewal is not None:
+            renewal.on_link(event)
         match event:
             case Delivered(topic=topic, payload=payload):
                 if isinstance(chunk := parse(topic), Chunk):
@@ -136,6 +137,8 @@ def _run(
             uplink.alarm(Code.STATE_LOST, loss)
     log.info("device %s, agent %s, state in %s", device, VERSION, root)
     fetcher.start()
+    if renewal is not None:
+        renewal.start()
     link.start(on_link, uplink.will)
     try:
         error = loop.run()
@@ -143,10 +146,23 @@ def _run(
             counter.ended()
         return error
     finally:
+        if renewal is not None:
+            renewal.stop()
         fetcher.stop()
         link.stop()
         outbox.close()
         store.close()
+
+
+def _make_link(config: AgentConfig, wait_s: float) -> tuple[PahoLink, Renewal | None]:
+    """Return the way to the broker, and what keeps an enrolled device's certificate fresh."""
+    member = membership(config)
+    device, url = config.device.id, member.broker_url
+    if member.identity is None:
+        return PahoLink(url, device, tls=member.tls, first_wait_s=wait_s), None
+    renewal = Renewal(member.identity, lambda: link.reconnect())  # noqa: PLW0108 - made below
+    link = PahoLink(url, device, tls=renewal.tls, first_wait_s=wait_s)
+    return link, renewal
 
 
 def _count_start(counter: StartCounter) -> float:
@@ -264,7 +280,7 @@ def _patiently(attempt: Callable[[], Opened]) -> Opened:
     return attempt()
 
 
-def _lock(root: Path) -> BinaryIO:
+def locked(root: Path) -> BinaryIO:
     """Return the held lock of the state directory; it ends with the process.
 
     Raises:

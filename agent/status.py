@@ -15,7 +15,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-from wire.errors import StorageError
+from wire.errors import ConfigError, StorageError
 from wire.ids import VERSION_PATTERN
 from wire.messages import Inventory
 
@@ -24,6 +24,7 @@ from .core import report
 from .core.diagnosis import describe_trust, waiting_install
 from .core.states import DeviceState
 from .core.trust import TrustView
+from .membership import membership
 
 TIMEOUT_S = 2.0
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
@@ -126,10 +127,14 @@ def read_status(config: AgentConfig) -> Status:
         state = store.load()
     finally:
         store.close()
+    try:
+        broker = membership(config).broker_url
+    except (ConfigError, StorageError) as exc:
+        broker = f"none: {exc}"
     is_serving, answer = _probe(config)
     return Status(
         device=config.device.id,
-        broker=config.broker.url,
+        broker=broker,
         is_serving=is_serving,
         answer=answer,
         waiting_records=count_records(config.state.dir / "outbox.db"),

@@ -46,10 +46,10 @@ def measure(directory: Path, models: Models, *, is_quick: bool) -> Outcome:
     second = models.network(SECOND, width=WIDTH, layers=LAYERS, body=1, head=2)
     name = first.name.removesuffix(f"-{FIRST}.bundle")
     received = []
-    with Fleet(directory) as fleet:
+    with Fleet(directory, is_open=True) as fleet:  # MQTT's frames are read on the way
         tap = Tap(fleet.broker_port)
         fleet.add_devices([DEVICE])
-        _lead_through(fleet.configuration(DEVICE), fleet.broker_port, tap.port)
+        _lead_through(fleet.configuration(DEVICE), tap.port)
         fleet.start_agent(DEVICE)
         fleet.wait_until_online([DEVICE])
         request = request_bytes(f"/v2/models/{name}/infer", models.digits_body())
@@ -72,9 +72,9 @@ def measure(directory: Path, models: Models, *, is_quick: bool) -> Outcome:
     return _outcome(first, second, *received)
 
 
-def _lead_through(configuration: Path, broker_port: int, tap_port: int) -> None:
-    text = configuration.read_text()
-    configuration.write_text(text.replace(f"{HOST}:{broker_port}", f"{HOST}:{tap_port}"))
+def _lead_through(configuration: Path, tap_port: int) -> None:
+    with configuration.open("a") as file:
+        file.write(f'\n[broker]\nurl = "mqtt://{HOST}:{tap_port}"\n')
 
 
 def _outcome(first: Path, second: Path, whole: Received, update: Received) -> Outcome:

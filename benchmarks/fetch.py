@@ -37,7 +37,7 @@ def measure(directory: Path, models: Models, *, is_quick: bool) -> Outcome:
         except ConfigError:
             notes.append(f"{kind} is not installed here.")
             continue
-        with Fleet(directory / kind, kind) as fleet, Observer(fleet.broker_port) as observer:
+        with Fleet(directory / kind, kind) as fleet, Observer(fleet) as observer:
             fleet.push(bundle)
             rates = [_round(fleet, observer, f"{name}:{VERSION}", n, size_mb) for n in range(runs)]
         disk, memory, paho, plain = (list(column) for column in zip(*rates, strict=True))
@@ -87,6 +87,7 @@ def _round(
     folder = fleet.directory / "store" / "chunks"
     listing = fleet.directory / "digests"
     listing.write_text("\n".join(sorted(path.name for path in folder.glob("??/*"))))
+    fleet.watcher("pull")
     paho = run([sys.executable, PULLS, "paho", fleet.broker_port, listing], cwd=fleet.directory)
     target = fleet.directory / "pulled"
     plain = run([sys.executable, PULLS, "socket", folder, listing, target], cwd=fleet.directory)

@@ -14,6 +14,8 @@ from load import Asker, request_bytes
 from models import Models
 from programs import BIN, HOST, Program, free_ports, fresh_directory, run, wait_for
 
+from wire.link_paho import TlsFiles
+
 DIGITS_INFER = "/v2/models/digits/infer"
 
 
@@ -42,9 +44,11 @@ class Fleet:
         agents: Those that run, by device.
     """
 
-    def __init__(self, directory: Path, broker: str = "auto") -> None:
+    def __init__(self, directory: Path, broker: str = "auto", *, is_open: bool = False) -> None:
+        """Take note of what to start; an open broker asks for no certificate and encrypts nothing."""
         self.directory = directory / "fleet"
         self._broker = broker
+        self._scheme = "mqtt" if is_open else "mqtts"
         self._api_port, self.broker_port = free_ports(2)
         self.ports: dict[str, int] = {}
         self.agents: dict[str, Program] = {}
@@ -55,7 +59,9 @@ class Fleet:
         run([*init, "--listen", f"{HOST}:{self._api_port}"], cwd=self.directory.parent)
         settings = self.directory / "fleet.toml"
         lines = [
-            f'url = "mqtt://{HOST}:{self.broker_port}"' if line.startswith("url = ") else line
+            f'url = "{self._scheme}://{HOST}:{self.broker_port}"'
+            if line.startswith("url = ")
+            else line
             for line in settings.read_text().splitlines()
         ]
         settings.write_text("\n".join(lines) + "\n")
@@ -70,6 +76,13 @@ class Fleet:
     def __exit__(self, *_: object) -> None:
         self.stop_agents()
         self.controller.stop()
+
+    def watcher(self, name: str) -> TlsFiles:
+        """Return the files with which one more program may read every topic."""
+        self.command("observer", name, "--output", self.directory)
+        return TlsFiles(
+            *(self.directory / file for file in ("ca.pem", f"{name}.pem", f"{name}.key"))
+        )
 
     def command(self, *args: str | Path) -> str:
         """Run `fleet ARGS` and return what it printed."""

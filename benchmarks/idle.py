@@ -20,6 +20,7 @@ BARE = """\
 import sys, threading
 import paho.mqtt.client as mqtt
 client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id="bench-idle")
+client.tls_set("ca.pem", "idle.pem", "idle.key")
 client.connect("127.0.0.1", int(sys.argv[1]), keepalive=30)
 client.loop_start()
 threading.Event().wait()
@@ -36,7 +37,8 @@ def measure(directory: Path, models: Models, *, is_quick: bool) -> Outcome:
         supervisor = fleet.agents[DEVICE].pid
         runtime = family(supervisor)[1]
         argv = [sys.executable, "-c", BARE, str(fleet.broker_port)]
-        with Program("bare client", argv, cwd=directory) as bare:
+        fleet.watcher("idle")
+        with Program("bare client", argv, cwd=fleet.directory) as bare:
             groups = {"supervisor": [supervisor], "runtime": [runtime], "bare": [bare.pid]}
             time.sleep(SETTLE_S)
             spans = [_watch(groups, span_s) for _ in range(3)]

@@ -28,7 +28,7 @@ def measure(directory: Path, models: Models, *, is_quick: bool) -> Outcome:
     """Send and insert the same records, in turns."""
     runs, records = (2, 2000) if is_quick else (5, 4000)
     ours, floor = [], []
-    with Fleet(directory) as fleet:
+    with Fleet(directory, is_open=True) as fleet:  # by a publisher that speaks for all
         names = [f"cam-{number:02}" for number in range(CROWD)]
         fleet.add_devices(names)
         store = next((fleet.directory / "store").glob("*.db"))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Self
 
 import paho.mqtt.client as mqtt
+from fleets import Fleet
 from paho.mqtt.enums import CallbackAPIVersion
 from programs import HOST, wait_for
 
@@ -35,17 +36,19 @@ class Step:
 class Observer:
     """Collects the steps of all devices; ends with the `with` block."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, fleet: Fleet) -> None:
+        """Take note of the fleet to watch; it must be up."""
         self._subscribed = threading.Event()
         self._client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id="bench-observer")
         self._client.on_connect = lambda client, *_: client.subscribe(UPDATES, qos=1)
         self._client.on_subscribe = lambda *_: self._subscribed.set()
         self._client.on_message = self._take
-        self._port = port
+        self._fleet = fleet
         self.steps: list[Step] = []
 
     def __enter__(self) -> Self:
-        self._client.connect(HOST, self._port)
+        self._client.tls_set_context(self._fleet.watcher("observer").context())
+        self._client.connect(HOST, self._fleet.broker_port)
         self._client.loop_start()
         wait_for("the observer's subscription", self._subscribed.is_set)
         return self

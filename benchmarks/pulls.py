@@ -1,6 +1,7 @@
 """Receivers without our code, one per program, as floors for the fetcher.
 
-    pulls.py paho   PORT DIGESTS_FILE       subscribe to chunks in a window of 8, drop each
+    pulls.py paho   PORT DIGESTS_FILE       subscribe to chunks in a window of 8, drop each; with
+                                            the files that `fleet observer pull` wrote here
     pulls.py socket FOLDER DIGESTS_FILE OUT the same bytes over one TCP connection into a file
 
 Each prints the seconds from the first request to the last byte; `socket` syncs the file to disk.
@@ -31,6 +32,7 @@ def pull_with_paho(port: int, digests: list[str]) -> float:
     client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id="bench-pull")
     client.on_connect = lambda *_: connected.set()
     client.on_message = lambda _client, _data, message: arrived.put(message.topic)
+    client.tls_set("ca.pem", "pull.pem", "pull.key")
     client.connect(HOST, port)
     if (opened := client.socket()) is not None:
         with socket.socket(fileno=os.dup(opened.fileno())) as same:  # as our link does

@@ -78,7 +78,7 @@ def measure(directory: Path, models: Models, *, is_quick: bool) -> Outcome:
     body, number, started_s = models.digits_body(), 0, 0.0
     with (
         Fleet(directory) as fleet,
-        Observer(fleet.broker_port) as observer,
+        Observer(fleet) as observer,
         Crowd(body) as crowd,
     ):
         for version in VERSIONS:

@@ -18,6 +18,7 @@ import ssl
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -35,6 +36,7 @@ BrokerKind = Literal["mosquitto", "nats"]
 HOST: Final = "127.0.0.1"
 EVERYWHERE: Final = "0.0.0.0"  # noqa: S104 - what `fleet init --host` asks for
 PROBE_S: Final = 5.0
+RELOAD_S: Final = 30.0
 START_S: Final = 20.0
 STOP_S: Final = 10.0
 RESTART_FIRST_S: Final = 0.5
@@ -99,6 +101,21 @@ def free_port(first: int) -> int:
                 continue
             return port
     raise ConfigError(f"no free port from {first} on", code="port_taken")
+
+
+def run_reload(command: Sequence[str]) -> None:
+    """Run the command that has a broker of somebody else's read its files again; none does nothing.
+
+    A failure is logged: the files are right, and the next change runs it again.
+    """
+    if not command:
+        return
+    try:
+        subprocess.run(
+            command, check=True, timeout=RELOAD_S, stdin=subprocess.DEVNULL, capture_output=True
+        )
+    except (OSError, subprocess.SubprocessError) as exc:
+        log.error("[broker] reload failed: %s", exc)  # noqa: TRY400 - its text says it
 
 
 class BrokerProcess:

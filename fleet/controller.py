@@ -42,6 +42,7 @@ from .audit import Witness
 from .evidence import Sight
 from .inbox import Inbox
 from .ingest import Ingest, Outcome, ack_messages
+from .pki.enrolment import Enrolment
 from .publisher import Publisher
 from .version import VERSION
 
@@ -79,6 +80,7 @@ class Controller:
     ) -> None:
         self.store = store
         self.broker_url = broker_url
+        self.enrolment: Enrolment | None = None
         self.ingest = Ingest()
         self.inbox = Inbox()
         self._link = link
@@ -103,6 +105,10 @@ class Controller:
         self._stopping = threading.Event()
 
     # -- life
+
+    def admit_by(self, enrolment: Enrolment) -> None:
+        """Let devices in and put them out by this. Call before `start`."""
+        self.enrolment = enrolment
 
     def start(self) -> None:
         """Connect to the broker. Call once, then `run`, or `run_once` again and again."""
@@ -189,6 +195,8 @@ class Controller:
     def remove_device(self, device: str, *, scope: Scope = WHOLE_FLEET) -> None:
         """See `registry.remove_device`."""
         self.command(lambda tx: registry.remove_device(tx, device, self._clock(), scope=scope))
+        if self.enrolment is not None:
+            self.enrolment.forget(device)
 
     def start_rollout(
         self, request: RolloutIn, *, scope: Scope = WHOLE_FLEET, by: str = ""

@@ -19,13 +19,19 @@ from typing import Final
 import uvicorn
 
 from fleet.api.app import build_app
+from fleet.api.device_app import build_device_app
 from fleet.api.patience import IDLE_S, MAX_CONNECTIONS, MAX_HEADER_BYTES, PatientProtocol
+from fleet.pki.access import Access, found_pki
+from fleet.pki.authority import DEVICE_DAYS, CertificateAuthority
+from fleet.pki.door import Door
+from fleet.pki.enrolment import Enrolment
+from fleet.pki.folder import PkiFolder
 from fleet.settings import DEFAULT_REQUESTS_PER_S
 from fleet.store.store import Store
 from fleet.trust.authority import Authority
 from fleet.trust.ceremony import online_dir
 from wire.errors import ConfigError
-from wire.link_paho import PahoLink
+from wire.link_paho import PahoLink, TlsFiles
 
 from .audit import KEY_FILE, Witness
 from .controller import Controller
@@ -37,6 +43,29 @@ log = logging.getLogger(__name__)
 GRACE_S: Final = 3
 """How long requests under way may go on after the end was asked for; watchers are cut off."""
 JOIN_S: Final = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """How devices get in.
+
+    Attributes:
+        listen: Host and port of the HTTPS listener for devices; port 0 takes a free one.
+        hosts: Names and addresses by which devices reach this machine, beside loopback.
+        url: The listener's, as devices use it; empty for its address.
+        broker_url: The broker's, as devices use it; empty where it is the controller's own.
+        root_path: The root of trust that devices are given; none where there is no such file.
+        device_days: Life of their certificates.
+        reload_broker: Has our broker read its files again; nothing for a broker of another's.
+    """
+
+    listen: tuple[str, int] = ("127.0.0.1", 0)
+    hosts: tuple[str, ...] = ()
+    url: str = ""
+    broker_url: str = ""
+    root_path: Path | None = None
+    device_days: float = DEVICE_DAYS
+    reload_broker: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +83,7 @@ class ControllerSettings:
         tls: Files of the API's certificate and key; None is plain HTTP, for loopback only.
         controller_id: MQTT client id.
         on_ready: Called once, when the API accepts connections; from the API's thread.
+        admission: How devices get in.
     """
 
     broker_url: str
@@ -66,6 +96,7 @@ class ControllerSettings:
     tls: tuple[Path, Path] | None = None
     controller_id: str = "controller"
     on_ready: Callable[[], None] | None = None
+    admission: Admission = Admission()
 
 
 class _Server(uvicorn.Server):
@@ -95,7 +126,12 @@ def run_controller(settings: ControllerSettings) -> None:
         RuntimeError: The loop ended by itself; the process must be started again.
     """
     listener = _bind(settings.listen)
-    link = PahoLink(settings.broker_url, settings.controller_id)
+    certificates = found_pki(
+        PkiFolder(settings.data_dir / "pki"), settings.admission.hosts, unix_ms()
+    )
+    pair = certificates.folder.controller
+    files = TlsFiles(certificates.folder.ca.certificate, pair.certificate, pair.key)
+    link = PahoLink(settings.broker_url, settings.controller_id, tls=files)
     store = Store(settings.store_path, settings.data_dir)
     authority = Authority(online_dir(settings.data_dir))
     witness = Witness(store, settings.data_dir / "trust" / KEY_FILE, settings.checkpoints_path)
@@ -108,6 +144,7 @@ def run_controller(settings: ControllerSettings) -> None:
         witness=witness,
         approval_limit=settings.approval_limit,
     )
+    door = _make_door(settings, certificates, store, controller)
     uploads = settings.data_dir / "uploads"
     shutil.rmtree(uploads, ignore_errors=True)  # what a killed controller was receiving
     server = _Server(
@@ -142,18 +179,65 @@ def run_controller(settings: ControllerSettings) -> None:
     loop = threading.Thread(target=work, name="controller-loop")
     with _signals(controller, server):
         controller.start()
+        door.start()
         loop.start()
         try:
             server.run(sockets=[listener])
         finally:
             was_asked = controller.is_stopping
             controller.stop()
+            door.stop()
             loop.join(timeout=JOIN_S)
             witness.look(unix_ms(), is_last=True)
             store.close()
             listener.close()
     if not was_asked:
         raise RuntimeError("the controller's loop ended by itself; see the log above")
+
+
+def _make_door(
+    settings: ControllerSettings,
+    authority: CertificateAuthority,
+    store: Store,
+    controller: Controller,
+) -> Door:
+    admission = settings.admission
+    listener = _bind(admission.listen)
+    host, port = listener.getsockname()[:2]
+    access = Access(
+        authority,
+        store,
+        unix_ms,
+        broker_url=settings.broker_url,
+        reload=admission.reload_broker,
+    )
+
+    def root() -> str:
+        try:
+            return admission.root_path.read_text() if admission.root_path is not None else ""
+        except FileNotFoundError:
+            return ""
+
+    enrolment = Enrolment(
+        authority,
+        store,
+        access,
+        unix_ms,
+        broker_url=admission.broker_url or settings.broker_url,
+        door_url=admission.url or f"https://{host}:{port}",
+        root=root,
+        device_days=admission.device_days,
+    )
+    controller.admit_by(enrolment)
+    return Door(
+        build_device_app(enrolment),
+        listener,
+        authority=authority,
+        enrolment=enrolment,
+        access=access,
+        hosts=admission.hosts,
+        clock=unix_ms,
+    )
 
 
 def unix_ms() -> int:

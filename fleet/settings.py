@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
@@ -20,7 +22,9 @@ from pydantic_core import ErrorDetails
 from wire.errors import ConfigError
 from wire.link_paho import parse_broker_url
 
-from .broker import HOST
+from .broker import EVERYWHERE, HOST
+from .pki.authority import DEVICE_DAYS
+from .pki.folder import PkiFolder
 
 FILE_NAME: Final = "fleet.toml"
 CORRECT: Final = "correct it; `fleet init` writes one with every key"
@@ -28,9 +32,11 @@ TOKEN_FILE_NAME: Final = "admin.token"  # noqa: S105 - its name, not one
 """Beside `fleet.toml`: the token that `fleet init` made."""
 MAX_TOKEN_CHARS: Final = 128
 """More than any token of the API has; longer ones are not even hashed."""
-DEFAULT_BROKER_PORT: Final = 1883
+DEFAULT_BROKER_PORT: Final = 8883
 DEFAULT_API_PORT: Final = 8700
 DEFAULT_REQUESTS_PER_S: Final = 200.0
+DEFAULT_DEVICES_PORT: Final = 8800
+LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 
 _TEMPLATE: Final = """\
 # A fleet: one broker, one controller, any number of devices. `fleet up` starts it.
@@ -40,6 +46,8 @@ _TEMPLATE: Final = """\
 # "external" uses the broker of the url.
 kind = "{kind}"
 url = "{url}"
+# Run when a device comes or goes, for "external" only, where its broker reads the files in store/pki:
+# reload = ["systemctl", "reload", "mosquitto"]
 
 [api]
 # The controller's HTTP API. Another address than loopback needs a certificate.
@@ -49,8 +57,14 @@ listen = "{listen}"
 # ca = "ca.pem"
 # url = "https://fleet.example:8700"
 
+[devices]
+# The controller's HTTPS listener for devices: here they enrol, and renew their certificates.
+listen = "{devices}"
+# Names and addresses by which devices reach this machine; its certificate is for them and loopback.
+hosts = {hosts}
+
 [store]
-# Everything the controller knows: SQLite, chunks, logs of the broker.
+# Everything the controller knows: SQLite, chunks, certificates, logs of the broker.
 dir = "store"
 
 # [approval]
@@ -78,7 +92,9 @@ class BrokerSection(_Section):
     """`[broker]`."""
 
     kind: Literal["auto", "mosquitto", "nats", "external"] = "auto"
-    url: str = f"mqtt://{HOST}:{DEFAULT_BROKER_PORT}"
+    url: str = f"mqtts://{HOST}:{DEFAULT_BROKER_PORT}"
+    reload: tuple[str, ...] = ()
+    """For a broker of your own: the command, with its arguments, that has it read its files again."""
 
     @field_validator("url")
     @classmethod
@@ -90,14 +106,38 @@ class BrokerSection(_Section):
         return url
 
     @model_validator(mode="after")
-    def _url_is_where_ours_listens(self) -> Self:
+    def _ours_is_encrypted_or_on_loopback(self) -> Self:
         address = parse_broker_url(self.url)
-        if self.kind != "external" and (address.scheme, address.host) != ("mqtt", HOST):
+        if self.kind != "external" and (
+            address.scheme != "mqtts" and (address.scheme, address.host) != ("mqtt", HOST)
+        ):
             raise ValueError(
-                f"kind = {self.kind!r} starts a broker on {HOST}, and the url is elsewhere: write"
-                f' mqtt://{HOST}:PORT, or kind = "external"'
+                f"kind = {self.kind!r} starts a broker that asks for certificates: write"
+                ' mqtts://HOST:PORT, or kind = "external"'
             )
         return self
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether devices reach it over TLS."""
+        return parse_broker_url(self.url).is_encrypted
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on."""
+        return parse_broker_url(self.url).port
+
+    @property
+    def listen_host(self) -> str:
+        """The address that our own broker listens on."""
+        return HOST if parse_broker_url(self.url).host in LOOPBACK else EVERYWHERE
+
+    @property
+    def local_url(self) -> str:
+        """Where the controller finds it: our own broker is on the same machine."""
+        if self.kind == "external" or not self.is_encrypted:
+            return self.url
+        return f"mqtts://{HOST}:{self.port}"
 
 
 class ApiSection(_Section):
@@ -137,6 +177,37 @@ class ApiSection(_Section):
         return host.strip("[]"), int(port)
 
 
+class DevicesSection(_Section):
+    """`[devices]`."""
+
+    listen: Annotated[str, Field(pattern=r"^[A-Za-z0-9.:\[\]-]+:[0-9]{1,5}$")] = (
+        f"{HOST}:{DEFAULT_DEVICES_PORT}"
+    )
+    hosts: Annotated[
+        tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9.:-]{1,253}$")], ...], Field(max_length=32)
+    ] = ()
+    certificate_days: Annotated[float, Field(gt=0, le=3650)] = DEVICE_DAYS
+
+    @field_validator("listen")
+    @classmethod
+    def _port_exists(cls, listen: str) -> str:
+        if not 0 < int(listen.rpartition(":")[2]) < 65_536:
+            raise ValueError(f"{listen!r} has no port between 1 and 65535")
+        return listen
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port."""
+        host, _, port = self.listen.rpartition(":")
+        return host.strip("[]"), int(port)
+
+    @property
+    def url(self) -> str:
+        """The listener's URL, as devices use it."""
+        host = self.hosts[0] if self.hosts else HOST
+        return f"https://{f'[{host}]' if ':' in host else host}:{self.address[1]}"
+
+
 class StoreSection(_Section):
     """`[store]`."""
 
@@ -168,9 +239,25 @@ class FleetSettings(_Section):
     root: Path
     broker: BrokerSection = BrokerSection()
     api: ApiSection = ApiSection()
+    devices: DevicesSection = DevicesSection()
     store: StoreSection = StoreSection()
     audit: AuditSection = AuditSection()
     approval: ApprovalSection = ApprovalSection()
+
+    @model_validator(mode="after")
+    def _our_broker_has_a_certificate_for_its_name(self) -> Self:
+        host = parse_broker_url(self.broker.url).host
+        if self.broker.kind != "external" and host not in LOOPBACK | set(self.devices.hosts):
+            raise ValueError(
+                f"broker.url names {host}, for which our broker would have no certificate: add it to"
+                ' [devices] hosts, or write kind = "external"'
+            )
+        return self
+
+    @property
+    def pki(self) -> PkiFolder:
+        """Where the certificate authority is."""
+        return PkiFolder(self.store_dir / "pki")
 
     @property
     def store_dir(self) -> Path:
@@ -217,7 +304,7 @@ class FleetSettings(_Section):
             ConfigError: `not_loopback`.
         """
         host, _ = self.api.address
-        if self.api.certificate is None and host not in ("127.0.0.1", "localhost", "::1"):
+        if self.api.certificate is None and host not in LOOPBACK:
             raise ConfigError(
                 f"[api] listen = {self.api.listen!r} is open to the network, and there is no TLS:"
                 " tokens would pass in the clear",
@@ -227,7 +314,15 @@ class FleetSettings(_Section):
             )
 
 
-def write_settings(root: Path, *, kind: str, url: str, listen: str) -> Path:
+def write_settings(
+    root: Path,
+    *,
+    kind: str,
+    url: str,
+    listen: str,
+    devices: str = f"{HOST}:{DEFAULT_DEVICES_PORT}",
+    hosts: Sequence[str] = (),
+) -> Path:
     """Write a new `fleet.toml` and return its path.
 
     Raises:
@@ -238,7 +333,9 @@ def write_settings(root: Path, *, kind: str, url: str, listen: str) -> Path:
         raise ConfigError(
             f"{path} exists already", code="fleet_exists", hint="choose another directory"
         )
-    text = _TEMPLATE.format(kind=kind, url=url, listen=listen)
+    text = _TEMPLATE.format(
+        kind=kind, url=url, listen=listen, devices=devices, hosts=json.dumps(list(hosts))
+    )
     parse_settings(text, path).check_loopback()
     try:
         root.mkdir(parents=True, exist_ok=True)

@@ -15,8 +15,10 @@ import re
 import shutil
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from agent.config import AgentConfig, load_config
 from wire.errors import ConfigError
@@ -121,16 +123,24 @@ def fit(source: Path, state: Path, folder: Path) -> list[str]:
     target.write_text(edited.text, encoding="utf-8")
     config = load_config(target)
     # Judged where they lie now, named as where they will.
-    if config.broker.ca is not None:
+    if config.broker is not None and config.broker.ca is not None:
         edited.set("broker", "ca", str(INSTALLED_CA))
     if config.trust.root is not None:
         edited.set("trust", "root", str(INSTALLED_ROOT))
     target.write_text(edited.text, encoding="utf-8")
     if drop_in := _socket_drop_in(config):
         (folder / "socket.conf").write_text(drop_in)
-    if _is_loopback(host := parse_broker_url(config.broker.url).host):
-        told.append(f"note the broker is at {host}, which is this device itself")
+    for what, host in _peers(config):
+        if _is_loopback(host):
+            told.append(f"note the {what} is at {host}, which is this device itself")
     return told
+
+
+def _peers(config: AgentConfig) -> Iterator[tuple[str, str]]:
+    if config.broker is not None:
+        yield "broker", parse_broker_url(config.broker.url).host
+    if config.enroll is not None:
+        yield "controller", urlsplit(config.enroll.url).hostname or ""
 
 
 def grant_state(state: Path, folder: Path) -> None:

@@ -135,7 +135,7 @@ def isolated() -> list[str]:
         # In a container a network can be made whose loopback nobody may bring up.
         if not subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode:
             return prefix
-    for port in (1883, 8600, 8700):
+    for port in (8883, 8600, 8700, 8800):
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 pytest.skip(f"port {port} is taken here and no network namespace can be made")

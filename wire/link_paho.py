@@ -137,19 +137,23 @@ class TlsFiles:
     def context(self) -> ssl.SSLContext:
         """Return a context for a client, from the files as they are now.
 
-        A device whose clock was never set holds every certificate to be of the future: the dates are
-        not looked at then. Whose the certificate is, is looked at always.
-
         Raises:
             OSError: A file is missing or unusable; `ssl.SSLError` is one.
         """
         context = ssl.create_default_context(cafile=str(self.ca) if self.ca else None)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        if time.time() < CLOCK_FLOOR_UNIX_S:
-            context.verify_flags |= ssl.VerifyFlags(NO_CHECK_TIME)
+        self.relax(context)
         if self.certificate is not None:
             context.load_cert_chain(self.certificate, self.key)
         return context
+
+    @staticmethod
+    def relax(context: ssl.SSLContext) -> None:
+        """Have a context look at no dates while the clock was never set.
+
+        Every certificate is of the future then. Whose it is, is looked at always.
+        """
+        if time.time() < CLOCK_FLOOR_UNIX_S:
+            context.verify_flags |= ssl.VerifyFlags(NO_CHECK_TIME)
 
 
 def retry_delay_s(attempt: int, chance: float) -> float:
@@ -348,6 +352,11 @@ class PahoLink:
         code: ReasonCode,
         _p: Properties | None,
     ) -> None:
+        if not self._is_up and self._address.is_encrypted:
+            # In TLS 1.3 a broker refuses a certificate after it was shown, by hanging up.
+            self._reason = self._reason or (
+                f"{self._address} hung up on this certificate: revoked, expired or another fleet's?"
+            )
         self._reason = self._reason or str(code)
         self._lost.set()
 

@@ -18,15 +18,18 @@ TEMPORARY: Final = ".tmp-"
 """How the names of unfinished files begin; a start sweeps them."""
 
 
-def write_durably(path: Path, data: bytes) -> None:
+def write_durably(path: Path, data: bytes, *, mode: int = 0o666) -> None:
     """Put `data` at `path`; it survives a power cut once this returns, and is never there in part.
+
+    `mode` is narrowed by the process's umask.
 
     Raises:
         OSError: The file that was there before is still there, whole; or, if only the last step
             failed, the new one.
     """
     temporary = path.with_name(f"{TEMPORARY}{path.name}")
-    with temporary.open("wb") as file:
+    temporary.unlink(missing_ok=True)  # its mode would stay
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
         file.write(data)
         sync_file(file)
     temporary.rename(path)

@@ -61,7 +61,7 @@ class Demo:
         self.journal.step("start", "broker, controller and three agents")
         url = self.stage.start_controller(broker)
         self.evidence["broker"] = f"{broker} at {url}"
-        self.observer = Observer(url, self.journal.now_s)
+        self.observer = Observer(url, self.stage.certificates, self.journal.now_s)
         self.observer.start()
         self.stage.watch.start()
         for device in DEVICES:
@@ -186,7 +186,8 @@ class Demo:
     def _retained(self) -> dict[str, Any]:
         """Return what a newcomer finds on the broker."""
         assert self.observer is not None
-        late = Observer(self.observer.url, self.journal.now_s, name="latecomer")
+        files = self.stage.add_observer("latecomer")
+        late = Observer(self.observer.url, files, self.journal.now_s, name="latecomer")
         late.start()
         wanted = {f"fleet/v1/device/{device}/reported" for device in DEVICES}
         try:

@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -28,16 +29,25 @@ class Seen:
 class Observer:
     """Collects all messages under `fleet/v1/` from `start` until `stop`."""
 
-    def __init__(self, url: str, now_s: Callable[[], float], *, name: str = "observer") -> None:
+    def __init__(
+        self, url: str, certificates: Path, now_s: Callable[[], float], *, name: str = "observer"
+    ) -> None:
+        """Take note of where to look; `fleet observer NAME` has put its files into `certificates`."""
         self.url = url
+        self.certificates = certificates
         parts = urlsplit(url)
-        self._host, self._port = parts.hostname or "127.0.0.1", parts.port or 1883
+        self._host, self._port = parts.hostname or "127.0.0.1", parts.port or 8883
         self._now_s = now_s
         self._subscribed = threading.Event()
         self._disconnects = 0
         self.seen: list[Seen] = []
         client = mqtt.Client(
             CallbackAPIVersion.VERSION2, client_id=f"demo-{name}", protocol=mqtt.MQTTv311
+        )
+        client.tls_set(
+            str(certificates / "ca.pem"),
+            str(certificates / f"{name}.pem"),
+            str(certificates / f"{name}.key"),
         )
         client.on_connect = self._on_connect
         client.on_subscribe = self._on_subscribe

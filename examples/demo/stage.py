@@ -71,6 +71,16 @@ class Stage:
         health = wait_for("the API", self._health, services=(self._controller,))
         return str(health["broker_url"])
 
+    @property
+    def certificates(self) -> Path:
+        """The folder with the observer's certificate that `fleet init` made."""
+        return self.fleet_dir / "store/pki"
+
+    def add_observer(self, name: str) -> Path:
+        """Let somebody else watch too, and return the folder with the files that it takes."""
+        self.fleet("observer", name, "--output", str(self.work))
+        return self.work
+
     def add_device(self, device: str) -> None:
         """Register a device, with sockets of its own, and keep its configuration file."""
         address, socket = f"127.0.0.1:{free_port()}", self.work / f"{device}.sock"

@@ -27,7 +27,7 @@ from fleet.version import VERSION
 from wire.errors import PeerError, StorageError
 from wire.messages import MAX_INTEGER
 
-from . import administration, errors, trust, views
+from . import administration, errors, identities, trust, views
 from . import schemas as s
 from .access import By, Door, needs, open_to_all
 from .gatekeeper import Gatekeeper
@@ -78,6 +78,7 @@ def build_app(
     app.add_middleware(Door, controller=controller, rate_per_s=rate_per_s)
     app.add_middleware(Gatekeeper)
     _add_devices(app, controller)
+    identities.add_routes(app, controller)
     _add_releases(app, controller, upload_dir or controller.store.data_dir / "uploads")
     trust.add(app, controller)
     _add_rollouts(app, controller)

@@ -40,8 +40,9 @@ class Gatekeeper:
     in `Origin`, programs send none.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, max_body_bytes: int | None = None) -> None:
         self._app = app
+        self._max_body_bytes = max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer it."""
@@ -55,7 +56,12 @@ class Gatekeeper:
             response = answer(403, "foreign_origin", "requests of other web pages are refused")
             await response(scope, receive, send)
             return
-        receive, send = _capped(receive, send, is_upload=scope["path"] == UPLOAD_PATH)
+        receive, send = _capped(
+            receive,
+            send,
+            max_bytes=self._max_body_bytes or MAX_BODY_BYTES,
+            is_upload=scope["path"] == UPLOAD_PATH,
+        )
         await self._app(scope, receive, send)
 
 
@@ -78,7 +84,9 @@ def _with_headers(send: Send, *, is_tls: bool) -> Send:
     return sending
 
 
-def _capped(receive: Receive, send: Send, *, is_upload: bool) -> tuple[Receive, Send]:
+def _capped(
+    receive: Receive, send: Send, *, max_bytes: int, is_upload: bool
+) -> tuple[Receive, Send]:
     received, is_answered, is_whole = 0, False, False
     end_s: float | None = None
 
@@ -95,8 +103,11 @@ def _capped(receive: Receive, send: Send, *, is_upload: bool) -> tuple[Receive, 
         is_whole = not message.get("more_body", False)
         received += len(message.get("body", b""))
         # A route that streams still listens, for the end of the connection only.
-        if received > MAX_BODY_BYTES and not is_upload and not is_answered:
-            raise HTTPException(413, f"the body is over {MAX_BODY_BYTES // 2**20} MiB")
+        if received > max_bytes and not is_upload and not is_answered:
+            size = (
+                f"{max_bytes // 2**20} MiB" if max_bytes >= 2**20 else f"{max_bytes // 2**10} KiB"
+            )
+            raise HTTPException(413, f"the body is over {size}")
         return message
 
     async def noted(message: Message) -> None:

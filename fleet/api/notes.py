@@ -25,9 +25,16 @@ SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 @asynccontextmanager
 async def noted(request: Request, path: str) -> AsyncIterator[None]:
-    """Note how a request ends. What it changes is stored together with its row, by `fleet.acts`."""
+    """Note how a request ends. What it changes is stored together with its row, by `fleet.acts`.
+
+    Devices' requests, which nobody has logged in for, are not noted: anybody could fill the log. What
+    they change is among the events.
+    """
+    controller: Controller | None = getattr(request.app.state, "controller", None)
+    if controller is None:
+        yield
+        return
     caller = getattr(request.state, "caller", None)
-    controller: Controller = request.app.state.controller
     act = Act(
         who=caller.name if caller is not None else "",
         what=f"{request.method} {path}",

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from fleet.settings import find_settings
+from fleet.api.admission_schemas import Invitation
 from wire.errors import ConfigError
 
-from .client import Client
 from .console import say
 
 MAX_SOCKET_PATH: Final = 107
@@ -23,9 +22,10 @@ _TEMPLATE: Final = """\
 [device]
 id = {device}
 
-[broker]
-url = {broker}
-# ca = "ca.pem"            # for mqtts and wss
+[enroll]
+# The first start exchanges this for key, certificate and the broker's address. It works once.
+url = {url}
+token = {token}
 
 [serve]
 listen = {listen}
@@ -33,11 +33,7 @@ listen = {listen}
 
 [state]
 dir = {state}
-
-[trust]
-root = {root}
 """
-ROOT_FILE: Final = "root.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +43,6 @@ class AgentFile:
     Attributes:
         path: The file.
         device: The device's id.
-        broker: Its broker's URL.
-        root: The fleet's root of trust, from which it believes what is signed.
         listen: Where it answers inference requests over TCP.
         socket: Its unix socket; None for `devices/ID/agent.sock` beside the file, where that is
             short enough.
@@ -57,8 +51,6 @@ class AgentFile:
 
     path: Path
     device: str
-    broker: str
-    root: Path
     listen: str
     socket: Path | None = None
     state_dir: Path | None = None
@@ -87,57 +79,34 @@ class AgentFile:
                 hint=f"at most {MAX_SOCKET_PATH} bytes",
             )
 
-    def text(self) -> str:
-        """Return the file's content. Without room for the default socket TCP remains."""
+    def text(self, invitation: Invitation) -> str:
+        """Return the file's content, with the token to join by. Without room for the default socket TCP remains."""
         socket = (self.socket or self.home / "agent.sock").resolve()
         state = (self.state_dir or self.home / "state").resolve()
         return _TEMPLATE.format(
             file=self.path.name,
             device=_quoted(self.device),
-            broker=_quoted(self.broker),
+            url=_quoted(invitation.url),
+            token=_quoted(invitation.token),
             listen=_quoted(self.listen),
             socket=f"socket = {_quoted(str(socket))}"
             if _fits(socket)
             else f'# socket = "/run/{self.device}.sock"   # the default path would be too long',
             state=_quoted(str(state)),
-            root=_quoted(self._root_text()),
         )
 
-    def _root_text(self) -> str:
-        """Return how the root is named: beside the file without a path, so that both can be moved."""
-        is_beside = self.root.parent == self.path.resolve().parent
-        return self.root.name if is_beside else str(self.root)
 
-
-def root_of_trust(client: Client) -> Path:
-    """Return the fleet's root of trust, beside the `fleet.toml` of the API that is spoken to.
-
-    Raises:
-        ConfigError: `root_missing`.
-    """
-    settings = find_settings(Path.cwd())
-    if settings is not None and settings.api_url == client.url:
-        path = (settings.root / ROOT_FILE).resolve()
-        if path.is_file():
-            return path
-    raise ConfigError(
-        f"there is no {ROOT_FILE} of the fleet at {client.url} here",
-        code="root_missing",
-        hint="an agent believes what is signed from it on: work in the fleet's directory, where "
-        "`fleet init` has put it",
-    )
-
-
-def write_agent_file(file: AgentFile) -> None:
-    """Write the configuration; an existing file is left alone.
+def write_agent_file(file: AgentFile, invitation: Invitation) -> None:
+    """Write the configuration, for its owner's eyes only; an existing file is left alone.
 
     Raises:
         ConfigError: `config_unwritable`; the device is added by then.
     """
     try:
         file.path.parent.mkdir(parents=True, exist_ok=True)
-        with file.path.open("x", encoding="utf-8") as output:
-            output.write(file.text())
+        handle = os.open(file.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "w", encoding="utf-8") as output:
+            output.write(file.text(invitation))
     except (OSError, UnicodeEncodeError) as exc:
         raise ConfigError(
             f"the device is added, but {file.path} cannot be written: {exc}",

@@ -62,10 +62,17 @@ class Client:
         answer = self._request("GET", path, params=pairs)
         return _parse_list(kind, answer)
 
-    def post(self, path: str, body: BaseModel | None, kind: type[ModelT]) -> ModelT:
+    def post(
+        self,
+        path: str,
+        body: BaseModel | None,
+        kind: type[ModelT],
+        *,
+        timeout_s: float = TIMEOUT_S,
+    ) -> ModelT:
         """Send a request that changes something; return the answer."""
         content = body.model_dump_json().encode() if body is not None else None
-        return _parse(kind, self._request("POST", path, content=content))
+        return _parse(kind, self._request("POST", path, content=content, timeout=timeout_s))
 
     def post_list(
         self, path: str, bodies: Sequence[BaseModel], kind: type[ModelT]

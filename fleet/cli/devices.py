@@ -9,11 +9,12 @@ from typing import Annotated, Final
 
 import typer
 
-from fleet.api.schemas import Device, DeviceIn, DeviceModel, DevicePatch, Status, StoredRecord
+from fleet.api.schemas import Device, DeviceIn, DeviceModel, DevicePatch, StoredRecord
 from wire.errors import PeerError
 from wire.ids import parse_name
 
-from .agent_file import AgentFile, root_of_trust, write_agent_file
+from .admission import DEFAULT_VALID, Valid, invite, revoke, show_invitation, token, until
+from .agent_file import AgentFile, write_agent_file
 from .client import Client
 from .console import (
     Controller,
@@ -46,6 +47,8 @@ def register(app: typer.Typer) -> None:
     device.command("show")(show_device)
     device.command("tag")(tag)
     device.command("remove")(remove)
+    device.command("token")(token)
+    device.command("revoke")(revoke)
     app.add_typer(device, name="device")
     app.command("telemetry")(telemetry)
 
@@ -94,9 +97,10 @@ def add(
     state_dir: Annotated[
         Path | None, typer.Option(help="Its state; else devices/NAME beside the output file.")
     ] = None,
+    valid: Valid = DEFAULT_VALID,
     controller: Controller = None,
 ) -> None:
-    """Add a device, or many from a CSV file."""
+    """Add a device, or many from a CSV file, and make the tokens by which they join."""
     parse_address(listen, option="--listen")
     if source is not None:
         if device or tag or output or socket or state_dir:
@@ -104,7 +108,7 @@ def add(
                 "takes its devices and tags from the file; only --output-dir and --listen go with it",
                 param_hint="--from",
             )
-        _add_many(source, output_dir, listen, controller)
+        _add_many(source, output_dir, listen, valid, controller)
         return
     if device is None:
         raise typer.BadParameter("name a device, or a file with --from", param_hint="DEVICE")
@@ -119,33 +123,33 @@ def add(
     with Client(controller) as client:
         file = None
         if output is not None:
-            broker = client.get("/v1/status", Status).broker_url
-            root = root_of_trust(client)
-            file = AgentFile(output, row.id, broker, root, listen, socket, state_dir)
+            file = AgentFile(output, row.id, listen, socket, state_dir)
             file.check()
         client.post("/v1/devices", row, Device)
-    say(f"added {row.id}")
-    if file is not None:
-        write_agent_file(file)
-        say(f"wrote {output}; start the agent with `fleet-agent run --config {output}`")
+        say(f"added {row.id}")
+        invitation = invite(client, row.id, valid)
+    if file is None:
+        show_invitation(invitation)
+        return
+    write_agent_file(file, invitation)
+    say(f"wrote {output}; start the agent with `fleet-agent run --config {output}`")
+    say(f"it lets the device in once, {until(invitation)}")
 
 
-def _add_many(source: Path, folder: Path | None, listen: str, controller: str | None) -> None:
+def _add_many(
+    source: Path, folder: Path | None, listen: str, valid: str, controller: str | None
+) -> None:
     rows = _read_csv(source)
     with Client(controller) as client:
         files = []
         if folder is not None:
-            broker = client.get("/v1/status", Status).broker_url
-            root = root_of_trust(client)
-            files = [
-                AgentFile(folder / f"{row.id}.toml", row.id, broker, root, listen) for row in rows
-            ]
+            files = [AgentFile(folder / f"{row.id}.toml", row.id, listen) for row in rows]
             for file in files:
                 file.check()
         client.post_list("/v1/devices", rows, Device)
-    say(f"added {counted(len(rows), 'device')}")
-    for file in files:
-        write_agent_file(file)
+        say(f"added {counted(len(rows), 'device')}")
+        for file in files:
+            write_agent_file(file, invite(client, file.device, valid))
     if files:
         say(f"wrote {len(files)} files to {folder}")
 
@@ -231,7 +235,7 @@ def remove(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     controller: Controller = None,
 ) -> None:
-    """Forget a device and its records; what runs on it goes on running."""
+    """Forget a device and its records, and put it out; what runs on it goes on running."""
     name = given_name(device, what="device id")
     confirm(f"Forget {name} and its records?", is_sure=yes)
     with Client(controller) as client:

@@ -10,6 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from fleet.cli import (
+    admission,
     audit,
     convert,
     devices,
@@ -45,6 +46,7 @@ rollouts.register(app)
 quarantine.register(app)
 tokens.register(app)
 audit.register(app)
+admission.register(app)
 watch.register(app)
 
 

@@ -16,11 +16,13 @@ from typing import Annotated, Final
 
 import typer
 
-from fleet.broker import HOST, BrokerProcess, find_broker, free_port
+from fleet.broker import EVERYWHERE, HOST, BrokerProcess, find_broker, free_port, run_reload
 from fleet.lease import already_up, hold_lease, lease_holder
+from fleet.pki.access import found_pki
 from fleet.settings import (
     DEFAULT_API_PORT,
     DEFAULT_BROKER_PORT,
+    DEFAULT_DEVICES_PORT,
     FleetSettings,
     require_settings,
     write_settings,
@@ -77,18 +79,33 @@ def init(
     ask_passphrase: Annotated[
         bool, typer.Option("--ask-passphrase", help="Ask for that passphrase.")
     ] = False,
+    host: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Name or address by which devices reach this machine; repeatable. Opens broker and "
+            "device listener to the network; without it they are on loopback."
+        ),
+    ] = None,
+    devices: Annotated[
+        str | None,
+        typer.Option(help="HOST:PORT where devices enrol; else the first free from 8800 on."),
+    ] = None,
 ) -> None:
     """Make a fleet: a directory with fleet.toml, a store, all keys, and an administrator's token."""
     from fleet.trust.ceremony import found
 
     secret = given_passphrase(passphrase_file, must_ask=ask_passphrase)
-    if listen is not None:
-        parse_address(listen, option="--listen")
+    for option, given in (("--listen", listen), ("--devices", devices)):
+        if given is not None:
+            parse_address(given, option=option)
+    hosts = host or []
     if broker_kind not in ("auto", "mosquitto", "nats"):
         raise typer.BadParameter("one of auto, mosquitto, nats", param_hint="--broker-kind")
     if broker is None:
         program = find_broker(None if broker_kind == "auto" else broker_kind)  # type: ignore[arg-type]
-        url = f"mqtt://{HOST}:{free_port(DEFAULT_BROKER_PORT)}"
+        name = hosts[0] if hosts else HOST
+        shown = f"[{name}]" if ":" in name else name
+        url = f"mqtts://{shown}:{free_port(DEFAULT_BROKER_PORT)}"
         note = f"{program} on {url}, started by `fleet up`"
     else:
         parse_broker_url(broker)
@@ -98,8 +115,11 @@ def init(
         kind=broker_kind,
         url=url,
         listen=listen or f"{HOST}:{free_port(DEFAULT_API_PORT)}",
+        devices=devices or f"{EVERYWHERE if hosts else HOST}:{free_port(DEFAULT_DEVICES_PORT)}",
+        hosts=hosts,
     )
     settings = require_settings(directory)
+    authority = found_pki(settings.pki, hosts, now_unix_ms())
     founded = found(
         settings.root,
         settings.store_dir,
@@ -108,7 +128,8 @@ def init(
         passphrase=secret,
     )
     typer.echo(f"wrote {path}")
-    if (token := _found(require_settings(directory))) is not None:
+    typer.echo(f"certificate authority {authority.fingerprint[:16]} in {settings.pki.root}")
+    if (token := _found(settings)) is not None:
         typer.echo(f"token:  {token}, an administrator's")
     typer.echo(f"broker: {note}")
     typer.echo(founding_words(founded))
@@ -169,7 +190,7 @@ def down(fleet: Fleet = None) -> None:
 
 
 def _foreground(settings: FleetSettings, *, has_broker: bool) -> None:
-    from fleet.service import ControllerSettings, run_controller
+    from fleet.service import Admission, ControllerSettings, run_controller
 
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
@@ -179,13 +200,14 @@ def _foreground(settings: FleetSettings, *, has_broker: bool) -> None:
         stack.enter_context(hold_lease(settings.pid_path))
         if (token := _found(settings)) is not None:  # of a store from before there were any
             say(f"wrote {token}, an administrator's token")
+        found_pki(settings.pki, settings.devices.hosts, now_unix_ms())
         broker = _start_broker(settings) if has_broker else None
         if broker is not None:
             stack.callback(broker.stop)
             stack.enter_context(_kept_alive(broker))
         run_controller(
             ControllerSettings(
-                broker_url=settings.broker.url,
+                broker_url=settings.broker.local_url,
                 listen=settings.api.address,
                 store_path=settings.store_path,
                 data_dir=settings.store_dir,
@@ -194,6 +216,17 @@ def _foreground(settings: FleetSettings, *, has_broker: bool) -> None:
                 requests_per_s=settings.api.requests_per_s,
                 tls=settings.tls(),
                 on_ready=lambda: _banner(settings, broker),
+                admission=Admission(
+                    listen=settings.devices.address,
+                    hosts=settings.devices.hosts,
+                    url=settings.devices.url,
+                    broker_url=settings.broker.url,
+                    root_path=settings.root / "root.json",
+                    device_days=settings.devices.certificate_days,
+                    reload_broker=broker.reload
+                    if broker is not None
+                    else lambda: run_reload(settings.broker.reload),
+                ),
             )
         )
 
@@ -214,8 +247,13 @@ def _found(settings: FleetSettings) -> Path | None:
 def _start_broker(settings: FleetSettings) -> BrokerProcess:
     kind = settings.broker.kind
     program = find_broker(kind if kind in ("mosquitto", "nats") else None)
-    port = parse_broker_url(settings.broker.url).port
-    broker = BrokerProcess(program, port, settings.store_dir / "broker")
+    broker = BrokerProcess(
+        program,
+        settings.broker.port,
+        settings.store_dir / "broker",
+        pki=settings.pki if settings.broker.is_encrypted else None,
+        host=settings.broker.listen_host,
+    )
     broker.start()
     return broker
 
@@ -227,7 +265,9 @@ def _banner(settings: FleetSettings, broker: BrokerProcess | None) -> None:
     say(f"store       {settings.store_dir}")
     for line in _warnings(settings):
         say(line)
-    say("There is no TLS to the broker yet: it is on this machine only.")
+    say(f"devices     {settings.devices.url} (enrolment, renewal)")
+    if not settings.broker.is_encrypted:
+        say("The broker asks for no certificate: whoever reaches it commands the fleet.")
     say("Ctrl-C ends it.")
 
 

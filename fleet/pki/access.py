@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import queue
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -14,8 +15,8 @@ from wire.link import Connected, LinkEvent
 from wire.link_paho import PahoLink, TlsFiles
 
 from . import brokers
-from .authority import Authority
-from .folder import KeyPair, write_private
+from .authority import CertificateAuthority
+from .folder import KeyPair, PkiFolder, write_private
 
 log = logging.getLogger(__name__)
 
@@ -26,9 +27,23 @@ CUT_S: Final = 4.0
 CUT_AGAIN_S: Final = 1.0
 
 
+def found_pki(folder: PkiFolder, hosts: Iterable[str], now_unix_ms: int) -> CertificateAuthority:
+    """Make a fleet's authority with all that a broker needs to start; what is there stays.
+
+    Raises:
+        StorageError: `pki_unwritable`.
+        ConfigError: `pki_missing`: an authority is there, and cannot be used.
+    """
+    authority = CertificateAuthority.found(folder, hosts, now_unix_ms)
+    files = (folder.crl, folder.mosquitto_acl, folder.nats_users)
+    if not all(file.exists() for file in files):
+        write_access(authority, (), (), now_unix_ms)
+    return authority
+
+
 def write_access(
-    authority: Authority,
-    usable: Iterable[tuple[str, str]],
+    authority: CertificateAuthority,
+    usable: Sequence[tuple[str, str]],
     revoked: Sequence[tuple[str, int]],
     now_unix_ms: int,
 ) -> bool:
@@ -36,7 +51,7 @@ def write_access(
 
     Args:
         authority: Signs the list of revoked certificates.
-        usable: Serial number and device of every certificate that may be used.
+        usable: Serial number and name of every certificate that may be used.
         revoked: Serial number and instant of those that may not be any more.
         now_unix_ms: The time.
 
@@ -52,7 +67,7 @@ def write_access(
         write_private(folder.crl, authority.revocations(revoked, now_unix_ms))
         write_private(note, listed)
     for path, text in (
-        (folder.mosquitto_acl, brokers.mosquitto_acl()),
+        (folder.mosquitto_acl, brokers.mosquitto_acl(name for _, name in usable)),
         (folder.nats_users, brokers.nats_users(usable)),
     ):
         if _read(path) != text.encode():
@@ -73,7 +88,7 @@ class Access:
 
     def __init__(
         self,
-        authority: Authority,
+        authority: CertificateAuthority,
         store: Store,
         clock: Callable[[], int],
         *,
@@ -89,10 +104,10 @@ class Access:
             broker_url: Where the broker is.
             reload: Has the broker read its files again; does nothing for a broker of another's.
         """
+        self.broker_url = broker_url
         self._authority = authority
         self._store = store
         self._clock = clock
-        self._broker_url = broker_url
         self._reload = reload
         self._lock = threading.Lock()
 
@@ -122,21 +137,19 @@ class Access:
             pair = KeyPair(Path(folder) / "cut.key", Path(folder) / "cut.pem")
             self._authority.issue_program(pair, device, self._clock(), days=CUT_DAYS)
             files = TlsFiles(self._authority.folder.ca.certificate, pair.certificate, pair.key)
-            is_cut = self._take_over(device, files)
+            if not self._take_over(device, files):
+                return False
             # Should the broker have let it in again before it read the list: once more.
             threading.Event().wait(CUT_AGAIN_S)
-            return self._take_over(device, files) and is_cut
+            return self._take_over(device, files)
 
     def _take_over(self, device: str, files: TlsFiles) -> bool:
-        is_taken = threading.Event()
-
-        def on_event(event: LinkEvent) -> None:
-            if isinstance(event, Connected):
-                is_taken.set()
-
-        link = PahoLink(self._broker_url, device, tls=files)
-        link.start(on_event, lambda: None)
+        first: queue.SimpleQueue[LinkEvent] = queue.SimpleQueue()
+        link = PahoLink(self.broker_url, device, tls=files)
+        link.start(first.put, lambda: None)
         try:
-            return is_taken.wait(CUT_S)
+            return isinstance(first.get(timeout=CUT_S), Connected)
+        except queue.Empty:
+            return False
         finally:
             link.stop()

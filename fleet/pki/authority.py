@@ -11,6 +11,7 @@ import hashlib
 import ipaddress
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Self
 
 from cryptography import x509
@@ -31,7 +32,7 @@ PROGRAM_DAYS: Final = 365
 """The fleet's own programs; renewed where the authority is, when a third of it is left."""
 DEVICE_DAYS: Final = 30
 BACKDATE_MS: Final = 3_600_000
-"""Certificates hold from an hour ago: clocks of one fleet differ."""
+"""Certificates hold from an hour ago, or a tenth of a short life: clocks of one fleet differ."""
 CERTIFICATE_URN: Final = "urn:modelfleet:certificate:"
 """A certificate's second name, with its serial number: NATS knows users by it, one by one."""
 MAX_CSR_BYTES: Final = 4096
@@ -75,7 +76,7 @@ class Request:
     public_key: ec.EllipticCurvePublicKey
 
 
-class Authority:
+class CertificateAuthority:
     """Signs certificates and lists of revoked ones. Safe from any thread: it keeps no state."""
 
     def __init__(self, folder: PkiFolder) -> None:
@@ -265,6 +266,18 @@ class Authority:
         )
 
 
+def new_request(path: Path, name: str) -> str:
+    """Make a private key at `path`, and return the signing request (PEM) for a name.
+
+    Raises:
+        StorageError: `pki_unwritable`.
+    """
+    key = ec.generate_private_key(ec.SECP256R1())
+    write_private(path, _private(key))
+    csr = x509.CertificateSigningRequestBuilder().subject_name(_name(name))
+    return csr.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
+
+
 def read_request(pem: str) -> Request:
     """Return what a certificate signing request asks for.
 
@@ -344,7 +357,7 @@ def _builder(
         .subject_name(subject)
         .issuer_name(issuer)
         .public_key(key)
-        .not_valid_before(_instant(now_unix_ms - BACKDATE_MS))
+        .not_valid_before(_instant(now_unix_ms - min(BACKDATE_MS, life_ms // 10)))
         .not_valid_after(_instant(now_unix_ms + life_ms))
     )
 

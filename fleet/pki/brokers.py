@@ -17,11 +17,10 @@ from wire.topics import ROOT
 
 from .authority import CERTIFICATE_URN
 from .folder import PkiFolder
-from .grants import AUDITOR_NAME, CONTROLLER_NAME, EVERYTHING, OBSERVER_NAME, grants
+from .grants import AUDITOR_NAME, CONTROLLER_NAME, EVERYTHING, OBSERVER_NAME, grants, is_observer
 
 MAX_PACKET_BYTES: Final = 128 * 1024
 """Twice the largest message of the protocol; a payload bomb ends at the broker."""
-WRITERS: Final = (CONTROLLER_NAME, AUDITOR_NAME)
 
 _MOSQUITTO: Final = """\
 # Written by `fleet`; changes are lost.
@@ -138,13 +137,19 @@ def nats(listener: Listener) -> str:
     )
 
 
-def mosquitto_acl() -> str:
-    """Return mosquitto's `acl_file`. It names no device: `%u` is the certificate's common name."""
+def mosquitto_acl(names: Iterable[str] = ()) -> str:
+    """Return mosquitto's `acl_file`. It names no device: `%u` is the certificate's common name.
+
+    Args:
+        names: Of all who have a certificate; observers are picked out.
+    """
     lines = ["# Written by `fleet`; changes are lost. Who is not named here may do nothing."]
-    for name in WRITERS:
+    lines += ["", f"user {CONTROLLER_NAME}", f"topic read {EVERYTHING}"]
+    lines += [f"topic write {g.of('+')}" for g in grants() if g.controller_writes]
+    lines += ["", f"user {AUDITOR_NAME}", f"topic readwrite {EVERYTHING}"]
+    for name in (OBSERVER_NAME, *sorted({name for name in names if is_observer(name)})):
         lines += ["", f"user {name}", f"topic read {EVERYTHING}"]
-        lines += [f"topic write {g.of('+')}" for g in grants() if g.controller_writes]
-    lines += ["", f"user {OBSERVER_NAME}", f"topic read {EVERYTHING}", "", "# Every device."]
+    lines += ["", "# Every device."]
     for grant in grants():
         if grant.device_reads:
             lines.append(f"pattern read {grant.of('%u')}")
@@ -157,16 +162,20 @@ def nats_users(devices: Iterable[tuple[str, str]]) -> str:
     """Return NATS's users.
 
     Args:
-        devices: Serial number and device of every certificate that may be used. NATS reads no list
-            of revoked ones: who is not named is refused.
+        devices: Serial number and name of every certificate that may be used, of devices and of
+            observers. NATS reads no list of revoked ones: who is not named is refused.
     """
     everything = [_subject(ROOT), f"{_subject(ROOT)}.>"]
     written = [_subject(g.of("+")) for g in grants() if g.controller_writes]
     users = [
-        *(_nats_user(f"CN={name}", reads=everything, writes=written) for name in WRITERS),
+        _nats_user(f"CN={CONTROLLER_NAME}", reads=everything, writes=written),
+        _nats_user(f"CN={AUDITOR_NAME}", reads=everything, writes=everything),
         _nats_user(f"CN={OBSERVER_NAME}", reads=everything, writes=[]),
     ]
     for serial, device in devices:
+        if is_observer(device):
+            users.append(_nats_user(f"{CERTIFICATE_URN}{serial}", reads=everything, writes=[]))
+            continue
         users.append(
             _nats_user(
                 f"{CERTIFICATE_URN}{serial}",
@@ -198,12 +207,13 @@ def _subject(filter_: str) -> str:
 
 def emqx(pki: PkiFolder) -> str:
     """Return what goes into EMQX 5's `emqx.conf`, and its `acl.conf`. Not run."""
-    rules = []
-    for name in WRITERS:
-        rules.append(f'{{allow, {{username, "{name}"}}, subscribe, ["{EVERYTHING}"]}}.')
-        topics = ", ".join(f'"{g.of("+")}"' for g in grants() if g.controller_writes)
-        rules.append(f'{{allow, {{username, "{name}"}}, publish, [{topics}]}}.')
-    rules.append(f'{{allow, {{username, "{OBSERVER_NAME}"}}, subscribe, ["{EVERYTHING}"]}}.')
+    rules = [
+        f'{{allow, {{username, "{name}"}}, subscribe, ["{EVERYTHING}"]}}.'
+        for name in (CONTROLLER_NAME, AUDITOR_NAME, OBSERVER_NAME)
+    ]
+    written = ", ".join(f'"{g.of("+")}"' for g in grants() if g.controller_writes)
+    rules.append(f'{{allow, {{username, "{CONTROLLER_NAME}"}}, publish, [{written}]}}.')
+    rules.append(f'{{allow, {{username, "{AUDITOR_NAME}"}}, publish, ["{EVERYTHING}"]}}.')
     for action, chosen in (
         ("subscribe", [g for g in grants() if g.device_reads]),
         ("publish", [g for g in grants() if g.device_writes]),

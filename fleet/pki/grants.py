@@ -15,7 +15,9 @@ DEVICE: Final = "{device}"
 CONTROLLER_NAME: Final = "fleet.controller"
 OBSERVER_NAME: Final = "fleet.observer"
 AUDITOR_NAME: Final = "fleet.audit"
-"""Common names of programs. A device's id has no dot in it, so that none can be taken for one."""
+"""Common names of programs. A device's id has no dot in it, so that none can be taken for one.
+
+The auditor may do everything; its certificates are made for one audit, and live for minutes."""
 EVERYTHING: Final = f"{topics.ROOT}/#"
 
 
@@ -39,6 +41,16 @@ class Grant:
     def of(self, device: str) -> str:
         """Return the filter for one device, or for all with `+`."""
         return self.filter.replace(DEVICE, device)
+
+
+def observer_name(name: str) -> str:
+    """Return the common name of a further observer: each has one connection at a time."""
+    return f"{OBSERVER_NAME}.{name}"
+
+
+def is_observer(name: str) -> bool:
+    """Return whether a common name is of an observer."""
+    return name == OBSERVER_NAME or name.startswith(f"{OBSERVER_NAME}.")
 
 
 def grants() -> tuple[Grant, ...]:

@@ -56,6 +56,13 @@ class Identities:
         ).one_or_none()
         return None if row is None else TokenRow(row.device, row.expires_unix_ms, row.serial)
 
+    def open_tokens(self, now_unix_ms: int) -> list[tuple[str, int]]:
+        """Return device and expiry of every token that would still be taken."""
+        query = select(JOIN_TOKENS.c.device, JOIN_TOKENS.c.expires_unix_ms).where(
+            JOIN_TOKENS.c.serial.is_(None), JOIN_TOKENS.c.expires_unix_ms > now_unix_ms
+        )
+        return [(row.device, row.expires_unix_ms) for row in self._connection.execute(query)]
+
     def use_token(self, digest: str, serial: str) -> None:
         """Note what a token was exchanged for: it is used up."""
         self._connection.execute(

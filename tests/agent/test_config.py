@@ -28,7 +28,9 @@ def test_defaults_and_relative_paths(tmp_path):
     ("text", "says"),
     [
         ("not toml", "agent.toml"),
-        ("[device]\nid = 'x'\n", "broker: is missing"),
+        ("[broker]\nurl = 'mqtt://h'\n", "device: is missing"),
+        (GOOD + "[enroll]\nurl = 'https://h:1'\n", "enroll.token: is missing"),
+        (GOOD + "[enroll]\nurl = 'http://h:1'\ntoken = 'x'\n", "enroll.url"),
         (GOOD.replace("cam-01", "cam 01"), "device.id"),
         (GOOD.replace("mqtt://", "http://"), "mqtt://HOST:PORT"),
         (GOOD + "[serve]\nlisten = 'nowhere'\n", "serve.listen"),

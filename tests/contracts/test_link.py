@@ -11,7 +11,7 @@ import time
 import pytest
 
 from fleet.broker import BrokerProcess, find_broker
-from fleet.pki.authority import Authority
+from fleet.pki.authority import CertificateAuthority
 from fleet.pki.folder import PkiFolder
 from wire.errors import ConfigError
 from wire.link import Connected, Delivered, Disconnected, Published, Will
@@ -102,7 +102,9 @@ class TlsBroker(RealBroker):
 
     def __init__(self, folder):
         program = find_broker("mosquitto")
-        self._tls = Authority.found(PkiFolder(folder), [], time.time_ns() // 1_000_000).folder
+        self._tls = CertificateAuthority.found(
+            PkiFolder(folder), [], time.time_ns() // 1_000_000
+        ).folder
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]

@@ -16,6 +16,9 @@ from fleet.api.schemas import DeviceIn, RolloutIn
 from fleet.controller import Controller
 from fleet.core.rights import Caller, Role
 from fleet.core.states import Rollout
+from fleet.pki.access import Access, found_pki
+from fleet.pki.enrolment import Enrolment
+from fleet.pki.folder import PkiFolder
 from fleet.store.devices import Selection
 from fleet.store.releases import ReleaseRow
 from fleet.store.store import Store
@@ -260,6 +263,7 @@ class Fleet:
             self.authority,
             approval_limit=self.approval_limit,
         )
+        self.controller.admit_by(self._enrolment())
         self.controller.start()
 
     def token(
@@ -286,6 +290,25 @@ class Fleet:
     def bearer(self, name: str = "admin", role: Role = Role.ADMIN, **more: Any) -> dict[str, str]:
         """Return the header of a request with a new token."""
         return {"authorization": f"Bearer {self.token(name, role, **more)}"}
+
+    def _enrolment(self) -> Enrolment:
+        """Return what lets devices in, with no broker to tell."""
+
+        def now() -> int:
+            return self.now_unix_ms
+
+        authority = found_pki(PkiFolder(self.folder / "pki"), (), now())
+        nowhere = "mqtts://127.0.0.1:1"
+        access = Access(authority, self.store, now, broker_url=nowhere, reload=lambda: None)
+        return Enrolment(
+            authority,
+            self.store,
+            access,
+            now,
+            broker_url=nowhere,
+            door_url="https://127.0.0.1:1",
+            root=lambda: "",
+        )
 
     def kill(self) -> None:
         """Drop the controller as SIGKILL does: nothing is said or stored any more."""

@@ -13,7 +13,7 @@ from cryptography.x509.oid import NameOID
 
 from fleet.broker import BrokerProcess
 from fleet.pki.access import write_access
-from fleet.pki.authority import Authority, read_request
+from fleet.pki.authority import CertificateAuthority, read_request
 from fleet.pki.folder import KeyPair, PkiFolder
 from wire.link_paho import TlsFiles
 
@@ -58,7 +58,7 @@ class Secured:
 
     def __init__(self, program, port, folder):
         self.pki = PkiFolder(folder / "a pki with spaces")
-        self.authority = Authority.found(self.pki, ["127.0.0.1"], now_unix_ms())
+        self.authority = CertificateAuthority.found(self.pki, ["127.0.0.1"], now_unix_ms())
         self.usable, self.revoked = {}, []
         self._folder = folder
         self._write()
@@ -100,7 +100,7 @@ class Secured:
         return TlsFiles(self.pki.ca.certificate, home / "certificate", home / "key")
 
     def _write(self):
-        write_access(self.authority, self.usable.items(), self.revoked, now_unix_ms())
+        write_access(self.authority, tuple(self.usable.items()), self.revoked, now_unix_ms())
 
     def _tell(self):
         self._write()

@@ -27,6 +27,7 @@ from fleet.evidence import Sight
 from fleet.tokens import prove
 from tests.fleet.bundles import bundle
 from tests.fleet.peers import Device, Fleet, dawdles
+from tests.fleet.secured import new_key, new_request
 from wire.errors import PeerError
 
 VIEWER, OPERATOR, RELEASER, ADMIN = Role
@@ -76,6 +77,11 @@ def push(_site: str) -> dict[str, Any]:
     return {"url": "/v1/bundles", "content": bundle("2.0.0")}
 
 
+def observe(_site: str) -> dict[str, Any]:
+    csr = new_request(new_key(), "fleet.observer.eve")
+    return {"url": "/v1/observers", "json": {"name": "eve", "csr": csr}}
+
+
 NO_DEVICE, NO_ROLLOUT = (404, "unknown_device"), (404, "unknown_rollout")
 BEYOND = (403, "out_of_scope")
 MATCH = {"site": "SITE"}
@@ -92,6 +98,14 @@ ROUTES = {
         OPERATOR, at("/v1/devices/DEVICE", json={"tags": {"site": "SITE", "a": "b"}}), NO_DEVICE
     ),
     ("DELETE", "/v1/devices/{device}"): Route(ADMIN, at("/v1/devices/DEVICE"), NO_DEVICE, done=204),
+    ("POST", "/v1/devices/{device}/tokens"): Route(
+        ADMIN, at("/v1/devices/DEVICE/tokens"), NO_DEVICE, done=201
+    ),
+    ("POST", "/v1/devices/{device}/revoke"): Route(
+        ADMIN, at("/v1/devices/DEVICE/revoke"), NO_DEVICE
+    ),
+    ("POST", "/v1/broker-audits"): Route(ADMIN, at("/v1/broker-audits"), is_whole=True),
+    ("POST", "/v1/observers"): Route(ADMIN, observe, is_whole=True, done=201),
     ("GET", "/v1/devices/{device}/records"): Route(
         VIEWER, at("/v1/devices/DEVICE/records"), NO_DEVICE
     ),

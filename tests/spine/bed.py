@@ -1,5 +1,6 @@
 """The bed: a whole fleet of installed programs on loopback, each of which can be killed alone."""
 
+import json
 import os
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import httpx
 
 from fleet.broker import BrokerProcess, find_broker
 from fleet.bundle import read_bundle
+from fleet.pki.folder import PkiFolder
 from tests.spine.client import Client, ask_once
 from tests.spine.models import NAME
 from tests.spine.observer import Observer
@@ -54,11 +56,13 @@ class Bed:
         self._broker_port = free_port()
         self._program = find_broker(kind)
         self._broker = None
+        self._broker_pid_file = folder / "broker.pid"
         self._broker_count = 0
         self._is_split = is_split
         self._api = f"127.0.0.1:{free_port()}"
         self._http = httpx.Client(base_url=f"http://{self._api}", timeout=30, trust_env=False)
-        self.observer = Observer(self._broker_port)
+        self.pki = PkiFolder(self.fleet_dir / "store/pki")
+        self.observer = Observer(self._broker_port, self.pki.root)
         argv = ["fleet", "controller", "run"] if is_split else ["fleet", "up"]
         self.controller = Program("controller", argv, self.fleet_dir)
 
@@ -67,12 +71,16 @@ class Bed:
     def start(self):
         """Make the fleet and start broker, controller and observer; return when all are there."""
         self._folder.mkdir(parents=True)
-        url = f"mqtt://127.0.0.1:{self._broker_port}"
+        url = f"mqtts://127.0.0.1:{self._broker_port}"
+        listen = ("--listen", self._api, "--devices", f"127.0.0.1:{free_port()}")
         if self._is_split:
-            self.fleet("init", "myfleet", "--listen", self._api, "--broker", url)
+            self.fleet("init", "myfleet", *listen, "--broker", url)
+            path = self.fleet_dir / "fleet.toml"
+            command = json.dumps(["sh", "-c", f"kill -HUP $(cat '{self._broker_pid_file}')"])
+            path.write_text(path.read_text().replace("[api]", f"reload = {command}\n\n[api]"))
         else:
             kind = self._program.kind
-            self.fleet("init", "myfleet", "--listen", self._api, "--broker-kind", kind)
+            self.fleet("init", "myfleet", *listen, "--broker-kind", kind)
             path = self.fleet_dir / "fleet.toml"
             lines = path.read_text().splitlines()
             # The port that `init` found free may be another test's a moment later.
@@ -90,8 +98,9 @@ class Bed:
         if self._broker is None or is_empty:
             self._broker_count += 1
             folder = self._folder / f"broker-{self._broker_count}"
-            self._broker = BrokerProcess(self._program, self._broker_port, folder)
+            self._broker = BrokerProcess(self._program, self._broker_port, folder, pki=self.pki)
         self._broker.start()
+        self._broker_pid_file.write_text(str(self._broker.pid))
 
     def kill_broker(self):
         """Kill the broker; the keeper in `fleet up` starts its own again, the bed's stays away."""

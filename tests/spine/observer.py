@@ -24,10 +24,14 @@ class Seen:
 
 
 class Observer:
-    """Collects every message from `start` to `stop`; with a broker that dies, what it still sent."""
+    """Collects every message from `start` to `stop`; with a broker that dies, what it still sent.
 
-    def __init__(self, port):
+    It shows the certificate that `fleet init` made for those who watch.
+    """
+
+    def __init__(self, port, pki):
         self._port = port
+        self._pki = pki
         self._client = mqtt.Client(
             CallbackAPIVersion.VERSION2, client_id="observer", protocol=mqtt.MQTTv311
         )
@@ -40,6 +44,11 @@ class Observer:
 
     def start(self):
         """Return when the broker has confirmed the subscription."""
+        self._client.tls_set(
+            str(self._pki / "ca.pem"),
+            str(self._pki / "observer.pem"),
+            str(self._pki / "observer.key"),
+        )
         self._client.connect("127.0.0.1", self._port)
         self._client.loop_start()
         until("the observer listens", lambda: self._is_listening)

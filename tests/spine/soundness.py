@@ -6,6 +6,7 @@ import os
 import queue
 import subprocess
 import threading
+import time
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,6 +17,9 @@ import zstandard
 from paho.mqtt.enums import CallbackAPIVersion
 
 from fleet.broker import find_broker
+from fleet.pki.authority import CertificateAuthority
+from fleet.pki.folder import KeyPair
+from fleet.pki.grants import AUDITOR_NAME
 from fleet.trust.keys import read_online
 from tests.spine.bed import Bed
 from tests.spine.claims import check_end, check_serving
@@ -173,10 +177,14 @@ def directed(bed, order):
 
 
 class Stranger:
-    """Somebody who can reach the broker, and writes what he likes. A context manager."""
+    """Somebody who has stolen the authority, and writes what he likes. A context manager."""
 
     def __init__(self, bed):
         self._port = bed._broker_port
+        folder = bed.pki.root
+        pair = KeyPair(folder / "stranger.key", folder / "stranger.pem")
+        CertificateAuthority(bed.pki).issue_program(pair, AUDITOR_NAME, time.time_ns() // 1_000_000)
+        self._files = [str(path) for path in (bed.pki.ca.certificate, pair.certificate, pair.key)]
         self._is_cut = threading.Event()
 
     def __enter__(self):
@@ -184,6 +192,7 @@ class Stranger:
         self._client = mqtt.Client(
             CallbackAPIVersion.VERSION2, client_id="stranger", protocol=mqtt.MQTTv311
         )
+        self._client.tls_set(*self._files)
         self._client.on_disconnect = lambda *_: self._is_cut.set()
         self._client.connect("127.0.0.1", self._port)
         self._client.loop_start()

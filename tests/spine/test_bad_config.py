@@ -25,12 +25,11 @@ dir = "state"
 root = "root.json"
 """
 AGENT_FILES = {
-    "empty": ("", "device: is missing; broker: is missing"),
+    "empty": ("", "device: is missing"),
     "no-toml": ("hello", "'='"),
     "binary": (b"\xff\xfe\x00", "utf-8"),
     "nul": ("\0", "line 1"),
     "cut": ('[device]\nid = "cam-0', "Unterminated string"),
-    "no-broker": ('[device]\nid = "x"\n', "broker: is missing"),
     "no-url": ('[device]\nid = "x"\n[broker]\n', "broker.url: is missing"),
     "twice": ('[device]\nid = "x"\nid = "y"\n', "line 3"),
     "unknown-table": (AGENT + "[sevre]\n", "sevre: unknown key"),
@@ -63,6 +62,12 @@ def write(path, content):
     else:
         path.write_text(content.replace("{port}", "18999"))
     return path
+
+
+def test_an_agent_that_has_not_enrolled_says_how(tmp_path):
+    write(tmp_path / "agent.toml", '[device]\nid = "x"\n[state]\ndir = "state"\n')
+    said = run(tmp_path, "fleet-agent", "run", "--config", "agent.toml")
+    check_complaint(said, "x has not enrolled", "fleet device token NAME")
 
 
 @pytest.mark.parametrize(("content", "says"), AGENT_FILES.values(), ids=AGENT_FILES)

@@ -191,10 +191,12 @@ def test_the_watch_sees_a_foreign_peer_and_a_foreign_file(tmp_path, code):
 
 
 def test_nothing_is_contacted_but_what_is_configured(watch):
-    api, serve = free_port(), free_port()
-    watch.run("fleet", "init", ".", "--listen", f"127.0.0.1:{api}")
+    api, serve, door = free_port(), free_port(), free_port()
+    watch.run(
+        "fleet", "init", ".", "--listen", f"127.0.0.1:{api}", "--devices", f"127.0.0.1:{door}"
+    )
     broker = int(
-        re.search(r"mqtt://127.0.0.1:(\d+)", (watch.root / "work/fleet.toml").read_text())[1]
+        re.search(r"mqtts://127.0.0.1:(\d+)", (watch.root / "work/fleet.toml").read_text())[1]
     )
     watch.start("fleet", "up")
     wait_for(f"http://127.0.0.1:{api}/v1/health", watch)
@@ -222,5 +224,5 @@ def test_nothing_is_contacted_but_what_is_configured(watch):
     watch.run("fleet-agent", "doctor", "--config", "d.toml")
     watch.end()
     assert sum(path.stat().st_size for path in watch.traces) > 10_000
-    assert "\n".join(watch.foreign({api, serve, broker})) == ""
+    assert "\n".join(watch.foreign({api, serve, door, broker})) == ""
     assert list((watch.root / "home").iterdir()) == []

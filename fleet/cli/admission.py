@@ -1,0 +1,184 @@
+"""`fleet device token`, `fleet device revoke`, `fleet broker config`: who may talk."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+import typer
+
+from fleet.api.admission_schemas import (
+    AuditResult,
+    Invitation,
+    InvitationIn,
+    Observer,
+    ObserverIn,
+    Revocation,
+)
+from fleet.pki import brokers
+from fleet.pki.access import found_pki
+from fleet.pki.authority import new_request
+from fleet.pki.folder import KeyPair, write_private
+from fleet.pki.grants import observer_name
+from fleet.settings import FleetSettings, require_settings
+from wire.errors import ConfigError
+from wire.link_paho import parse_broker_url
+
+from .client import Client
+from .console import (
+    ERROR,
+    Controller,
+    Json,
+    confirm,
+    counted,
+    given_name,
+    parse_seconds,
+    say,
+    show_json,
+)
+
+DEFAULT_VALID: Final = "1h"
+AUDIT_S: Final = 180.0
+"""An audit waits ten seconds for each thing that a broker does not do."""
+Valid = Annotated[str, typer.Option("--valid", help="How long the join token is good: 1h, 7d.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands."""
+    broker = typer.Typer(help="The broker.", no_args_is_help=True)
+    broker.command("config")(broker_config)
+    broker.command("audit")(broker_audit)
+    app.add_typer(broker, name="broker")
+    app.command("observer")(observer)
+
+
+def token(
+    device: Annotated[str, typer.Argument(help="The device's id.")],
+    valid: Valid = DEFAULT_VALID,
+    controller: Controller = None,
+) -> None:
+    """Make a join token, by which a device gets in once; those before it end."""
+    with Client(controller) as client:
+        show_invitation(invite(client, given_name(device, what="device id"), valid))
+
+
+def revoke(
+    device: Annotated[str, typer.Argument(help="The device's id.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    controller: Controller = None,
+) -> None:
+    """Put a device out: its certificates are void, its connection is cut."""
+    name = given_name(device, what="device id")
+    confirm(f"Put {name} out? A new join token would let it in again.", is_sure=yes)
+    with Client(controller) as client:
+        done = client.post(f"/v1/devices/{name}/revoke", None, Revocation)
+    say(f"revoked {counted(done.certificate_count, 'certificate')} of {name}")
+    if not done.is_cut:
+        say("the broker did not let us cut its connection; NATS cuts it by itself")
+
+
+def observer(
+    name: Annotated[str, typer.Argument(help="Who watches; one connection at a time.")],
+    output: Annotated[
+        Path, typer.Option(help="Directory for NAME.key, NAME.pem and ca.pem.")
+    ] = Path(),
+    controller: Controller = None,
+) -> None:
+    """Make a certificate that reads every topic on the broker and writes none."""
+    name = given_name(name, what="observer's name")
+    pair = KeyPair(output / f"{name}.key", output / f"{name}.pem")
+    csr = new_request(pair.key, observer_name(name))
+    with Client(controller) as client:
+        made = client.post("/v1/observers", ObserverIn(name=name, csr=csr), Observer)
+    write_private(pair.certificate, made.certificate.encode())
+    write_private(output / "ca.pem", made.ca.encode())
+    where = parse_broker_url(made.broker_url)
+    say(f"wrote {pair.key}, {pair.certificate} and {output / 'ca.pem'}; for example:")
+    say(
+        f"  mosquitto_sub -h {where.host} -p {where.port} --cafile {output / 'ca.pem'}"
+        f" --cert {pair.certificate} --key {pair.key} -t 'fleet/v1/device/+/telemetry/#'"
+    )
+
+
+def broker_audit(json: Json = False, controller: Controller = None) -> None:
+    """Try by round trip that no device reads or writes another's topics, and look for bad habits.
+
+    Exit code 1 when there is a fault.
+    """
+    with Client(controller) as client:
+        found = client.post("/v1/broker-audits", None, AuditResult, timeout_s=AUDIT_S).findings
+    if json:
+        show_json([one.model_dump(mode="json") for one in found])
+    else:
+        width = max(len(one.subject) for one in found)
+        for one in found:
+            say(f"{one.verdict:<8} {one.subject:<{width}}  {one.text}")
+            if one.remedy and one.verdict != "ok":
+                say(f"{'':<8} {'':<{width}}  -> {one.remedy}")
+    if any(one.verdict == "fault" for one in found):
+        raise typer.Exit(ERROR)
+
+
+def invite(client: Client, device: str, valid: str) -> Invitation:
+    """Return a new join token for a device."""
+    life_s = parse_seconds(valid, option="--valid")
+    if not 1 <= life_s <= 90 * 86_400:
+        raise typer.BadParameter("from 1s to 90d", param_hint="--valid")
+    return client.post(f"/v1/devices/{device}/tokens", InvitationIn(life_s=life_s), Invitation)
+
+
+def show_invitation(invitation: Invitation) -> None:
+    """Print what is to be typed on the device."""
+    say(f"join token of {invitation.device}, {until(invitation)}; on the device, once:")
+    say(f"  fleet-agent enroll --url {invitation.url} --token {invitation.token}")
+
+
+def until(invitation: Invitation) -> str:
+    """Return the words for how long a token is good."""
+    at = time.localtime(invitation.expires_unix_ms / 1000)
+    return time.strftime("until %Y-%m-%d %H:%M:%S", at)
+
+
+def broker_config(
+    kind: Annotated[
+        Literal["mosquitto", "nats", "emqx", "aws-iot"],
+        typer.Option("--for", help="Which broker."),
+    ],
+    output: Annotated[
+        Path | None, typer.Option(help="Write to this file, not to print it.")
+    ] = None,
+    fleet: Annotated[
+        Path | None, typer.Option("--fleet", help="The fleet's directory; else this one or above.")
+    ] = None,
+) -> None:
+    """Print how a broker of your own is to let this fleet in: mutual TLS, rights, revocations."""
+    settings = require_settings(fleet)
+    found_pki(settings.pki, settings.devices.hosts, time.time_ns() // 1_000_000)
+    text = _config(settings, kind, output)
+    if output is None:
+        typer.echo(text, nl=False)
+        return
+    try:
+        output.write_text(text)
+    except OSError as exc:
+        raise ConfigError(
+            f"cannot write {output}: {exc.strerror}", code="config_unwritable"
+        ) from exc
+    say(f"wrote {output}")
+
+
+def _config(settings: FleetSettings, kind: str, output: Path | None) -> str:
+    home = output.resolve().parent if output is not None else settings.store_dir / "broker"
+    listener = brokers.Listener(
+        settings.broker.listen_host, settings.broker.port, home, home / f"{kind}-data", settings.pki
+    )
+    match kind:
+        case "mosquitto":
+            return brokers.mosquitto(listener)
+        case "nats":
+            return brokers.nats(listener)
+        case "emqx":
+            return brokers.emqx(settings.pki)
+        case _:
+            return brokers.aws_iot()

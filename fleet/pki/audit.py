@@ -1,0 +1,384 @@
+"""An audit of who may talk: what the broker really does, tried by round trip, and what is on record.
+
+A broker's word is not taken for it: MQTT 3.1.1 acknowledges a publication that it throws away. Two
+devices that exist for a minute only try each other's topics, and what arrives is what counts. The
+checks on record are those of AWS IoT Device Defender.
+"""
+
+from __future__ import annotations
+
+import queue
+import secrets
+import stat
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal
+
+from fleet.store.devices import Selection
+from fleet.store.identities import CertificateRow
+from fleet.store.store import Store
+from wire.errors import TransferError
+from wire.link import Connected, Delivered, Disconnected, LinkEvent
+from wire.link_paho import PahoLink, TlsFiles
+from wire.topics import ROOT
+
+from .access import Access
+from .authority import DAY_MS, CertificateAuthority, new_request, read_certificate, read_request
+from .folder import KeyPair
+from .grants import AUDITOR_NAME, grants
+
+Verdict = Literal["ok", "warning", "fault"]
+
+LIFE_DAYS: Final = 10 / 1440
+"""Of the certificates that are made for one audit."""
+CONNECT_S: Final = 20.0
+"""NATS reads its users a moment after it was told to."""
+ANSWER_S: Final = 10.0
+LONG_TOKEN_MS: Final = 7 * DAY_MS
+EXPIRY_MS: Final = 30 * DAY_MS
+SEVERAL_MS: Final = DAY_MS
+"""A device retires its former certificate within minutes of having a new one."""
+NAMED: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    subject: str
+    verdict: Verdict
+    text: str
+    remedy: str = ""
+
+
+class _Peer:
+    """A client of the broker under audit, and what it heard."""
+
+    def __init__(self, url: str, client_id: str, files: TlsFiles) -> None:
+        self._events: queue.SimpleQueue[LinkEvent] = queue.SimpleQueue()
+        self.heard: set[tuple[str, bytes]] = set()
+        self.ends = 0
+        self.link = PahoLink(url, client_id, tls=files)
+        self.link.start(self._events.put, lambda: None)
+
+    def connects(self, timeout_s: float = CONNECT_S) -> bool:
+        """Return whether it is let in within a time."""
+        return self._wait(lambda event: isinstance(event, Connected), timeout_s)
+
+    def is_let_in_at_once(self) -> bool:
+        """Return the outcome of the first attempt."""
+        first = self._take(CONNECT_S)
+        return isinstance(first, Connected)
+
+    def say(self, topic: str, payload: bytes) -> None:
+        self.link.publish(topic, payload, qos=1, retain=False)
+
+    def hears(self, topic: str, payload: bytes) -> bool:
+        """Return whether this message arrives; all before it are taken note of."""
+        return (topic, payload) in self.heard or self._wait(
+            lambda _: (topic, payload) in self.heard, ANSWER_S
+        )
+
+    def hears_soon(self, topic: str, payload: bytes) -> bool:
+        """Return whether this message arrives within a second."""
+        return self._wait(lambda _: (topic, payload) in self.heard, 1.0)
+
+    def drain(self, seconds: float) -> None:
+        """Take note of what happens for a while."""
+        self._wait(lambda _: False, seconds)
+
+    def _wait(self, is_it: Callable[[LinkEvent], bool], timeout_s: float) -> bool:
+        until_s = time.monotonic() + timeout_s
+        while (event := self._take(until_s - time.monotonic())) is not None:
+            if is_it(event):
+                return True
+        return False
+
+    def _take(self, timeout_s: float) -> LinkEvent | None:
+        try:
+            event = self._events.get(timeout=max(0.0, timeout_s))
+        except queue.Empty:
+            return None
+        if isinstance(event, Delivered):
+            self.heard.add((event.topic, event.payload))
+        elif isinstance(event, Disconnected):
+            self.ends += 1
+        return event
+
+
+@dataclass
+class Audit:
+    """One audit of one fleet."""
+
+    authority: CertificateAuthority
+    store: Store
+    access: Access
+    clock: Callable[[], int]
+    broker_url: str
+    _peers: list[_Peer] = field(default_factory=list)
+
+    def run(self) -> list[Finding]:
+        """Return findings, the broker's first; takes about ten seconds.
+
+        Raises:
+            StorageError: The store or the folder failed.
+        """
+        found: list[Finding] = []
+        try:
+            found += self._try_broker()
+        except TransferError as exc:
+            found.append(Finding("broker", "fault", str(exc), exc.hint))
+        found += self._on_record()
+        return found
+
+    # -- by round trip
+
+    def _try_broker(self) -> Iterator[Finding]:
+        mark = secrets.token_hex(4)
+        names = [f"audit-{mark}-{letter}" for letter in "ab"]
+        with tempfile.TemporaryDirectory(dir=self.authority.folder.root) as folder:
+            files = {name: self._admit(Path(folder), name) for name in names}
+            auditor = KeyPair(Path(folder) / "auditor.key", Path(folder) / "auditor.pem")
+            self.authority.issue_program(auditor, AUDITOR_NAME, self.clock(), days=LIFE_DAYS)
+            ca = self.authority.folder.ca.certificate
+            self.access.refresh()
+            try:
+                judge = self._join("auditor", TlsFiles(ca, auditor.certificate, auditor.key))
+                one, other = (self._join(name, files[name]) for name in names)
+                yield from _crossings(judge, (names[0], one), (names[1], other), mark)
+                yield self._stealing(one, names[0], files[names[1]])
+                yield self._without_certificate(ca)
+                yield self._after_revocation(names[0], files[names[0]])
+            finally:
+                for peer in self._peers:
+                    peer.link.stop()
+                self._peers.clear()
+                with self.store.write() as tx:
+                    for name in names:
+                        tx.identities.revoke(name, self.clock())
+                self.access.refresh()
+
+    def _admit(self, folder: Path, name: str) -> TlsFiles:
+        pair = KeyPair(folder / f"{name}.key", folder / f"{name}.pem")
+        now = self.clock()
+        request = read_request(new_request(pair.key, name))
+        issued = self.authority.issue(request, now, days=LIFE_DAYS)
+        pair.certificate.write_text(issued.pem)
+        with self.store.write() as tx:
+            tx.identities.add_certificate(
+                CertificateRow(
+                    issued.serial,
+                    name,
+                    issued.key_digest,
+                    issued.pem,
+                    now,
+                    issued.not_after_unix_ms,
+                )
+            )
+        return TlsFiles(self.authority.folder.ca.certificate, pair.certificate, pair.key)
+
+    def _peer(self, client_id: str, files: TlsFiles) -> _Peer:
+        peer = _Peer(self.broker_url, client_id, files)
+        self._peers.append(peer)
+        return peer
+
+    def _join(self, client_id: str, files: TlsFiles) -> _Peer:
+        peer = self._peer(client_id, files)
+        if not peer.connects():
+            raise TransferError(
+                f"{self.broker_url} does not let {client_id} in, who has a certificate of the fleet",
+                code="broker_unreachable",
+                hint="is it up, configured by `fleet broker config`, and told of changes by [broker] reload?",
+            )
+        return peer
+
+    def _stealing(self, victim: _Peer, name: str, foreign: TlsFiles) -> Finding:
+        ends = victim.ends
+        thief = self._peer(name, foreign)
+        thief.connects(ANSWER_S)
+        victim.drain(1.0)
+        if victim.ends == ends:
+            return Finding("client id", "ok", "no device can take another's")
+        return Finding(
+            "client id",
+            "warning",
+            "a device can throw another off by its client id; it hears nothing that is for it",
+            "NATS cannot bind client ids to certificates; mosquitto does",
+        )
+
+    def _without_certificate(self, ca: Path) -> Finding:
+        if self._peer("nobody", TlsFiles(ca)).is_let_in_at_once():
+            return Finding(
+                "certificates",
+                "fault",
+                "the broker lets in who shows none",
+                "configure it by `fleet broker config`",
+            )
+        return Finding("certificates", "ok", "nobody gets in without one")
+
+    def _after_revocation(self, name: str, files: TlsFiles) -> Finding:
+        with self.store.write() as tx:
+            tx.identities.revoke(name, self.clock())
+        self.access.refresh()
+        self.access.cut(name)
+        time.sleep(1.0)  # a broker reads its files when it comes to it
+        if self._peer(name, files).is_let_in_at_once():
+            return Finding(
+                "revocation",
+                "fault",
+                "a revoked certificate still opens the broker",
+                "set [broker] reload in fleet.toml to the command by which it reads its files again",
+            )
+        return Finding("revocation", "ok", "a revoked certificate opens nothing")
+
+    # -- on record
+
+    def _on_record(self) -> Iterator[Finding]:
+        now = self.clock()
+        with self.store.read() as tx:
+            rows = tx.identities.certificates()
+            presence = tx.devices.presence(Selection())
+            tokens = tx.identities.open_tokens(now)
+        usable = [r for r in rows if r.revoked_unix_ms is None and r.not_after_unix_ms > now]
+        yield _listed(
+            "shared keys",
+            _shared(rows),
+            "every key belongs to one device",
+            "revoke these devices, and let them in again: each must make its own key",
+        )
+        yield _listed(
+            "several certificates",
+            _several(usable, now),
+            "no device has a former one left",
+            "does another machine use the same id? `fleet device revoke`, then a new token",
+        )
+        out = {r.device for r in rows} - {r.device for r in usable}
+        yield _listed(
+            "revoked but active",
+            sorted(name for name in out if name in presence and presence[name].state == "online"),
+            "nobody is online without a usable certificate",
+            "`fleet device revoke NAME` cuts the connection; or wait, if it has only expired",
+        )
+        yield _listed(
+            "join tokens",
+            sorted(device for device, expires in tokens if expires - now > LONG_TOKEN_MS),
+            f"{len(tokens)} open, none for longer than a week",
+            "`fleet device token NAME` replaces one by one for an hour",
+            verdict="warning",
+        )
+        yield self._own_certificates(now)
+        yield self._own_keys()
+
+    def _own_certificates(self, now: int) -> Finding:
+        folder = self.authority.folder
+        soon = []
+        for pair in (folder.ca, folder.server, folder.controller, folder.observer):
+            left_ms = read_certificate(pair.certificate.read_text()).not_after_unix_ms - now
+            if left_ms < EXPIRY_MS:
+                soon.append(f"{pair.certificate.name} in {max(0, left_ms) // DAY_MS} days")
+        return _listed(
+            "expiry", soon, "not within 30 days", "restart the controller: it renews them"
+        )
+
+    def _own_keys(self) -> Finding:
+        folder = self.authority.folder
+        pairs = (folder.ca, folder.server, folder.controller, folder.observer)
+        open_ = [p.key.name for p in pairs if stat.S_IMODE(p.key.stat().st_mode) & 0o077]
+        return _listed(
+            "keys of the fleet",
+            open_,
+            "P-256, for their owner's eyes only",
+            f"chmod 600 in {folder.root}",
+        )
+
+
+def _crossings(
+    judge: _Peer, one: tuple[str, _Peer], other: tuple[str, _Peer], mark: str
+) -> Iterator[Finding]:
+    """Have one try all topics of the other, and those of the controller."""
+    (name, rogue), (victim, _) = one, other
+    judge.link.subscribe([f"{ROOT}/#"], qos=1)
+    judge.say(f"{ROOT}/device/{name}/ack", b"ready")  # the subscription stands when it comes back
+    if not judge.hears(f"{ROOT}/device/{name}/ack", b"ready"):
+        raise TransferError("the broker does not deliver to the auditor", code="broker_unreachable")
+    own = {g.of(name).replace("+", f"audit-{mark}") for g in grants() if g.device_writes}
+    tried = [g.of(victim).replace("+", f"audit-{mark}") for g in grants()]
+    for topic in tried:
+        rogue.say(topic, f"{mark} crossed".encode())
+    for topic in sorted(own):
+        rogue.say(topic, f"{mark} own".encode())
+    last = f"{ROOT}/device/{name}/reported"
+    rogue.say(last, f"{mark} last".encode())
+    is_heard = judge.hears(last, f"{mark} last".encode())
+    crossed = sorted(t for t, payload in judge.heard if payload == f"{mark} crossed".encode())
+    lost = sorted(own - {t for t, payload in judge.heard if payload == f"{mark} own".encode()})
+    yield _listed(
+        "writing", crossed, f"{len(tried)} topics of others and of the controller: none", FIX
+    )
+    if lost or not is_heard:
+        yield Finding(
+            "own topics", "fault", f"a device cannot write {', '.join(lost) or last}", FIX
+        )
+    rogue.link.subscribe([*tried, *WILD, f"{ROOT}/device/{name}/desired"], qos=1)
+    for topic in tried:
+        if "/device/" in topic:
+            judge.say(topic, f"{mark} secret".encode())
+    desired = f"{ROOT}/device/{name}/desired"
+    for _ in range(int(ANSWER_S)):  # again, until its subscription stands
+        judge.say(desired, f"{mark} last".encode())
+        if rogue.hears_soon(desired, f"{mark} last".encode()):
+            break
+    else:
+        yield Finding("own topics", "fault", "a device does not hear what is for it", FIX)
+    for topic in tried:
+        if "/device/" in topic:
+            judge.say(topic, f"{mark} secret".encode())
+    judge.say(desired, f"{mark} end".encode())
+    rogue.hears(desired, f"{mark} end".encode())
+    read = sorted({t for t, payload in rogue.heard if payload == f"{mark} secret".encode()})
+    yield _listed(
+        "reading", read, f"{len(tried)} topics of others and {len(WILD)} wildcards: none", FIX
+    )
+
+
+FIX: Final = "configure the broker by `fleet broker config`; nothing else may grant rights there"
+WILD: Final = (
+    "#",
+    f"{ROOT}/#",
+    f"{ROOT}/device/#",
+    f"{ROOT}/device/+/desired",
+    f"{ROOT}/device/+/+",
+)
+
+
+def _shared(rows: list[CertificateRow]) -> list[str]:
+    owners: dict[str, set[str]] = {}
+    for row in rows:
+        owners.setdefault(row.key_digest, set()).add(row.device)
+    return sorted(" = ".join(sorted(names)) for names in owners.values() if len(names) > 1)
+
+
+def _several(usable: list[CertificateRow], now: int) -> list[str]:
+    """Return devices that still have a certificate a day after the next one was made."""
+    newest: dict[str, int] = {}
+    for row in usable:
+        newest[row.device] = max(newest.get(row.device, 0), row.issued_unix_ms)
+    return sorted(
+        {
+            row.device
+            for row in usable
+            if row.issued_unix_ms < newest[row.device] and now - newest[row.device] > SEVERAL_MS
+        }
+    )
+
+
+def _listed(
+    subject: str, bad: list[str], good: str, remedy: str, *, verdict: Verdict = "fault"
+) -> Finding:
+    if not bad:
+        return Finding(subject, "ok", good)
+    more = f" and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
+    return Finding(subject, verdict, ", ".join(bad[:NAMED]) + more, remedy)

@@ -1,0 +1,109 @@
+"""The door for devices: an HTTPS listener of its own, beside the operators' API."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
+
+import uvicorn
+from fastapi import FastAPI
+
+from wire.errors import ModelfleetError
+
+from .access import Access
+from .authority import CertificateAuthority
+from .enrolment import Enrolment
+
+log = logging.getLogger(__name__)
+
+UPKEEP_S: Final = 3600.0
+"""How often the files of the broker and the dates of our own certificates are looked at."""
+MAX_CONCURRENT: Final = 256
+KEEP_ALIVE_S: Final = 5
+JOIN_S: Final = 10.0
+
+
+class _Server(uvicorn.Server):
+    """A server that leaves signals alone: it is not the only one of its process."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class Door:
+    """Serves devices from a thread of its own, and keeps certificates in order."""
+
+    def __init__(
+        self,
+        app: FastAPI,
+        listener: socket.socket,
+        *,
+        authority: CertificateAuthority,
+        enrolment: Enrolment,
+        access: Access,
+        hosts: Sequence[str],
+        clock: Callable[[], int],
+    ) -> None:
+        """Take over a socket that listens; the authority has its certificates already."""
+        self._listener = listener
+        self._authority = authority
+        self._enrolment = enrolment
+        self._access = access
+        self._hosts = hosts
+        self._clock = clock
+        self._ended = threading.Event()
+        pair = authority.folder.server
+        self._config = uvicorn.Config(
+            app,
+            ssl_certfile=str(pair.certificate),
+            ssl_keyfile=str(pair.key),
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            ws="none",
+            limit_concurrency=MAX_CONCURRENT,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=1,
+        )
+        self._server = _Server(self._config)
+        self._threads = [
+            threading.Thread(target=self._serve, name="device-door"),
+            threading.Thread(target=self._keep_up, name="certificates"),
+        ]
+
+    def start(self) -> None:
+        """Begin to serve."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """End; requests under way have a second."""
+        self._ended.set()
+        self._server.should_exit = True
+        for thread in self._threads:
+            thread.join(JOIN_S)
+        self._listener.close()
+
+    def _serve(self) -> None:
+        try:
+            self._server.run(sockets=[self._listener])
+        except Exception:  # the thread's end must be told: nobody waits for it
+            log.exception("the listener for devices failed: nobody can enrol until a restart")
+
+    def _keep_up(self) -> None:
+        while not self._ended.is_set():
+            try:
+                self._enrolment.tidy()
+                if self._authority.renew_programs(self._hosts, self._clock()):
+                    pair = self._authority.folder.server
+                    if self._config.is_ssl and self._config.loaded and self._config.ssl:
+                        self._config.ssl.load_cert_chain(pair.certificate, pair.key)
+                    self._access.reload()
+            except ModelfleetError as exc:
+                log.error("certificates: %s (%s)", exc, exc.hint)  # noqa: TRY400 - its text says it
+            self._ended.wait(UPKEEP_S)

@@ -1,0 +1,288 @@
+"""How a device gets in, stays in and is put out: tokens, certificates, renewal, revocation."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from fleet import acts
+from fleet.core.rights import WHOLE_FLEET, Scope
+from fleet.registry import require_device
+from fleet.store.identities import CertificateRow
+from fleet.store.journal import EventRow
+from fleet.store.store import Store, Tx
+from wire.enrolment import (
+    CONFIRM_CONTEXT,
+    RENEW_CONTEXT,
+    SECRET_BYTES,
+    JoinToken,
+    Welcome,
+    parse_token,
+)
+from wire.errors import PeerError
+
+from .access import Access
+from .audit import Audit, Finding
+from .authority import (
+    DAY_MS,
+    DEVICE_DAYS,
+    PROGRAM_DAYS,
+    CertificateAuthority,
+    Issued,
+    Request,
+    is_signed_by,
+    read_certificate,
+    read_request,
+)
+from .grants import observer_name
+
+TOKEN_LIFE_S: Final = 3600.0
+MAX_TOKEN_LIFE_S: Final = 90 * 86_400.0
+PRUNE_DAYS: Final = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Invitation:
+    """A join token that was made; it is shown once and not kept."""
+
+    token: str
+    expires_unix_ms: int
+
+
+class Enrolment:
+    """Lets devices in and puts them out. Safe from any thread: the store orders what it does."""
+
+    def __init__(
+        self,
+        authority: CertificateAuthority,
+        store: Store,
+        access: Access,
+        clock: Callable[[], int],
+        *,
+        broker_url: str,
+        door_url: str,
+        root: Callable[[], str],
+        device_days: float = DEVICE_DAYS,
+    ) -> None:
+        """Take note of what devices are told.
+
+        Args:
+            authority: Signs.
+            store: Keeps tokens (their digests) and certificates.
+            access: Tells the broker.
+            clock: Milliseconds of the Unix epoch.
+            broker_url: Where devices find the broker.
+            door_url: Where they find us.
+            root: Gives the root of trust that a device begins with, or an empty text.
+            device_days: Life of a device's certificate.
+        """
+        self._authority = authority
+        self._store = store
+        self._access = access
+        self._clock = clock
+        self._broker_url = broker_url
+        self.door_url = door_url
+        self._root = root
+        self._device_days = device_days
+
+    @property
+    def ca_pem(self) -> str:
+        """The authority's certificate."""
+        return self._authority.pem
+
+    def invite(
+        self, device: str, life_s: float = TOKEN_LIFE_S, *, scope: Scope = WHOLE_FLEET
+    ) -> Invitation:
+        """Return a token that lets this one device in, once; its older ones end.
+
+        Raises:
+            PeerError: `unknown_device`.
+        """
+        token = JoinToken(secrets.token_hex(SECRET_BYTES), self._authority.fingerprint)
+        now = self._clock()
+        expires = now + int(life_s * 1000)
+        with self._store.write() as tx:
+            require_device(tx, device, scope)
+            tx.identities.add_token(token.digest, device, now, expires)
+            tx.journal.note([EventRow("device", device, "invited by a join token")], now)
+        return Invitation(str(token), expires)
+
+    def observe(self, name: str, csr: str) -> Welcome:
+        """Return a certificate that reads every topic and writes none; the name's older ones end.
+
+        Raises:
+            PeerError: `csr_invalid` or `wrong_device`: the request has another name.
+        """
+        acts.about(observer_name(name))
+        request = read_request(csr)
+        now = self._clock()
+        if request.name != observer_name(name):
+            raise PeerError("the request has another observer's name", code="wrong_device")
+        with self._store.write() as tx:
+            tx.identities.revoke(request.name, now)
+            issued = self._issue(tx, request, now, PROGRAM_DAYS)
+            tx.journal.note([EventRow("observer", name, "may read every topic")], now)
+        self._access.refresh()
+        return self._welcome(name, issued.pem)
+
+    def enroll(self, token: str, csr: str) -> Welcome:
+        """Exchange a token for a certificate: once, or again for the key that it was used with.
+
+        A device whose answer was lost, in a power cut perhaps, asks again with the same key.
+
+        Raises:
+            PeerError: `token_invalid`, `token_used`, `token_expired`, `csr_invalid` or `wrong_device`.
+        """
+        digest = parse_token(token).digest
+        request = read_request(csr)
+        now = self._clock()
+        with self._store.write() as tx:
+            row = tx.identities.token(digest)
+            if row is None:
+                raise _refused("this join token is unknown here", "token_invalid")
+            if row.serial is not None:
+                known = tx.identities.certificate(row.serial)
+                if known is None or known.key_digest != request.key_digest:
+                    raise _refused("this join token was used before", "token_used")
+                if known.revoked_unix_ms is not None:
+                    raise _refused(f"{row.device} was put out of the fleet", "revoked")
+                return self._welcome(row.device, known.pem)
+            if row.expires_unix_ms <= now:
+                raise _refused("this join token has expired", "token_expired")
+            if request.name != row.device:
+                raise PeerError(
+                    f"this join token is for {row.device}, the request for {request.name[:80]!r}",
+                    code="wrong_device",
+                    hint="[device] id in the agent's configuration must be the device's id",
+                )
+            issued = self._issue(tx, request, now)
+            tx.identities.use_token(digest, issued.serial)
+            tx.journal.note([EventRow("device", row.device, "enrolled")], now)
+        self._access.refresh()
+        return self._welcome(row.device, issued.pem)
+
+    def renew(self, certificate: str, csr: str, signature: bytes) -> Welcome:
+        """Return a device's next certificate, for one that is not revoked; it may have expired.
+
+        The request is signed by the key of `certificate`. To say it again is to be answered again.
+
+        Raises:
+            PeerError: `revoked`, `not_ours`, `csr_invalid`, `certificate_invalid` or `wrong_device`.
+        """
+        request = read_request(csr)
+        now = self._clock()
+        with self._store.write() as tx:
+            row = self._proven(tx, certificate, signature, RENEW_CONTEXT + csr.encode())
+            if request.name != row.device:
+                raise PeerError(
+                    f"a certificate of {row.device} renews no other's", code="wrong_device"
+                )
+            for known in tx.identities.certificates(row.device):
+                if (known.key_digest, known.revoked_unix_ms) == (request.key_digest, None) and (
+                    known.not_after_unix_ms > now
+                ):
+                    return self._welcome(row.device, known.pem)
+            issued = self._issue(tx, request, now)
+            tx.journal.note([EventRow("device", row.device, "renewed its certificate")], now)
+        self._access.refresh()
+        return self._welcome(row.device, issued.pem)
+
+    def confirm(self, certificate: str, signature: bytes) -> int:
+        """Retire a device's other certificates, now that this one works; return how many.
+
+        Raises:
+            PeerError: `revoked`, `not_ours` or `certificate_invalid`.
+        """
+        with self._store.write() as tx:
+            row = self._proven(tx, certificate, signature, CONFIRM_CONTEXT + certificate.encode())
+            count = tx.identities.revoke(row.device, self._clock(), but=row.serial)
+        self._access.refresh()
+        return count
+
+    def revoke(self, device: str, *, scope: Scope = WHOLE_FLEET) -> tuple[int, bool]:
+        """Put a device out; return how many certificates it had, and whether its connection was cut.
+
+        It stays in the fleet's list, and a new token would let it in again.
+
+        Raises:
+            PeerError: `unknown_device`.
+        """
+        now = self._clock()
+        with self._store.write() as tx:
+            require_device(tx, device, scope)
+            count = self._put_out(tx, device, now)
+            tx.journal.note([EventRow("device", device, "revoked")], now)
+        self._access.refresh()
+        return count, self._access.cut(device)
+
+    def forget(self, device: str) -> None:
+        """Put a device out that was just removed; nothing is left to be told of it."""
+        with self._store.write() as tx:
+            count = self._put_out(tx, device, self._clock())
+        if count:
+            self._access.refresh()
+            self._access.cut(device)
+
+    def audit(self) -> list[Finding]:
+        """Return what an audit of the broker and of what is on record finds; see `audit`.
+
+        Raises:
+            StorageError: The store or the folder failed.
+        """
+        acts.about("the broker")
+        audit = Audit(
+            self._authority, self._store, self._access, self._clock, self._access.broker_url
+        )
+        return audit.run()
+
+    def tidy(self) -> None:
+        """Forget what has expired, and bring the broker's files up to date."""
+        with self._store.write() as tx:
+            tx.identities.prune(self._clock() - PRUNE_DAYS * DAY_MS)
+        self._access.refresh()
+
+    @staticmethod
+    def _put_out(tx: Tx, device: str, now: int) -> int:
+        tx.identities.drop_tokens(device)
+        return tx.identities.revoke(device, now)
+
+    def _proven(self, tx: Tx, certificate: str, signature: bytes, text: bytes) -> CertificateRow:
+        """Return the certificate whose key signed `text`, if it is one of ours and not revoked."""
+        read = read_certificate(certificate)
+        row = tx.identities.certificate(read.serial)
+        if row is None or row.pem != read.pem:
+            raise _refused("this certificate is not one of this fleet", "not_ours")
+        if not is_signed_by(row.pem, signature, text):
+            raise _refused("the request is not signed by the certificate's key", "not_ours")
+        if row.revoked_unix_ms is not None:
+            raise _refused(f"this certificate of {row.device} is revoked", "revoked")
+        return row
+
+    def _issue(self, tx: Tx, request: Request, now: int, days: float | None = None) -> Issued:
+        issued = self._authority.issue(request, now, days=days or self._device_days)
+        tx.identities.add_certificate(
+            CertificateRow(
+                serial=issued.serial,
+                device=issued.name,
+                key_digest=issued.key_digest,
+                pem=issued.pem,
+                issued_unix_ms=now,
+                not_after_unix_ms=issued.not_after_unix_ms,
+            )
+        )
+        return issued
+
+    def _welcome(self, device: str, certificate: str) -> Welcome:
+        return Welcome(
+            device=device,
+            certificate=certificate,
+            ca=self._authority.pem,
+            root=self._root(),
+            broker_url=self._broker_url,
+        )
+
+
+def _refused(words: str, code: str) -> PeerError:
+    return PeerError(words, code=code, hint="`fleet device token NAME` makes a new join token")

@@ -1,0 +1,331 @@
+"""How devices get in and stay in: the real listener over HTTPS, the agent's own client and files."""
+
+import concurrent.futures
+import contextlib
+import json
+import socket
+import ssl
+import stat
+import subprocess
+import sys
+import threading
+from types import SimpleNamespace
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from agent.adapters import door as agent_door
+from agent.adapters.identity import Identity
+from fleet.api.device_app import build_device_app
+from fleet.api.schemas import DeviceIn
+from fleet.pki.access import Access, found_pki
+from fleet.pki.authority import DAY_MS, read_certificate
+from fleet.pki.door import Door
+from fleet.pki.enrolment import Enrolment
+from fleet.pki.folder import PkiFolder
+from fleet.registry import add_devices
+from fleet.store.store import Store
+from tests.fleet.secured import new_key, new_request, now_unix_ms
+from wire.enrolment import JoinToken, parse_token
+from wire.errors import PeerError, TransferError
+
+BROKER = "mqtts://127.0.0.1:1"
+DEVICES = ("cam-01", "cam-02")
+
+
+class Site:
+    """A controller's door, with a clock that is moved by hand; the other side's runs by itself."""
+
+    def __init__(self, folder):
+        self.late_ms = 0
+        self.told = []
+        self.store = Store(folder / "fleet.db", folder)
+        authority = found_pki(PkiFolder(folder / "pki"), (), self.now())
+        with self.store.write() as tx:
+            add_devices(tx, [DeviceIn(id=name) for name in DEVICES], self.now())
+        access = Access(
+            authority, self.store, self.now, broker_url=BROKER, reload=lambda: self.told.append(1)
+        )
+        self.enrolment = Enrolment(
+            authority, self.store, access, self.now,
+            broker_url=BROKER, door_url="", root=lambda: '{"signed":{}}',
+        )  # fmt: skip
+        listener = socket.create_server(("127.0.0.1", 0), backlog=256)
+        self.url = f"https://127.0.0.1:{listener.getsockname()[1]}"
+        self.folder = authority.folder
+        self._door = Door(
+            build_device_app(self.enrolment), listener, authority=authority,
+            enrolment=self.enrolment, access=access, hosts=(), clock=self.now,
+        )  # fmt: skip
+        self._door.start()
+
+    def now(self):
+        return now_unix_ms() + self.late_ms
+
+    def token(self, device="cam-01", **more):
+        return self.enrolment.invite(device, **more).token
+
+    def certificates(self, device="cam-01"):
+        with self.store.read() as tx:
+            return tx.identities.certificates(device)
+
+    def stop(self):
+        self._door.stop()
+        self.store.close()
+
+
+@pytest.fixture
+def site(tmp_path):
+    made = Site(tmp_path / "controller")
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def identity(tmp_path):
+    return Identity(tmp_path / "state")
+
+
+def enrol(identity, site, device="cam-01", token=None):
+    agent_door.enrol(identity, device, site.url, token or site.token(device))
+
+
+def refused(code):
+    @contextlib.contextmanager
+    def checked():
+        with pytest.raises(PeerError) as caught:
+            yield
+        assert caught.value.code == code
+
+    return checked()
+
+
+def test_a_token_brings_key_certificate_authority_root_and_broker(site, identity):
+    enrol(identity, site)
+    assert identity.is_enrolled
+    assert (identity.place().broker_url, identity.place().door_url) == (BROKER, site.url)
+    assert json.loads(identity.root.read_text()) == {"signed": {}}
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in identity.folder.iterdir()}
+    assert modes.pop("device.pem") == 0o600
+    assert "new.key" not in modes
+    (row,) = site.certificates()
+    shown = read_certificate((identity.folder / "device.pem").read_text().partition("-----END PRIVATE KEY-----\n")[2])  # fmt: skip
+    assert (shown.serial, shown.name) == (row.serial, "cam-01")
+    assert identity.files().context().cert_store_stats()["x509_ca"] == 1
+    assert site.told, "the broker was not told"
+
+
+def test_of_a_hundred_who_use_a_token_at_once_one_gets_in(site):
+    token = site.token()
+    requests = [new_request(new_key(), "cam-01") for _ in range(100)]
+    start = threading.Barrier(100)
+
+    def use(csr):
+        start.wait()
+        try:
+            return site.enrolment.enroll(token, csr).certificate
+        except PeerError as exc:
+            return exc.code
+
+    with concurrent.futures.ThreadPoolExecutor(100) as pool:
+        answers = list(pool.map(use, requests))
+    assert answers.count("token_used") == 99
+    assert len(site.certificates()) == 1
+
+
+def test_who_asks_again_with_its_key_is_answered_the_same(site):
+    token, key = site.token(), new_key()
+    with concurrent.futures.ThreadPoolExecutor(20) as pool:
+        requests = [new_request(key, "cam-01") for _ in range(20)]  # each signed anew
+        answers = set(pool.map(lambda csr: site.enrolment.enroll(token, csr).certificate, requests))
+    assert len(answers) == 1
+    site.late_ms = 7200_000  # the token would have expired by now
+    assert {site.enrolment.enroll(token, requests[0]).certificate} == answers
+
+
+@pytest.mark.parametrize(
+    ("device", "spoil", "code"),
+    [
+        ("cam-01", lambda _token, _site: "mfjoin_x", "token_invalid"),
+        ("cam-01", lambda token, _site: token.replace(token[7], "0" if token[7] != "0" else "1", 1), "token_invalid"),
+        ("cam-02", lambda token, _site: token, "wrong_device"),
+        ("cam-01", lambda token, site: setattr(site, "late_ms", 3_600_001) or token, "token_expired"),
+        ("cam-01", lambda token, site: site.token() and token, "token_invalid"),
+    ],
+    ids=["no-token", "another", "for-another-device", "late", "followed-by-a-newer"],
+)  # fmt: skip
+def test_a_token_that_does_not_fit_lets_nobody_in(site, identity, device, spoil, code):
+    token = spoil(site.token(), site)
+    with refused(code):
+        enrol(identity, site, device, token)
+    assert not identity.is_enrolled
+    assert site.certificates() == []
+
+
+def test_the_token_is_not_told_to_another_authority(site, identity):
+    token = parse_token(site.token())
+    with refused("wrong_authority"):
+        enrol(identity, site, token=str(JoinToken(token.secret, "0" * 64)))
+    enrol(identity, site, token=str(token))  # nobody has used it
+
+
+def test_only_a_key_over_p256_with_the_right_name_is_signed(site):
+    for csr in (
+        new_request(new_key(curve=ec.SECP384R1()), "cam-01"),
+        new_request(new_key(), "cam-01").replace("A", "B"),
+        "x" * 5000,
+        "",
+    ):
+        with refused("csr_invalid"):
+            site.enrolment.enroll(site.token(), csr)
+    for name in ("fleet.controller", "cam-02", "+", "cam-01/#"):
+        with refused("wrong_device"):
+            site.enrolment.enroll(site.token(), new_request(new_key(), name))
+
+
+def test_a_certificate_goes_through_three_lives_and_a_long_absence(site, identity):
+    enrol(identity, site)
+    serials = []
+    for days in (20, 40, 60, 400):  # the last after it has expired long ago
+        site.late_ms = days * DAY_MS
+        agent_door.renew(identity)
+        assert identity.is_on_trial
+        assert identity.files().certificate.name == "new.pem"
+        identity.settle_trial()
+        agent_door.confirm(identity)
+        assert not identity.is_unconfirmed
+        serials.append([row.serial for row in site.certificates() if row.revoked_unix_ms is None])
+    assert all(len(alive) == 1 for alive in serials)
+    assert len({alive[0] for alive in serials}) == 4
+    assert len({row.key_digest for row in site.certificates()}) == 5, "a key was used twice"
+
+
+def test_a_retired_or_revoked_key_renews_nothing(site, identity):
+    enrol(identity, site)
+    former = identity.renewal("cam-01")
+    agent_door.renew(identity)
+    identity.settle_trial()
+    agent_door.confirm(identity)
+    with refused("revoked"):
+        site.enrolment.renew(former.certificate, former.csr, bytes.fromhex(former.signature))
+    site.enrolment.revoke("cam-01")
+    for ask in (agent_door.renew, agent_door.confirm):
+        with refused("revoked"):
+            ask(identity)
+    enrol(identity, site)  # a new token is a person's word
+    agent_door.confirm(identity)
+
+
+def test_a_revoked_device_cannot_use_the_token_that_it_has_used_nor_one_that_waits(site, identity):
+    used = site.token()
+    csr = new_request(new_key(), "cam-01")
+    site.enrolment.enroll(used, csr)
+    waiting = site.token()
+    site.enrolment.revoke("cam-01")
+    for token in (used, waiting):
+        with refused("token_invalid"):
+            site.enrolment.enroll(token, csr)
+
+
+def test_a_request_that_its_key_has_not_signed_is_refused(site, identity, tmp_path):
+    enrol(identity, site)
+    other = Identity(tmp_path / "other")
+    enrol(other, site, "cam-02")
+    own, foreign = identity.renewal("cam-01"), other.renewal("cam-02")
+    for certificate, csr, signature in (
+        (own.certificate, own.csr, foreign.signature),
+        (own.certificate, foreign.csr, own.signature),
+        (foreign.certificate, own.csr, own.signature),
+    ):
+        with refused("not_ours"):
+            site.enrolment.renew(certificate, csr, bytes.fromhex(signature))
+    signed = other.renewal("cam-01")  # by its own key, for another's name
+    with refused("wrong_device"):
+        site.enrolment.renew(signed.certificate, signed.csr, bytes.fromhex(signed.signature))
+
+
+def test_a_renewal_that_is_said_again_is_answered_the_same(site, identity):
+    enrol(identity, site)
+    request = identity.renewal("cam-01")
+    told = (request.certificate, request.csr, bytes.fromhex(request.signature))
+    assert site.enrolment.renew(*told) == site.enrolment.renew(*told)
+    assert len(site.certificates()) == 2
+
+
+CRASH = """
+import os, sys
+from pathlib import Path
+from agent.adapters import door
+from agent.adapters.identity import Identity
+folder, url, token, step, left = *sys.argv[1:5], [int(sys.argv[5])]
+def hook(event, args):
+    if event in ("open", "os.rename", "os.remove", "os.mkdir") and folder in str(args[0]):
+        left[0] -= 1
+        if left[0] == 0:
+            os._exit(9)  # as a power cut would: nothing is flushed, nothing is tidied
+sys.addaudithook(hook)
+identity = Identity(Path(folder))
+if step == "enrol":
+    door.enrol(identity, "cam-01", url, token)
+elif step == "renew":
+    door.renew(identity)
+else:
+    identity.settle_trial()
+    door.confirm(identity)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", ["enrol", "renew", "settle"])
+def test_a_device_that_dies_at_any_step_gets_in_the_next_time(site, tmp_path, step):
+    deaths = 0
+    for at in range(1, 60):
+        folder = tmp_path / f"{step}-{at}"
+        identity = Identity(folder)
+        token = site.token()
+        if step != "enrol":
+            enrol(identity, site, token=token)
+        if step == "settle":
+            agent_door.renew(identity)
+        argv = [sys.executable, "-c", CRASH, str(folder), site.url, token, step, str(at)]
+        code = subprocess.run(argv, check=False, timeout=60).returncode
+        assert code in (0, 9)
+        deaths += code == 9
+        identity = Identity(folder)
+        if step == "enrol" and not identity.is_enrolled:
+            enrol(identity, site, token=token)
+        assert identity.is_enrolled
+        identity.files().context()  # whole, and key and certificate fit
+        if step == "renew" and not identity.is_on_trial:
+            agent_door.renew(identity)
+        if identity.is_on_trial:
+            identity.settle_trial()
+        agent_door.confirm(identity)
+        agent_door.renew(identity)  # with a key of its own
+        keys = [row.key_digest for row in site.certificates()]
+        assert len(set(keys)) == len(keys)
+        if code == 0:
+            break
+    assert deaths >= 3
+    assert code == 0
+
+
+def test_who_is_no_controller_is_told_from_one_that_is_away(site, identity):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"https://127.0.0.1:{silent.getsockname()[1]}"
+    with pytest.raises(TransferError):
+        enrol(identity, SimpleNamespace(url=url, token=site.token))
+
+
+def test_a_body_without_end_is_put_out(site):
+    context = ssl.create_default_context(cafile=str(site.folder.ca.certificate))
+    port = int(site.url.rpartition(":")[2])
+    with (
+        socket.create_connection(("127.0.0.1", port), 30) as raw,
+        context.wrap_socket(raw, server_hostname="127.0.0.1") as link,
+    ):
+        link.sendall(
+            b"POST /v1/enroll HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"Content-Length: 99999999\r\n\r\n" + b"x" * 64_000
+        )
+        assert b" 413 " in link.recv(4096).partition(b"\r\n")[0]

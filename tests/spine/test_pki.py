@@ -1,0 +1,100 @@
+"""Certificates on the real programs: three lives, a long absence, and a device that is put out."""
+
+import re
+import time
+
+import pytest
+
+from tests.fleet.secured import Client as Intruder
+from tests.spine.processes import Program, until
+from wire.link_paho import TlsFiles
+
+pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(300)]
+
+LIFE_S = 12
+KINDS = ["mosquitto", "nats"]
+
+
+def own(bed, **settings):
+    """Change the fleet's file before its controller starts again."""
+    path = bed.fleet_dir / "fleet.toml"
+    lines = "".join(f"{key} = {value}\n" for key, value in settings.items())
+    path.write_text(path.read_text().replace("[devices]\n", f"[devices]\n{lines}"))
+    assert bed.controller.end() == 0
+    bed.start_controller()
+
+
+def identity(bed, name):
+    return bed.fleet_dir / "devices" / name / "state/identity"
+
+
+def renewals(bed, name):
+    return len(re.findall("the new certificate works", bed.devices[name].log.read_text()))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_device_goes_through_three_lives_and_comes_back_after_a_long_absence(make_bed, kind):
+    bed = make_bed(kind, is_split=False)
+    own(bed, certificate_days=LIFE_S / 86_400)
+    bed.add("cam-0")
+    device = bed.devices["cam-0"]
+    bed.until("it has gone through three", lambda: renewals(bed, "cam-0") >= 3)
+    assert device.end() == 0
+    before = renewals(bed, "cam-0")
+    gone_at_s = time.monotonic()
+    until("its certificate has expired", lambda: time.monotonic() > gone_at_s + 1.5 * LIFE_S)
+    device.start()
+    bed.until("it has renewed", lambda: renewals(bed, "cam-0") > before)
+    bed.until_online("cam-0")
+    assert set(bed.end().values()) == {0}
+    assert bed.tracebacks() == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_device_that_is_put_out_is_cut_and_cannot_come_back(make_bed, kind):
+    bed = make_bed(kind, is_split=False)
+    bed.add("cam-0", "cam-1")
+    pem = identity(bed, "cam-0") / "device.pem"
+    files = TlsFiles(bed.pki.ca.certificate, pem, pem)
+    bed.fleet("device", "revoke", "cam-0", "--yes")
+    bed.until_online("cam-0", is_online=False)
+    intruder = Intruder(_At(bed._broker_port), files, "cam-0")
+    assert not intruder.connects(), "its certificate still opens the broker"
+    bed.until("it says why", lambda: "revoked, expired" in bed.devices["cam-0"].log.read_text()
+              or "Not authorized" in bed.devices["cam-0"].log.read_text())  # fmt: skip
+    bed.until_online("cam-1")
+    # Nor by its old token, which is still in its file.
+    assert bed.devices["cam-0"].end() == 0
+    for path in identity(bed, "cam-0").iterdir():
+        path.unlink()
+    again = Program("again", ["fleet-agent", "run", "--config", "cam-0.toml"], bed.fleet_dir)
+    again.start()
+    until("it gives up", lambda: not again.is_alive)
+    assert "join token" in again.log.read_text()
+    # A new token is a person's word.
+    command = bed.fleet("device", "token", "cam-0")
+    url, token = re.search(r"--url (\S+) --token (\S+)", command).groups()
+    enroll = ["fleet-agent", "enroll", "--config", "cam-0.toml", "--url", url, "--token", token]
+    program = Program("enroll", enroll, bed.fleet_dir)
+    program.start()
+    until("it has enrolled", lambda: not program.is_alive)
+    assert "enrolled as cam-0" in program.log.read_text()
+    bed.devices["cam-0"].start()
+    bed.until_online("cam-0")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_device_that_is_removed_is_out_too(make_bed, kind):
+    bed = make_bed(kind, is_split=False)
+    bed.add("cam-0")
+    pem = identity(bed, "cam-0") / "device.pem"
+    bed.fleet("device", "remove", "cam-0", "--yes")
+    intruder = Intruder(_At(bed._broker_port), TlsFiles(bed.pki.ca.certificate, pem, pem), "cam-0")
+    until("its certificate opens nothing", lambda: not intruder.connects())
+    with pytest.raises(AssertionError, match="unknown_device"):
+        bed.device("cam-0")
+
+
+class _At:
+    def __init__(self, port):
+        self.port = port
