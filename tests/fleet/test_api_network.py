@@ -20,7 +20,7 @@ from starlette.testclient import TestClient
 from fleet.api import gatekeeper, patience
 from fleet.api.app import build_app
 from fleet.api.patience import MAX_HEADER_BYTES, PatientProtocol
-from fleet.pki.authority import Authority
+from fleet.pki.authority import CertificateAuthority
 from fleet.pki.folder import PkiFolder
 from fleet.ratelimit import Buckets
 from fleet.service import unix_ms
@@ -195,7 +195,7 @@ def test_the_cli_and_the_controller_speak_tls(tmp_path: Path, free_tcp_port: int
     made = run(tmp_path, "init", ".", "--listen", f"127.0.0.1:{free_tcp_port}", "--broker", broker)
     assert made.returncode == 0, made.stderr
     pki = PkiFolder(tmp_path / "api-pki")
-    Authority.found(pki, [], unix_ms())
+    CertificateAuthority.found(pki, [], unix_ms())
     file = tmp_path / "fleet.toml"
     lines = [f'certificate = "{pki.server.certificate}"', f'key = "{pki.server.key}"']
     plain = file.read_text()
