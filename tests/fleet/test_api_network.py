@@ -199,7 +199,7 @@ def test_the_cli_and_the_controller_speak_tls(tmp_path: Path, free_tcp_port: int
     file = tmp_path / "fleet.toml"
     lines = [f'certificate = "{pki.server.certificate}"', f'key = "{pki.server.key}"']
     plain = file.read_text()
-    file.write_text(plain.replace("[store]", "\n".join([*lines, "[store]"])))
+    file.write_text(plain.replace("[devices]", "\n".join([*lines, "[devices]"])))
     with subprocess.Popen(
         [*FLEET, "controller", "run"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
     ) as controller:
@@ -210,7 +210,7 @@ def test_the_cli_and_the_controller_speak_tls(tmp_path: Path, free_tcp_port: int
             assert strange.returncode == 1
             assert "certificate" in strange.stderr.lower()
             ca = f'ca = "{pki.ca.certificate}"'
-            file.write_text(file.read_text().replace("[store]", f"{ca}\n[store]"))
+            file.write_text(file.read_text().replace("[devices]", f"{ca}\n[devices]"))
             known = run(tmp_path, "device", "add", "cam")
             assert known.returncode == 0, known.stderr
         finally:
@@ -220,7 +220,7 @@ def test_the_cli_and_the_controller_speak_tls(tmp_path: Path, free_tcp_port: int
         raw.execute("UPDATE audit SET who = 'nobody' WHERE subject = 'cam'")
     forged = run(tmp_path, "audit", "verify")
     assert (forged.returncode, "row 2 was changed" in forged.stderr) == (1, True), forged
-    file.write_text(plain.replace("[store]", 'certificate = "no"\nkey = "no"\n[store]'))
+    file.write_text(plain.replace("[devices]", 'certificate = "no"\nkey = "no"\n[devices]'))
     refused = run(tmp_path, "controller", "run")
     assert refused.returncode == 1
     assert "api] certificate" in refused.stderr
