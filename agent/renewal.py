@@ -7,6 +7,7 @@ at each connection, and is told to make a new one.
 from __future__ import annotations
 
 import logging
+import math
 import secrets
 import threading
 import time
@@ -46,6 +47,7 @@ class Renewal:
         self._tried_new = False
         self._is_proven = False
         self._trial_failures = 0
+        self._renewed_at_s = -math.inf
         self._offline_since_s: float | None = time.monotonic()
         self._thread = threading.Thread(target=self._keep, name="renewal", daemon=True)
 
@@ -121,9 +123,11 @@ class Renewal:
             not_after_unix_ms=span.not_after_unix_ms,
             chance=self._chance,
             offline_s=offline_s,
+            renewed_s=time.monotonic() - self._renewed_at_s,
         ):
             self._is_proven = False
             door.renew(identity)
+            self._renewed_at_s = time.monotonic()
             log.info("a new certificate has come; connecting with it")
             self._reconnect()
         life_s = (span.not_after_unix_ms - span.not_before_unix_ms) / 1000

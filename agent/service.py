@@ -61,8 +61,11 @@ def run_agent(config: AgentConfig) -> str | None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: inbox.put(StopRequested()))
     root = config.state.dir
+    if config.broker is not None:
+        read_bootstrap(config)  # set up by hand: nothing that follows would bring one
     with locked(root):
         join(config)
+        membership(config)
         bootstrap = read_bootstrap(config)
         host = ProcessRuntimeHost(_runtime_settings(config), inbox.put)
         host.open()

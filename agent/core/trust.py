@@ -123,6 +123,11 @@ Marks = Mapping[str, Mark]
 """What must survive the loss of all cached metadata; `agent.adapters.trust` names what they are of."""
 
 
+MAX_LEAD_MS: Final = 90 * 86_400_000
+"""How far the newest signed time may be ahead of a clock that was ever set. One that is further ahead
+was signed by a controller whose own clock was wrong, and must not age all metadata for ever."""
+
+
 def floor_clock(
     clock_unix_ms: int, build_unix_ms: int, view: TrustView | None, marks: Marks
 ) -> int:
@@ -135,8 +140,13 @@ def floor_clock(
         marks: With the newest verified time, if there was one.
     """
     issued = marks.get(ISSUED)
-    is_believed = issued is not None and (view is None or issued.holds(view.directors, 1))
-    return max(clock_unix_ms, build_unix_ms, issued.version if issued and is_believed else 0)
+    latest = max(clock_unix_ms, build_unix_ms)
+    if issued is None or not (view is None or issued.holds(view.directors, 1)):
+        return latest
+    was_set = clock_unix_ms >= build_unix_ms
+    if was_set and issued.version > clock_unix_ms + MAX_LEAD_MS:
+        return latest
+    return max(latest, issued.version)
 
 
 def after_desired(marks: Marks, view: TrustView, desired: Desired, keyid: str) -> Marks:

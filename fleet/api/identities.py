@@ -18,10 +18,10 @@ def add_routes(app: FastAPI, controller: Controller) -> None:
     """Add these routes."""
 
     @app.post("/v1/devices/{device}/tokens", status_code=201, openapi_extra=needs(Right.ADMINISTER))
-    def invite(by: By, device: str, body: s.InvitationIn | None = None) -> s.Invitation:
+    def invite(by: By, device: str, body: s.InvitationIn) -> s.Invitation:
         """Make a join token for a device; those before it end."""
         enrolment = _enrolment(controller)
-        made = enrolment.invite(device, (body or s.InvitationIn()).life_s, scope=by.scope)
+        made = enrolment.invite(device, body.life_s, scope=by.scope)
         return s.Invitation(
             device=device,
             url=enrolment.door_url,

@@ -99,7 +99,7 @@ ROUTES = {
     ),
     ("DELETE", "/v1/devices/{device}"): Route(ADMIN, at("/v1/devices/DEVICE"), NO_DEVICE, done=204),
     ("POST", "/v1/devices/{device}/tokens"): Route(
-        ADMIN, at("/v1/devices/DEVICE/tokens"), NO_DEVICE, done=201
+        ADMIN, at("/v1/devices/DEVICE/tokens", json={}), NO_DEVICE, done=201
     ),
     ("POST", "/v1/devices/{device}/revoke"): Route(
         ADMIN, at("/v1/devices/DEVICE/revoke"), NO_DEVICE

@@ -160,12 +160,14 @@ class Bed:
         self.fleet("push", str(path))
         return read_bundle(path).manifest_digest
 
-    def roll_out(self, version, *, phases=("100%",), soak_s=0.0, min_s=1.0, max_s=600.0):
+    def roll_out(
+        self, version, *, site="lab", phases=("100%",), soak_s=0.0, min_s=1.0, max_s=600.0
+    ):
         """Start a rollout of a pushed version and return its id."""
         body = {
             "model": NAME,
             "version": version,
-            "match": {"site": "lab"},
+            "match": {"site": site},
             "phases": list(phases),
             "soak_s": soak_s,
             "probation": {"min_s": min_s, "max_s": max_s, "min_inferences": 1},

@@ -12,6 +12,7 @@ from tests.spine.soundness import DEVICE, events, sound_bed
 pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(300)]
 
 YEARS_MS = 3650 * 86_400_000
+AHEAD_ID, BEHIND_ID = "ahead", "behind"
 AHEAD, BEHIND, RIGHT = YEARS_MS // 1000, -YEARS_MS // 1000, 0
 SHIFT = """\
 import os, time
@@ -37,45 +38,61 @@ def shifted(program, seconds):
     program._argv = [*words, f"SHIFT_S={seconds}", *plain]
 
 
+def join(bed, name, site, shift_s):
+    """Let a device in that lives at another time."""
+    device = Device(name, free_port(), bed.fleet_dir)
+    listen = f"127.0.0.1:{device.port}"
+    bed.fleet("device", "add", name, "--tag", f"site={site}", "--output", f"{name}.toml",
+              "--listen", listen)  # fmt: skip
+    with (bed.fleet_dir / f"{name}.toml").open("a") as file:
+        file.write("\n[telemetry]\ninterval_s = 1\n")
+    shifted(device, shift_s)
+    bed.devices[name] = device
+    device.start()
+    device.client.start()
+    bed.until_online(name)
+
+
+def move(bed, name, shift_s):
+    """Let a device live at another time from now on."""
+    device = bed.devices[name]
+    assert device.end() == 0
+    shifted(device, shift_s)
+    device.start()
+    bed.until_online(name)
+
+
 @pytest.fixture(scope="module")
 def bed(tmp_path_factory, bundles):
-    """A bed with a device whose clock is right, one that is ahead and one that is behind."""
+    """A bed with a device whose clock is right, one without a clock, and one that will be ahead."""
     with sound_bed(tmp_path_factory.mktemp("clock"), bundles) as bed:
-        for name, seconds in (("ahead", AHEAD), ("behind", BEHIND)):
-            device = Device(name, free_port(), bed.fleet_dir)
-            listen = f"127.0.0.1:{device.port}"
-            bed.fleet("device", "add", name, "--tag", "site=lab", "--output", f"{name}.toml",
-                      "--listen", listen)  # fmt: skip
-            with (bed.fleet_dir / f"{name}.toml").open("a") as file:
-                file.write("\n[telemetry]\ninterval_s = 1\n")
-            shifted(device, seconds)
-            bed.devices[name] = device
-            device.start()
-            device.client.start()
-        for name in bed.devices:
-            bed.until_online(name)
+        join(bed, BEHIND_ID, "lab", BEHIND)
+        join(bed, AHEAD_ID, "far", RIGHT)
+        bed.push("2.0.0")
+        finish(bed, "2.0.0", "lab", 2)
+        finish(bed, "2.0.0", "far", 1)
+        move(bed, AHEAD_ID, AHEAD)
         yield bed
 
 
-def install(bed, version):
-    bed.push(version)
-    ended = bed.until_ended(bed.roll_out(version, phases=("1", "100%"), soak_s=1))
-    assert ended["counts"] == {"confirmed": 3}, ended
-    check_serving(bed, dict.fromkeys(bed.devices, version))
+def finish(bed, version, site, count):
+    """Roll a version out to a site, and see so many devices confirm it."""
+    ended = bed.until_ended(bed.roll_out(version, site=site, phases=("1", "100%"), soak_s=1))
+    assert ended["counts"] == {"confirmed": count}, ended
 
 
-def complaints(bed):
+def complaints(bed, code="clock_off"):
     return {
         event["subject"]: event["text"] for event in events(bed)
-        if event["detail"].get("code") == "clock_off"
+        if event["detail"].get("code") == code
     }  # fmt: skip
 
 
-def test_devices_that_live_in_other_years_are_updated_and_told_of(bed):
-    install(bed, "2.0.0")
+def test_devices_that_live_in_other_years_serve_and_are_told_of(bed):
+    check_serving(bed, dict.fromkeys(bed.devices, "2.0.0"))
     told = bed.until("both are told of", lambda: len(complaints(bed)) == 2 and complaints(bed))
-    assert "days ahead of the controller's" in told["ahead"]
-    assert "a time before 2024" in told["behind"]
+    assert "days ahead of the controller's" in told[AHEAD_ID]
+    assert "a time before 2024" in told[BEHIND_ID]
     rows = {
         name: bed.get(f"/v1/devices/{name}/records?channel=telemetry/vitals&limit=1")
         for name in bed.devices
@@ -83,34 +100,46 @@ def test_devices_that_live_in_other_years_are_updated_and_told_of(bed):
     offsets = {
         name: row["body"]["at_unix_ms"] - row["received_unix_ms"] for name, (row,) in rows.items()
     }
-    assert offsets["ahead"] > YEARS_MS - 60_000, "it was not ahead: this proves nothing"
-    assert offsets["behind"] < 60_000 - YEARS_MS
+    assert offsets[AHEAD_ID] > YEARS_MS - 60_000, "it was not ahead: this proves nothing"
+    assert offsets[BEHIND_ID] < 60_000 - YEARS_MS
     assert abs(offsets[DEVICE]) < 60_000
     uptimes = {name: row["body"]["uptime_s"] for name, (row,) in rows.items()}
     assert max(uptimes.values()) - min(uptimes.values()) < 600, uptimes
     check_records(bed)
 
 
+def test_to_a_clock_that_is_ahead_all_metadata_has_expired_until_it_is_set(bed):
+    bed.push("3.0.0")
+    rollout = bed.roll_out("3.0.0", site="far")
+    bed.until("it says why it waits", lambda: AHEAD_ID in complaints(bed, "trust_expired"))
+    check_serving(bed, {AHEAD_ID: "2.0.0"})
+    move(bed, AHEAD_ID, RIGHT)
+    assert bed.until_ended(rollout)["counts"] == {"confirmed": 1}
+    check_serving(bed, {AHEAD_ID: "3.0.0"})
+
+
 def test_a_controller_whose_clock_jumps_ahead_and_back_loses_nothing(bed):
+    """What it signed meanwhile ages nothing on a device whose clock is right."""
     known = {key for key, _ in bed.stored()}
     assert bed.controller.end() == 0
     shifted(bed.controller, AHEAD)
     bed.start_controller()
     bed.until_connected()
-    install(bed, "3.0.0")
+    finish(bed, "2.0.0", "far", 1)
     assert DEVICE not in complaints(bed), "being behind is no fault: a record may have waited"
     assert known <= {key for key, _ in bed.stored()}
 
     bed.push("4.0.0")
-    rollout = bed.roll_out("4.0.0", phases=("1", "100%"), soak_s=3)
+    rollout = bed.roll_out("4.0.0", site="far", soak_s=3)
     bed.until("it soaks", lambda: "soaking" in bed.rollout(rollout)["reason"])
     assert bed.controller.end() == 0
     shifted(bed.controller, RIGHT)
     bed.start_controller()
     ended = bed.until_ended(rollout)
-    assert ended["counts"] == {"confirmed": 3}, ended
-    check_serving(bed, dict.fromkeys(bed.devices, "4.0.0"))
-    install(bed, "5.0.0")
+    assert ended["counts"] == {"confirmed": 1}, ended
+    check_serving(bed, {AHEAD_ID: "4.0.0"})
+    bed.push("5.0.0")
+    finish(bed, "5.0.0", "far", 1)
     check_records(bed)
 
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from agent.core.trust import (
     ISSUED,
+    MAX_LEAD_MS,
     Allowed,
     Fault,
     Mark,
@@ -151,6 +152,14 @@ def test_the_clock_never_goes_back_while_its_director_is_trusted(steps, build):
         marks = after_desired(marks, VIEW, desired(issued_unix_ms=issued), KEY)
         assert floor_clock(0, 0, VIEW, marks) >= newest
         newest = floor_clock(0, 0, VIEW, marks)
+
+
+def test_a_time_far_ahead_of_a_clock_that_was_set_is_not_believed():
+    """A controller that lived in another decade for a minute must not end all updates."""
+    far = Mark(NOW + MAX_LEAD_MS + 1, frozenset({KEY}))
+    assert floor_clock(NOW, NOW, VIEW, {ISSUED: far}) == NOW
+    assert floor_clock(NOW + 1, NOW, VIEW, {ISSUED: far}) == far.version
+    assert floor_clock(5, NOW, VIEW, {ISSUED: far}) == far.version  # it never was set
 
 
 def test_a_verified_time_is_believed_no_further_than_the_timestamp_lasts():
