@@ -36,6 +36,10 @@ BACKDATE_MS: Final = 3_600_000
 CERTIFICATE_URN: Final = "urn:modelfleet:certificate:"
 """A certificate's second name, with its serial number: NATS knows users by it, one by one."""
 MAX_CSR_BYTES: Final = 4096
+UNREADABLE: Final = (
+    ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature, x509.InvalidVersion,
+)  # fmt: skip
+"""What the library raises for PEM texts that are no request, or no certificate."""
 """One of ours has 450."""
 
 _COMMON_NAME: Final = NameOID.COMMON_NAME
@@ -201,7 +205,7 @@ class CertificateAuthority:
         try:
             certificate = x509.load_pem_x509_certificate(pem.encode())
             certificate.verify_directly_issued_by(self._certificate)
-        except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+        except UNREADABLE:
             return False
         return True
 
@@ -292,7 +296,7 @@ def read_request(pem: str) -> Request:
         key = csr.public_key()
         names = csr.subject.get_attributes_for_oid(_COMMON_NAME)
         is_signed = csr.is_signature_valid
-    except (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature) as exc:
+    except UNREADABLE as exc:
         raise PeerError(
             "the signing request cannot be read", code="csr_invalid", hint=hint
         ) from exc
@@ -317,7 +321,7 @@ def read_certificate(pem: str) -> Issued:
         certificate = x509.load_pem_x509_certificate(pem.encode())
         (name,) = certificate.subject.get_attributes_for_oid(_COMMON_NAME)
         key = certificate.public_key()
-    except (ValueError, TypeError, UnsupportedAlgorithm) as exc:
+    except UNREADABLE as exc:
         raise PeerError(
             f"the certificate cannot be read: {exc}"[:200], code="certificate_invalid"
         ) from exc

@@ -1,8 +1,10 @@
-"""Fuzz one door by coverage: `python -m tests.fuzz.harness DOOR [libFuzzer's options] CORPUS`.
+"""One door before libFuzzer, which goes by coverage.
 
-Half of the mutants are libFuzzer's own, half are those of `mutation.py`, which knows documents.
+Half of the mutants are libFuzzer's own, half are those of `mutation.py`, which knows documents. Importing this
+instruments the programs, which takes a while: import it before them, and once.
 """
 
+import hashlib
 import sys
 from random import Random  # noqa: TID251 - seeded by libFuzzer
 
@@ -16,9 +18,17 @@ with atheris.instrument_imports(
     from tests.fuzz.table import all_doors
 
 
-def main():
-    program, name, *options = sys.argv
+def fuzz(name, options, folder):
+    """Fuzz a door with libFuzzer's options; ends the process. What breaks a claim is put into `folder`."""
     door = all_doors()[name]
+
+    def one(data):
+        try:
+            try_uncounted(door, data)
+        except BaseException:
+            digest = hashlib.sha256(data).hexdigest()
+            (folder / f"crash-{digest[:40]}").write_bytes(data)
+            raise
 
     def mutant(data, max_bytes, seed):
         random = Random(seed)
@@ -28,11 +38,6 @@ def main():
         made = mutated(data, plan_of(random), in_place=is_repaired)
         return (door.repaired(made) if is_repaired else made)[:max_bytes]
 
-    atheris.Setup(
-        [program, *options], lambda data: try_uncounted(door, data), custom_mutator=mutant
-    )
+    program = sys.argv[0]
+    atheris.Setup([program, *options], one, custom_mutator=mutant)
     atheris.Fuzz()
-
-
-if __name__ == "__main__":
-    main()

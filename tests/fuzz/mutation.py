@@ -8,8 +8,11 @@ MAX_SPAN = 2**16
 MAX_GROWN_BYTES = 4096
 """Above, no edit makes a payload several times as long: six of them would fill the memory."""
 
+ABYSS = "too deep for a parser that calls itself"
+DEPTH = 3000
+
 WEIRD = (
-    None, True, False, 0, 1, -1, 2, 0.5, -0.0, 1e308, 2**31, 2**53, 2**53 + 1, 2**63, 2**64, 10**30,
+    ABYSS, None, True, False, 0, 1, -1, 2, 0.5, -0.0, 1e308, 2**31, 2**53, 2**53 + 1, 2**63, 2**64, 10**30,
     "", " ", "a", "idle", "online", "\x00", "\n", "\u202e", "\ud800", "\uffff", "ü" * 40, "A" * 65,
     "0" * 64, "../x", "/etc/passwd", "-1", "1.0", "%s%n", "=1+1", "NaN", [], {}, [[]], [None],
     {"": 0}, {"v": 1},
@@ -99,12 +102,17 @@ def _json(payload, edit):
     try:
         spots = list(_spots(document))
         if not spots:
-            return json.dumps(WEIRD[edit.what % len(WEIRD)]).encode()
+            return _text(WEIRD[edit.what % len(WEIRD)])
         holder, key = spots[edit.where * len(spots) // MAX_SPAN]
         _change(holder, key, edit.what, spots)
-        return json.dumps(document).encode()
+        return _text(document)
     except (RecursionError, ValueError):  # a value that was put into itself
         return _cut(payload, edit)
+
+
+def _text(document):
+    abyss = b"[" * DEPTH + b"]" * DEPTH
+    return json.dumps(document).encode().replace(json.dumps(ABYSS).encode(), abyss)
 
 
 def _change(holder, key, what, spots):
