@@ -265,7 +265,8 @@ def _event_of(tx: Tx, row: RecordRow) -> EventRow | None:
             return EventRow("update", device, f"{text} {update.detail}".rstrip(), _shown(update))
         case "event/alarm":
             alarm = m.AlarmEvent.model_validate_json(row.body)
-            return EventRow("alarm", device, f"{alarm.code} {alarm.detail}".rstrip())
+            text = f"{alarm.code} {alarm.detail}".rstrip()
+            return EventRow("alarm", device, text, {"code": alarm.code})
         case "event/gap":
             gap = m.GapEvent.model_validate_json(row.body)
             text = f"dropped {gap.count} records ({gap.reason})"

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
@@ -30,6 +31,8 @@ log = logging.getLogger(__name__)
 
 FOLDER: Final = "identity"
 PRIVATE: Final = 0o600
+UNREADABLE: Final = (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion)
+"""What the library raises for PEM texts that are no key, or no certificate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +219,7 @@ class Identity:
     def _key_in_waiting(self) -> ec.EllipticCurvePrivateKey | None:
         try:
             key = _load_key(self._key.read_bytes())
-        except (OSError, ValueError):
+        except (OSError, *UNREADABLE):
             return None
         if not self.is_enrolled:
             return key
@@ -229,7 +232,7 @@ class Identity:
         try:
             key = _load_key(self._key.read_bytes())
             certificate = x509.load_pem_x509_certificate(welcome.certificate.encode())
-        except (OSError, ValueError) as exc:
+        except (OSError, *UNREADABLE) as exc:
             raise PeerError(
                 f"the certificate that came cannot be used: {exc}"[:200], code="certificate_invalid"
             ) from exc
@@ -243,7 +246,7 @@ class Identity:
         try:
             data = path.read_bytes()
             return _load_key(data), x509.load_pem_x509_certificate(data)
-        except (OSError, ValueError) as exc:
+        except (OSError, *UNREADABLE) as exc:
             raise _unreadable(path, exc) from exc
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
 from wire.ids import DeviceId
 
 from .schemas import Schema
+
+MAX_OBSERVER_NAME: Final = 48
+"""A certificate's common name has at most 64 characters, and these begin with `fleet.observer.`."""
 
 
 class InvitationIn(Schema):
@@ -29,7 +32,7 @@ class Invitation(Schema):
 class ObserverIn(Schema):
     """Who wants to watch, and the signing request (PEM) for the name `fleet.observer.NAME`."""
 
-    name: DeviceId
+    name: Annotated[DeviceId, Field(max_length=MAX_OBSERVER_NAME)]
     csr: Annotated[str, Field(max_length=8192)]
 
 

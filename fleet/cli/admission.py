@@ -9,6 +9,7 @@ from typing import Annotated, Final, Literal
 import typer
 
 from fleet.api.admission_schemas import (
+    MAX_OBSERVER_NAME,
     AuditResult,
     Invitation,
     InvitationIn,
@@ -87,6 +88,8 @@ def observer(
 ) -> None:
     """Make a certificate that reads every topic on the broker and writes none."""
     name = given_name(name, what="observer's name")
+    if len(name) > MAX_OBSERVER_NAME:
+        raise typer.BadParameter(f"at most {MAX_OBSERVER_NAME} characters", param_hint="NAME")
     pair = KeyPair(output / f"{name}.key", output / f"{name}.pem")
     csr = new_request(pair.key, observer_name(name))
     with Client(controller) as client:

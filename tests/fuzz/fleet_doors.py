@@ -325,6 +325,9 @@ def _body(path, made):
         made.pop("probation", None)
     if path.endswith("metadata"):
         return _documents()
+    if "csr" in made:
+        made["name"] = made["name"][:40]
+        made["csr"] = new_request(_key(), f"fleet.observer.{made['name']}")
     if path.endswith("lifts"):
         made["device"] = "cam-01"
         made.pop("match", None)
@@ -345,8 +348,9 @@ def _row(random):
 def _fleet_toml(random):
     made = sample(settings.FleetSettings.model_json_schema(), random)
     made.pop("root", None)
-    if "broker" in made:
-        made["broker"].pop("url", None)
+    for section, keys in (("broker", ("url",)), ("api", ("certificate", "key", "ca", "url"))):
+        for key in keys:  # each of which wants others
+            made.get(section, {}).pop(key, None)
     return toml(made)
 
 
@@ -384,7 +388,9 @@ def _key():
 
 @cache
 def _authority():
-    return authority.Authority.found(PkiFolder(folder() / "pki"), ["127.0.0.1"], 1_700_000_000_000)
+    return authority.CertificateAuthority.found(
+        PkiFolder(folder() / "pki"), ["127.0.0.1"], 1_700_000_000_000
+    )
 
 
 def _certificate(random):

@@ -130,6 +130,8 @@ def _text_of(node, random):
 
 
 def _one_of(choices, random):
+    if choices[0][0] is sre.NEGATE:  # [^/ ] and the like, which leave letters and digits
+        return random.choice("abc123")
     kind, given = random.choice(choices)
     if kind is sre.LITERAL:
         return chr(given)

@@ -2,13 +2,18 @@
 
 from functools import cache
 
-from tests.fuzz import device_doors, fleet_doors, wire_doors
+from tests.fuzz import device_doors, enrolment_doors, fleet_doors, wire_doors
 
 
 @cache
 def all_doors():
     """Return the doors by name."""
-    doors = [*wire_doors.doors(), *device_doors.doors(), *fleet_doors.doors()]
+    doors = [
+        *wire_doors.doors(),
+        *device_doors.doors(),
+        *fleet_doors.doors(),
+        *enrolment_doors.doors(),
+    ]
     table = {door.name: door for door in doors}
     assert len(table) == len(doors), "two doors have the same name"
     return table

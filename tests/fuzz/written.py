@@ -9,6 +9,8 @@ def toml(sections):
     """Return a TOML file of sections, whose values are texts, numbers and booleans."""
     lines = []
     for section, values in sections.items():
+        if values is None:
+            continue
         lines.append(f"[{section}]")
         lines += [f"{key} = {_value(value)}" for key, value in values.items() if value is not None]
     return "\n".join(lines).encode("utf-8", "replace")

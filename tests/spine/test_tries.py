@@ -113,7 +113,9 @@ def test_no_candidate_starts_before_its_try_is_on_disk(bed, bundles):
     device = bed.devices[DEVICE]
     state = bed.fleet_dir / "devices" / DEVICE / "state" / "state.db"
     endless = bundle(bundles.path("1.0.0"), "6.0.0", ROWS["load that takes hours"])
-    assert bed._http.post("/v1/bundles", content=endless).is_success
+    path = bed.fleet_dir / "endless.bundle"
+    path.write_bytes(endless)
+    bed.push_file(path)
     rollout = bed.roll_out("6.0.0")
     bed.until("a candidate loads", lambda: len(device.runtimes()) == 2)
 
