@@ -190,6 +190,7 @@ class PahoLink:
         self._lock = threading.Lock()
         self._lost = threading.Event()
         self._stopping = threading.Event()
+        self._hurry = threading.Event()
         self._sink: Sink = lambda _event: None
         self._will: WillFactory = lambda: None
         self._keeper = threading.Thread(target=self._keep, name="link-keeper", daemon=True)
@@ -228,7 +229,8 @@ class PahoLink:
                 self._client.unsubscribe(list(filters))
 
     def reconnect(self) -> None:
-        """Give this connection up for a new one, with what the files of `tls` hold by then."""
+        """Connect anew, with what the files of `tls` hold by then; now, not when its turn comes."""
+        self._hurry.set()
         self._lost.set()
 
     def is_alive(self) -> bool:
@@ -238,6 +240,7 @@ class PahoLink:
     def stop(self) -> None:
         """See `Link.stop`."""
         self._stopping.set()
+        self._hurry.set()
         self._lost.set()
         if self._keeper.is_alive() and threading.current_thread() is not self._keeper:
             self._keeper.join(timeout=CONNECT_TIMEOUT_S)
@@ -250,7 +253,9 @@ class PahoLink:
             self._connect_once()
             attempt = 0 if time.monotonic() - began_at_s > STABLE_S else attempt + 1
             # secrets, not random: no seed to share between devices that boot from one image.
-            self._stopping.wait(retry_delay_s(attempt, secrets.randbelow(10**6) / 10**6))
+            if self._hurry.wait(retry_delay_s(attempt, secrets.randbelow(10**6) / 10**6)):
+                self._hurry.clear()
+                attempt = 0
 
     def _connect_once(self) -> None:
         """Connect, and return when the connection has ended; report both."""

@@ -123,9 +123,10 @@ Marks = Mapping[str, Mark]
 """What must survive the loss of all cached metadata; `agent.adapters.trust` names what they are of."""
 
 
-MAX_LEAD_MS: Final = 90 * 86_400_000
-"""How far the newest signed time may be ahead of a clock that was ever set. One that is further ahead
-was signed by a controller whose own clock was wrong, and must not age all metadata for ever."""
+MAX_LEAD_MS: Final = 86_400_000
+"""How far the newest signed time may be ahead of a clock that was ever set: a small part of a
+timestamp's life. What is further ahead was signed by a controller whose own clock was wrong, and
+must not age all metadata until that day has come."""
 
 
 def floor_clock(

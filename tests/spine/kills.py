@@ -23,7 +23,7 @@ CALLS = (
     "openat", "write", "pwrite64", "fsync", "fdatasync", "rename", "unlink", "link", "ftruncate",
     "sendto", "sendmsg",
 )  # fmt: skip
-THREADS = ("loop", "runtimes", "fetcher", "keeper", "network")
+THREADS = ("loop", "runtimes", "fetcher", "renewal", "keeper", "network")
 """The supervisor's threads in the order in which it starts them; the last one anew with each
 connection."""
 ATTACH_S = 20

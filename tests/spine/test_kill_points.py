@@ -271,7 +271,10 @@ def test_killed_at_any_system_call_it_serves_and_comes_to_the_right_end(
         field = Range(bed, bundles, indices, tmp_path)
         for kind, seen in field.counts.items():
             print(kind, {f"{t}:{c}": n for (t, c), n in sorted(seen.items())})  # noqa: T201
-        assert {thread for thread, _ in field.counts["good"]} >= set(THREADS) - {"keeper"}
+        assert {thread for thread, _ in field.counts["good"]} >= set(THREADS) - {
+            "keeper",
+            "renewal",
+        }
         here = []
         for index in indices:
             point = Point.exactly(EXACTLY) if EXACTLY else drawn(SEED, index, field.counts)
