@@ -160,7 +160,10 @@ def test_a_disk_that_fails_once_is_tried_again_soon(repository, device, monkeypa
     assert device.refresh().generation == 1
 
 
-def test_a_clock_of_1970_is_taught_by_what_is_verified_and_never_by_what_is_not(repository, device):
+def test_a_clock_of_1970_is_taught_by_what_is_verified_and_never_by_what_is_not(
+    repository, device, monkeypatch
+):
+    monkeypatch.setattr(time, "time_ns", lambda: 10**9)
     device.deliver()
     device.hear(desired(repository))
     device.deliver(ROLE)
@@ -171,6 +174,13 @@ def test_a_clock_of_1970_is_taught_by_what_is_verified_and_never_by_what_is_not(
     device.hear(desired(repository, 2, issued_unix_ms=2**50))
     assert device.install("1.0.0", repository.manifest).fault.code == "trust_expired"
     assert far < 2**50
+
+
+def test_a_clock_that_was_set_is_not_aged_by_a_director_whose_own_is_wrong(repository, device):
+    device.deliver()
+    device.hear(desired(repository, 1, issued_unix_ms=2**50))
+    device.deliver(ROLE)
+    assert device.install("1.0.0", repository.manifest) == Allowed()
 
 
 def forged(payload, old, new):
