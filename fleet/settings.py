@@ -140,13 +140,31 @@ class BrokerSection(_Section):
         return f"mqtts://{HOST}:{self.port}"
 
 
-class ApiSection(_Section):
+Listen = Annotated[str, Field(pattern=r"^[A-Za-z0-9.:\[\]-]+:[0-9]{1,5}$")]
+"""HOST:PORT."""
+
+
+class _Listener(_Section):
+    listen: Listen
+
+    @field_validator("listen")
+    @classmethod
+    def _port_exists(cls, listen: str) -> str:
+        if not 0 < int(listen.rpartition(":")[2]) < 65_536:
+            raise ValueError(f"{listen!r} has no port between 1 and 65535")
+        return listen
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port."""
+        host, _, port = self.listen.rpartition(":")
+        return host.strip("[]"), int(port)
+
+
+class ApiSection(_Listener):
     """`[api]`."""
 
-    listen: Annotated[str, Field(pattern=r"^[A-Za-z0-9.:\[\]-]+:[0-9]{1,5}$")] = (
-        f"{HOST}:{DEFAULT_API_PORT}"
-    )
-
+    listen: Listen = f"{HOST}:{DEFAULT_API_PORT}"
     certificate: Path | None = None
     """PEM of the certificate and those that lead to the authority's; with it the API is HTTPS."""
     key: Path | None = None
@@ -163,43 +181,15 @@ class ApiSection(_Section):
             raise ValueError("certificate and key go together")
         return self
 
-    @field_validator("listen")
-    @classmethod
-    def _port_exists(cls, listen: str) -> str:
-        if not 0 < int(listen.rpartition(":")[2]) < 65_536:
-            raise ValueError(f"{listen!r} has no port between 1 and 65535")
-        return listen
 
-    @property
-    def address(self) -> tuple[str, int]:
-        """Host and port."""
-        host, _, port = self.listen.rpartition(":")
-        return host.strip("[]"), int(port)
-
-
-class DevicesSection(_Section):
+class DevicesSection(_Listener):
     """`[devices]`."""
 
-    listen: Annotated[str, Field(pattern=r"^[A-Za-z0-9.:\[\]-]+:[0-9]{1,5}$")] = (
-        f"{HOST}:{DEFAULT_DEVICES_PORT}"
-    )
+    listen: Listen = f"{HOST}:{DEFAULT_DEVICES_PORT}"
     hosts: Annotated[
         tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9.:-]{1,253}$")], ...], Field(max_length=32)
     ] = ()
     certificate_days: Annotated[float, Field(gt=0, le=3650)] = DEVICE_DAYS
-
-    @field_validator("listen")
-    @classmethod
-    def _port_exists(cls, listen: str) -> str:
-        if not 0 < int(listen.rpartition(":")[2]) < 65_536:
-            raise ValueError(f"{listen!r} has no port between 1 and 65535")
-        return listen
-
-    @property
-    def address(self) -> tuple[str, int]:
-        """Host and port."""
-        host, _, port = self.listen.rpartition(":")
-        return host.strip("[]"), int(port)
 
     @property
     def url(self) -> str:
