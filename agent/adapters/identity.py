@@ -232,11 +232,12 @@ class Identity:
         try:
             key = _load_key(self._key.read_bytes())
             certificate = x509.load_pem_x509_certificate(welcome.certificate.encode())
+            is_for_key = certificate.public_key() == key.public_key()  # decoded only now
         except (OSError, *UNREADABLE) as exc:
             raise PeerError(
                 f"the certificate that came cannot be used: {exc}"[:200], code="certificate_invalid"
             ) from exc
-        if certificate.public_key() != key.public_key():
+        if not is_for_key:
             raise PeerError(
                 "the certificate that came is for another key", code="certificate_invalid"
             )
