@@ -1,7 +1,9 @@
 """The doors of `agent/`: its configuration, its requests, its files, and a runtime that was taken over."""
 
+import atexit
 import io
 import json
+import shutil
 import socket
 import struct
 import zipfile
@@ -43,8 +45,10 @@ BODY_SCHEMA = {
 
 @cache
 def folder():
-    """Return a directory of this process, for those that read files."""
-    return Path(mkdtemp(prefix="modelfleet-fuzz-"))
+    """Return a directory of this process, for those that read files; it goes with the process."""
+    made = mkdtemp(prefix="modelfleet-fuzz-")
+    atexit.register(shutil.rmtree, made, ignore_errors=True)
+    return Path(made)
 
 
 def as_file(name, read):
