@@ -34,7 +34,7 @@ from .core.backoff import connect_delay_s
 from .core.states import DeviceState
 from .effects import Effects
 from .loop import Inbox, Loop, StopRequested
-from .membership import join, membership
+from .membership import Membership, join, membership
 from .ports import RuntimeSettings
 from .renewal import Renewal
 from .runtimes import Runtimes
@@ -60,31 +60,34 @@ def run_agent(config: AgentConfig) -> str | None:
     inbox = Inbox()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: inbox.put(StopRequested()))
-    root = config.state.dir
-    if config.broker is not None:
-        read_bootstrap(config)  # set up by hand: nothing that follows would bring one
-    with locked(root):
+    # Where a person set the device up, nothing that follows would bring a root of trust.
+    bootstrap = read_bootstrap(config) if config.broker is not None else None
+    with locked(config.state.dir):
         join(config)
-        membership(config)
-        bootstrap = read_bootstrap(config)
+        member = membership(config)
+        bootstrap = bootstrap or read_bootstrap(config)
         host = ProcessRuntimeHost(_runtime_settings(config), inbox.put)
         host.open()
         try:
-            return _run(config, root, inbox, host, bootstrap)
+            return _run(config, member, bootstrap, inbox, host)
         finally:
             host.stop()
 
 
 def _run(
-    config: AgentConfig, root: Path, inbox: Inbox, host: ProcessRuntimeHost, bootstrap: bytes
+    config: AgentConfig,
+    member: Membership,
+    bootstrap: bytes,
+    inbox: Inbox,
+    host: ProcessRuntimeHost,
 ) -> str | None:
-    device, boot = config.device.id, secrets.token_hex(8)
+    root, device, boot = config.state.dir, config.device.id, secrets.token_hex(8)
     counter = StartCounter(root)
     wait_s = _count_start(counter)
     content = ContentStore(root, config.state.max_bytes)
     store, lost = _open_state(root / "state.db")
     outbox, lost_records = _open_outbox(root / "outbox.db", boot)
-    link, renewal = _make_link(config, wait_s)
+    link, renewal = _make_link(device, member, wait_s)
     uplink = Uplink(link, outbox, device=device, boot=boot, agent=f"modelfleet {VERSION}")
     trusted = TrustStore(root / TRUST, bootstrap, store, device=device)
     trust = Trust(trusted, store, link, device=device, alarm=uplink.alarm)
@@ -157,10 +160,9 @@ def _run(
         store.close()
 
 
-def _make_link(config: AgentConfig, wait_s: float) -> tuple[PahoLink, Renewal | None]:
+def _make_link(device: str, member: Membership, wait_s: float) -> tuple[PahoLink, Renewal | None]:
     """Return the way to the broker, and what keeps an enrolled device's certificate fresh."""
-    member = membership(config)
-    device, url = config.device.id, member.broker_url
+    url = member.broker_url
     if member.identity is None:
         return PahoLink(url, device, tls=member.tls, first_wait_s=wait_s), None
     renewal = Renewal(member.identity, lambda: link.reconnect())  # noqa: PLW0108 - made below

@@ -22,6 +22,7 @@ from wire.link import Link
 from wire.messages import Desired
 from wire.trust import SignedText, open_sealed
 
+from .adapters.identity import FOLDER as IDENTITY
 from .adapters.trust import ROOT, MarkStore, TrustStore
 from .adapters.trust_mqtt import DeliveredMetadata
 from .config import AgentConfig
@@ -31,8 +32,6 @@ from .core.trust import Fault, Marks, Refused, TrustView, Verdict, Waits
 
 log = logging.getLogger(__name__)
 
-IDENTITY: Final = "identity"
-"""Where an enrolment puts what it has brought."""
 BUILD_UNIX_MS: Final = int(datetime(2026, 11, 25, tzinfo=UTC).timestamp() * 1000)
 """No signature of today is older than this program; raised with each release of it."""
 SETTLE_S: Final = 0.05

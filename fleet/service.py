@@ -16,16 +16,15 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
-import uvicorn
-
 from fleet.api.app import build_app
 from fleet.api.device_app import build_device_app
-from fleet.api.patience import IDLE_S, MAX_CONNECTIONS, MAX_HEADER_BYTES, PatientProtocol
+from fleet.api.patience import MAX_CONNECTIONS
 from fleet.pki.access import Access, found_pki
 from fleet.pki.authority import DEVICE_DAYS, CertificateAuthority
 from fleet.pki.door import Door
 from fleet.pki.enrolment import Enrolment
 from fleet.pki.folder import PkiFolder
+from fleet.server import Server, make_server
 from fleet.settings import DEFAULT_REQUESTS_PER_S
 from fleet.store.store import Store
 from fleet.trust.authority import Authority
@@ -99,22 +98,6 @@ class ControllerSettings:
     admission: Admission = Admission()
 
 
-class _Server(uvicorn.Server):
-    """A server that tells when it accepts, and leaves signals to `run_controller`."""
-
-    on_ready: Callable[[], None] | None = None
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets=sockets)
-        if self.started and self.on_ready is not None:
-            self.on_ready()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        # uvicorn's own raises the signal again when it is done, before the store is closed.
-        yield
-
-
 def run_controller(settings: ControllerSettings) -> None:
     """Run the controller in the foreground until SIGINT or SIGTERM; a second one hurries.
 
@@ -125,7 +108,9 @@ def run_controller(settings: ControllerSettings) -> None:
         StorageError: The store cannot be used.
         RuntimeError: The loop ended by itself; the process must be started again.
     """
-    listener = _bind(settings.listen)
+    if settings.tls is not None:
+        _check_tls(settings.tls)
+    listener = _bind(settings.listen, "the API", "api")
     certificates = found_pki(
         PkiFolder(settings.data_dir / "pki"), settings.admission.hosts, unix_ms()
     )
@@ -147,26 +132,13 @@ def run_controller(settings: ControllerSettings) -> None:
     door = _make_door(settings, certificates, store, controller)
     uploads = settings.data_dir / "uploads"
     shutil.rmtree(uploads, ignore_errors=True)  # what a killed controller was receiving
-    server = _Server(
-        uvicorn.Config(
-            build_app(controller, upload_dir=uploads, rate_per_s=settings.requests_per_s),
-            # The other parser, where it is installed, has no deadline for headers.
-            http=PatientProtocol,
-            h11_max_incomplete_event_size=MAX_HEADER_BYTES,
-            timeout_keep_alive=IDLE_S,
-            limit_concurrency=MAX_CONNECTIONS,
-            server_header=False,
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            ws="none",
-            timeout_graceful_shutdown=GRACE_S,
-        )
+    server = make_server(
+        build_app(controller, upload_dir=uploads, rate_per_s=settings.requests_per_s),
+        tls=settings.tls,
+        max_connections=MAX_CONNECTIONS,
+        grace_s=GRACE_S,
     )
     server.on_ready = settings.on_ready
-    if settings.tls is not None:
-        server.config.ssl_certfile, server.config.ssl_keyfile = settings.tls
-        _check_tls(settings.tls)
 
     def work() -> None:
         try:
@@ -202,7 +174,7 @@ def _make_door(
     controller: Controller,
 ) -> Door:
     admission = settings.admission
-    listener = _bind(admission.listen)
+    listener = _bind(admission.listen, "the listener for devices", "devices")
     host, port = listener.getsockname()[:2]
     access = Access(
         authority,
@@ -256,7 +228,7 @@ def _check_tls(files: tuple[Path, Path]) -> None:
         ) from exc
 
 
-def _bind(listen: tuple[str, int]) -> socket.socket:
+def _bind(listen: tuple[str, int], what: str, section: str) -> socket.socket:
     host, port = listen
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
@@ -266,15 +238,16 @@ def _bind(listen: tuple[str, int]) -> socket.socket:
         listener.listen(256)
     except OSError as exc:
         raise ConfigError(
-            f"the API cannot listen on {host}:{port}: {exc.strerror}",
+            f"{what} cannot listen on {host}:{port}: {exc.strerror}",
             code="port_taken",
-            hint="is another controller running? `fleet down` ends it; or choose another port",
+            hint=f"is another controller running? `fleet down` ends it; or give [{section}] listen in"
+            " fleet.toml another port",
         ) from exc
     return listener
 
 
 @contextlib.contextmanager
-def _signals(controller: Controller, server: uvicorn.Server) -> Iterator[None]:
+def _signals(controller: Controller, server: Server) -> Iterator[None]:
     """End in good order on SIGINT and SIGTERM; outside the main thread leave signals alone."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import secrets
 import time
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Final, NamedTuple
 from fleet import acts
 from fleet.acts import Act, doing
 from fleet.core.rights import WHOLE_FLEET, Caller, Role, Scope, is_within
+from fleet.durable import write_durably
 from fleet.settings import MAX_TOKEN_CHARS, TOKEN_FILE_NAME
 from fleet.store.store import Store, Tx
 from fleet.store.tokens import TokenRow
@@ -184,19 +184,8 @@ def _is_chief(row: TokenRow, now_unix_ms: int) -> bool:
 def _write_admin(fleet_dir: Path, store: Store, name: str) -> Path:
     path = fleet_dir / TOKEN_FILE_NAME
     token = PREFIX + secrets.token_urlsafe(TOKEN_BYTES)
-    temporary = path.with_name(f".{TOKEN_FILE_NAME}.{secrets.token_hex(4)}")
     try:
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "w") as file:
-            file.write(f"{token}\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        folder = os.open(fleet_dir, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        write_durably(path, f"{token}\n".encode(), mode=0o600)
     except OSError as exc:
         raise ConfigError(
             f"cannot write {path}: {exc.strerror}",

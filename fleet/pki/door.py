@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
-import uvicorn
 from fastapi import FastAPI
 
+from fleet.server import make_server
 from wire.errors import ModelfleetError
 
 from .access import Access
@@ -23,16 +22,7 @@ log = logging.getLogger(__name__)
 UPKEEP_S: Final = 3600.0
 """How often the files of the broker and the dates of our own certificates are looked at."""
 MAX_CONCURRENT: Final = 256
-KEEP_ALIVE_S: Final = 5
 JOIN_S: Final = 10.0
-
-
-class _Server(uvicorn.Server):
-    """A server that leaves signals alone: it is not the only one of its process."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 class Door:
@@ -58,19 +48,12 @@ class Door:
         self._clock = clock
         self._ended = threading.Event()
         pair = authority.folder.server
-        self._config = uvicorn.Config(
+        self._server = make_server(
             app,
-            ssl_certfile=str(pair.certificate),
-            ssl_keyfile=str(pair.key),
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            ws="none",
-            limit_concurrency=MAX_CONCURRENT,
-            timeout_keep_alive=KEEP_ALIVE_S,
-            timeout_graceful_shutdown=1,
+            tls=(pair.certificate, pair.key),
+            max_connections=MAX_CONCURRENT,
+            grace_s=1,
         )
-        self._server = _Server(self._config)
         self._threads = [
             threading.Thread(target=self._serve, name="device-door"),
             threading.Thread(target=self._keep_up, name="certificates"),
@@ -101,8 +84,9 @@ class Door:
                 self._enrolment.tidy()
                 if self._authority.renew_programs(self._hosts, self._clock()):
                     pair = self._authority.folder.server
-                    if self._config.is_ssl and self._config.loaded and self._config.ssl:
-                        self._config.ssl.load_cert_chain(pair.certificate, pair.key)
+                    config = self._server.config
+                    if config.loaded and config.ssl:
+                        config.ssl.load_cert_chain(pair.certificate, pair.key)
                     self._access.reload()
             except ModelfleetError as exc:
                 log.error("certificates: %s (%s)", exc, exc.hint)  # noqa: TRY400 - its text says it

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
+from fleet.durable import write_durably
 from wire.errors import StorageError
 
 
@@ -75,22 +74,10 @@ def write_private(path: Path, data: bytes) -> None:
     Raises:
         StorageError: `pki_unwritable`.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        write_durably(path, data, mode=0o600)
     except OSError as exc:
-        temporary.unlink(missing_ok=True)
         raise StorageError(
             f"cannot write {path}: {exc.strerror}",
             code="pki_unwritable",

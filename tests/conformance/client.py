@@ -15,7 +15,7 @@ from urllib.parse import quote
 from agent.adapters.durable import write_durably
 from agent.adapters.state_sqlite import SqliteStateStore
 from agent.adapters.trust import TrustStore
-from agent.adapters.trust_http import HttpSource
+from tests.conformance.http_source import HttpSource
 from wire.errors import ModelfleetError, PeerError
 
 OWN = "device"

@@ -195,8 +195,9 @@ def test_an_agent_names_the_state_that_is_no_directory(tmp_path):
     assert (tmp_path / "state").read_text() == "precious"
 
 
-def fleet(tmp_path, *, broker, api):
+def fleet(tmp_path, *, broker, api, devices=None):
     text = f'[broker]\nurl = "mqtt://127.0.0.1:{broker}"\n[api]\nlisten = "127.0.0.1:{api}"\n'
+    text += f'[devices]\nlisten = "127.0.0.1:{devices or free_port()}"\n'
     write(tmp_path / "fleet.toml", text)
     return run(tmp_path, "fleet", "up")
 
@@ -209,6 +210,15 @@ def test_a_fleet_names_the_port_of_the_api_and_leaves_no_broker_behind(tmp_path,
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(("127.0.0.1", broker))
+
+
+@pytest.mark.broker
+def test_a_fleet_names_the_port_of_the_listener_for_devices(tmp_path, taken):
+    port = taken.getsockname()[1]
+    ended = fleet(tmp_path, broker=free_port(), api=free_port(), devices=port)
+    check_complaint(
+        ended, f"the listener for devices cannot listen on 127.0.0.1:{port}", "[devices] listen"
+    )
 
 
 @pytest.mark.broker

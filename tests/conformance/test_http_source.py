@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from agent.adapters.trust_http import HttpSource
+from tests.conformance.http_source import HttpSource
 from tests.conformance.server import begin, reply, serving
 from wire.errors import ConfigError, TransferError
 
