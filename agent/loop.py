@@ -148,9 +148,11 @@ class Loop:
     def run(self) -> str | None:
         """Run until a stop is requested; return the error that asked for it, if any."""
         self._state = self._store.load()
-        self._trust.start([assignment.name for assignment in self._state.desired or ()])
         self._publish_report()
         self._apply(Started())
+        # The runtime loads what is installed meanwhile: serving waits for no metadata.
+        self._trust.start([assignment.name for assignment in self._state.desired or ()])
+        self._fetcher.on_trust()
         next_tick_s = time.monotonic() + TICK_S
         while True:
             wake_s = min(next_tick_s, self._trust.due_s or next_tick_s)
