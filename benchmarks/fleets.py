@@ -118,7 +118,10 @@ class Fleet:
             path = folder / f"{name}.toml"
             text = path.read_text().replace("127.0.0.1:8600", f"{HOST}:{port}")
             text = text.replace("[serve]\n", f"[serve]\n{serve}\n")
-            path.write_text(f"{text}\n[telemetry]\ninterval_s = {telemetry_s}\n")
+            text = f"{text}\n[telemetry]\ninterval_s = {telemetry_s}\n"
+            if self._scheme == "mqtt":  # nobody is let in there, so nobody is handed the root
+                text = f'{text}\n[trust]\nroot = "{self.directory / "root.json"}"\n'
+            path.write_text(text)
             self.ports[name] = port
 
     def configuration(self, device: str) -> Path:
