@@ -155,8 +155,7 @@ class Loop:
         self._fetcher.on_trust()
         next_tick_s = time.monotonic() + TICK_S
         while True:
-            wake_s = min(next_tick_s, self._trust.due_s or next_tick_s)
-            item = self._inbox.get(wake_s - time.monotonic())
+            item = self._inbox.get(min(next_tick_s, self._trust.due_s) - time.monotonic())
             match item:
                 case StopRequested(error=error):
                     self._stop()
@@ -166,7 +165,7 @@ class Loop:
                 case _:
                     self._handle(item)
             now_s = time.monotonic()
-            if now_s >= (self._trust.due_s or next_tick_s):
+            if now_s >= self._trust.due_s:
                 self._refresh_trust()
             if now_s >= next_tick_s:
                 next_tick_s = now_s + TICK_S

@@ -8,6 +8,7 @@ is expired, missing or an attack stops new installs and nothing else: what serve
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Collection
@@ -40,7 +41,8 @@ that, it finds with the next delivery."""
 MAX_SETTLE_S: Final = 1.0
 """And no longer than this for one: a broker that never falls silent puts nothing off."""
 AGAIN_S: Final = 60.0
-"""A refresh that failed is tried again: the clock may have been set, the disk may work."""
+"""Each refresh is followed by another: what has expired meanwhile is told, and one that failed may find
+the clock set, or the disk working."""
 REST_S: Final = 5.0
 """A disk that fails is left alone this long."""
 PATIENCE_S: Final = 60.0
@@ -79,15 +81,15 @@ class Trust:
         self._view: TrustView | None = None
         self._marks: Marks = {}
         self._models: frozenset[str] = frozenset()
-        self._due_s: float | None = None
+        self._due_s = math.inf
         self._unsettled_s: float | None = None
         self._held: _Waiting | None = None
         self._install: _Waiting | None = None
         self._alarmed: dict[str, deque[tuple[float, str]]] = {}
 
     @property
-    def due_s(self) -> float | None:
-        """The monotonic instant of the next refresh, or None."""
+    def due_s(self) -> float:
+        """The monotonic instant of the next refresh; infinite while there is nothing to refresh."""
         return self._due_s
 
     def start(self, models: Collection[str]) -> None:
@@ -246,7 +248,10 @@ class Trust:
         wanted = frozenset(names)
         if gone := self._models - wanted:
             self._link.unsubscribe([topics.ModelTrust(name).text for name in sorted(gone)])
-        self._subscribe(wanted - self._models)
+        if fresh := wanted - self._models:
+            self._subscribe(fresh)
+            # What is known of them may be on disk already, and be all that comes.
+            self._due_s = min(self._due_s, time.monotonic() + SETTLE_S)
         self._models = wanted
 
     def _subscribe(self, models: Collection[str]) -> None:
@@ -255,7 +260,7 @@ class Trust:
 
     def _refresh(self) -> bool:
         """Bring the view up to date; return whether that worked."""
-        self._due_s = self._unsettled_s = None
+        self._due_s, self._unsettled_s = time.monotonic() + AGAIN_S, None
         if self._view is None:
             self._load()  # what has expired is known on, should there be nothing newer
         clock_unix_ms = max(time.time_ns() // 1_000_000, BUILD_UNIX_MS)
@@ -264,8 +269,8 @@ class Trust:
             view = self._store.refresh(self._delivered, self._models, now_unix_ms=clock_unix_ms)
             self._marks = self._mark_store.load_marks()
         except ModelfleetError as exc:
-            rest_s = REST_S if isinstance(exc, StorageError) else AGAIN_S
-            self._due_s = time.monotonic() + rest_s
+            if isinstance(exc, StorageError):
+                self._due_s = time.monotonic() + REST_S
             if exc.code == Code.TRUST_UNAVAILABLE:
                 log.info("metadata is not whole yet: %s", exc)
             else:

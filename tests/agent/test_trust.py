@@ -1,5 +1,6 @@
 """The agent's trust over a link in memory: what it believes, what it waits for, what it refuses and tells."""
 
+import math
 import time
 
 import numpy as np
@@ -146,6 +147,18 @@ def test_the_present_one_repeated_does_not_displace_the_next(repository, device)
     assert device.hear(desired(repository, 1)).generation == 1
     repository.publish_all(ROLE)
     assert device.deliver().generation == 2
+
+
+def test_a_device_to_which_nothing_comes_looks_at_its_metadata_once_a_minute(device):
+    assert device.trust.due_s == math.inf
+    device.deliver()
+    assert 50 < device.trust.due_s - time.monotonic() < 70
+
+
+def test_a_model_that_is_new_is_looked_for_on_the_disk_at_once(repository, device):
+    device.deliver()
+    device.hear(desired(repository, 1))
+    assert device.trust.due_s < time.monotonic() + 1
 
 
 def test_a_disk_that_fails_once_is_tried_again_soon(repository, device, monkeypatch):
@@ -368,7 +381,7 @@ def test_what_is_no_metadata_is_not_kept(device, payload, code):
     with pytest.raises(PeerError) as caught:
         device.trust.deliver(topics.Trust("snapshot"), payload)
     assert caught.value.code == code
-    assert device.trust.due_s is None
+    assert device.trust.due_s == math.inf
 
 
 def test_a_flood_of_documents_is_kept_in_bounded_space(repository, device):
