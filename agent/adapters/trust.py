@@ -5,9 +5,9 @@
     <directory>/scratch/                                                                  of python-tuf
 
 python-tuf's client neither syncs what it writes nor replaces its root in one step, so it works in a
-scratch copy. What it accepted is then put in place file by file, durably, root first: every prefix of
-that is a state that TUF's workflow itself passes through. The chain of trust begins at the bootstrap
-root each time.
+scratch copy. What it accepted is then put in place durably: the chain of roots one after the other, then the
+rest together, of which a power cut may leave any of the old and any of the new. From each such
+mixture the next refresh goes on. The chain of trust begins at the bootstrap root each time.
 
 Beside the files, the highest version of everything that was ever accepted is kept as *marks*: a cache
 that is lost, zeroed or set back opens no way back. A mark is of
@@ -29,7 +29,13 @@ from agent.core.trust import Marks, TrustView
 from wire.errors import PeerError
 from wire.trust import MAX_METADATA_BYTES, target_path
 
-from .durable import TEMPORARY, storage_error, sync_directory, write_durably
+from .durable import (
+    TEMPORARY,
+    storage_error,
+    sync_directory,
+    write_durably,
+    write_together,
+)
 from .trust_mqtt import version_of
 
 if TYPE_CHECKING:
@@ -40,7 +46,6 @@ TRUST: Final = "trust"
 ROOT: Final = "root.json"
 HISTORY: Final = "root_history"
 SCRATCH: Final = "scratch"
-ORDER: Final = ("timestamp.json", "snapshot.json", "targets.json")
 ANY_VERSION: Final = "0"
 """A release that leads to a model's role; whether there is such a one does not matter."""
 LAST_UNIX_MS: Final = 253_402_300_799_000
@@ -96,8 +101,7 @@ class TrustStore:
     def refresh(self, fetch: Fetch, models: Collection[str], *, now_unix_ms: int) -> TrustView:
         """Bring the metadata up to date, and return what is verified.
 
-        A kill at any instant leaves the old or the new, or a prefix of the new from which the next
-        refresh goes on.
+        A kill at any instant leaves the old or the new, or a mixture from which the next refresh goes on.
 
         Args:
             fetch: Where newer files come from.
@@ -165,17 +169,15 @@ class TrustStore:
             sync_directory(self._directory)
         names = (f"{HISTORY}/{number}.{ROOT}" for number in range(1, newest + 1))
         for name in (*names, ROOT):
-            self._replace(scratch, name)
+            data = _read(scratch / name)
+            if data is not None and data != _read(self._directory / name):
+                write_durably(self._directory / name, data)
 
     def _put(self, scratch: Path) -> None:
-        names = {path.name for path in scratch.glob("*.json")} - {ROOT, *ORDER}
-        for name in (*ORDER, *sorted(names)):
-            self._replace(scratch, name)
-
-    def _replace(self, scratch: Path, name: str) -> None:
-        source, target = scratch / name, self._directory / name
-        if source.exists() and (data := source.read_bytes()) != _read(target):
-            write_durably(target, data)
+        found = {path.name: path.read_bytes() for path in sorted(scratch.glob("*.json"))}
+        new = {name: data for name, data in found.items() if data != _read(self._directory / name)}
+        if new:
+            write_together(self._directory, new)
 
     def kept(self, name: str) -> Iterator[bytes]:
         """Give a file as a repository would that has nothing newer than this disk.

@@ -105,6 +105,24 @@ def test_a_kill_at_any_call_leaves_the_old_or_the_new(repository, news, place):
     assert len(hit) >= 60
 
 
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_power_cut_may_leave_any_of_the_files_old(repository, news, place, count):
+    """They are put in place together: which of the renames a cut leaves is the file system's choice."""
+    device = Device(place, repository.bootstrap)
+    assert device.refresh(repository.fetch) is None
+    before = trusted(device)
+    assert device.refresh(serve(news)) is None
+    after = trusted(device)
+    changed = [path for path in before if path.parent == device.directory and path.stem != "root"]
+    assert len(changed) == len(NEWS) - 1
+    for old in itertools.combinations(changed, count):
+        for path in old:
+            path.write_bytes(before[path])
+        assert device.refresh(serve({})) in {"trust_unavailable", "trust_rollback"}
+        assert device.refresh(serve(news)) is None, device.said
+        assert trusted(device) == after
+
+
 def test_the_points_are_those_of_an_undisturbed_refresh(repository, news, place):
     device = Device(place, repository.bootstrap)
     assert device.refresh(repository.fetch) is None
@@ -113,5 +131,5 @@ def test_the_points_are_those_of_an_undisturbed_refresh(repository, news, place)
     )
     assert ended.code == 0
     synced = [path for call, path, _ in ended.calls if call == "fsync" and "scratch" not in path]
-    # Root history, root, timestamp, snapshot, targets, model: each file, and each time its directory.
+    # Root history, root, timestamp, snapshot, targets, model: each file.
     assert len([path for path in synced if ".tmp-" in path]) == len(NEWS) + 1
