@@ -106,7 +106,7 @@ class Guards(Part):
     error_ratio: Ratio = 0.05
     """Largest share of requests that may fail by the model's fault."""
     min_requests: PositiveCount = 20
-    """Requests before shares and latency are judged: one unlucky request condemns nothing."""
+    """Requests before shares and latency are judged early; fewer are judged when probation ends."""
     non_finite_ratio: Ratio = 0.05
     """Largest share of answers that may be NaN or infinite where the inputs are not."""
     p99_ms: Annotated[float, Field(ge=0.01, le=100_000)] | None = None

@@ -66,8 +66,7 @@ def _doubts(trial: OnProbation) -> Iterator[Doubt]:
     if trial.non_finite_count > guards.non_finite_ratio * total:
         detail = f"{trial.non_finite_count} of {total} answers were NaN or infinite"
         yield Doubt(Breach(Code.NON_FINITE, detail), has_enough)
-    if has_enough:
-        yield from _latency_doubts(trial)
+    yield from _latency_doubts(trial, has_enough=has_enough)
     limit = g.growth_limit_bytes(trial.memory, guards.memory_growth_mb, trial.facts.memory_mb)
     if (growth := g.growth_bytes(trial.memory)) > limit:
         detail = f"memory grew by {growth >> 20} MB after the warm-up, {limit >> 20} MB allowed"
@@ -78,11 +77,12 @@ def _doubts(trial: OnProbation) -> Iterator[Doubt]:
         yield Doubt(Breach(Code.OUTPUT_DRIFT, detail))
 
 
-def _latency_doubts(trial: OnProbation) -> Iterator[Doubt]:
+def _latency_doubts(trial: OnProbation, *, has_enough: bool) -> Iterator[Doubt]:
     """Compare with what was declared, and with the release before on this device.
 
     A machine that is busy with something else for a while makes any model slow. So only one with
-    half of its requests over the limit is condemned as soon as the shortest trial is over.
+    half of enough requests over the limit is condemned as soon as the shortest trial is over. A model
+    so slow that few requests were answered has until the end of the longest one.
     """
     guards, reference_ms = trial.assignment.guards, trial.reference_p99_ms
     budget_ms = guards.p99_ms if guards.p99_ms is not None else trial.facts.p99_ms
@@ -97,5 +97,5 @@ def _latency_doubts(trial: OnProbation) -> Iterator[Doubt]:
             p99_ms = latency_quantile(trial.latency, 0.99)
             is_over = trial.served_s >= trial.assignment.probation.min_s
             detail = f"p99 {p99_ms:.3g} ms, {limit_ms:.3g} ms {words}"
-            is_proven = is_over and g.is_median_above(trial.latency, limit_ms)
+            is_proven = has_enough and is_over and g.is_median_above(trial.latency, limit_ms)
             yield Doubt(Breach(code, detail), is_proven)

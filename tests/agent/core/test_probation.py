@@ -81,7 +81,10 @@ FAST, SLOWER, SLOW = latency((1000, 5)), latency((950, 5), (50, 90)), latency((1
         ((None, None, 0.05, 10), FAST, Verdict.CONFIRM),  # a hundred times, and 5 ms
         ((None, None, 0.05, 10), SLOW, Code.LATENCY_RATIO),
         ((50, None, 20, 10), SLOW, Code.LATENCY_BUDGET),
-        ((50, None, None, 10), latency((19, 90)), Verdict.CONFIRM),  # too few to judge
+        ((50, None, None, 10), latency((19, 90)), Verdict.KEEP_WATCHING),  # few to judge it by,
+        ((50, None, None, 60), latency((19, 90)), Code.LATENCY_BUDGET),  # since it is so slow
+        ((50, None, None, 60), latency((3, 90)), Code.LATENCY_BUDGET),
+        ((50, None, None, 60), latency((3, 5), (2, 90)), Verdict.CONFIRM),  # two are bad luck
     ],
 )
 def test_verdicts_on_latency(case, counts, verdict):
