@@ -52,6 +52,7 @@ def make_server(
             limit_concurrency=max_connections,
             server_header=False,
             log_config=None,
+            log_level="warning",
             access_log=False,
             lifespan="off",
             ws="none",

@@ -191,7 +191,7 @@ class _Fetcher(FetcherInterface):
                 self.body += piece
                 yield piece
         except LookupError as exc:
-            raise exceptions.DownloadHTTPError(f"{self.name} is not there", 404) from exc
+            raise exceptions.DownloadHTTPError("not there", 404) from exc
         except TransferError as exc:
             raise exceptions.DownloadError(str(exc)) from exc
 

@@ -155,6 +155,7 @@ def start(
         rollout = client.post("/v1/rollouts", body, Rollout)
         if not json:
             say(f"rollout {rollout.id}: {release} to {counted(_size(rollout), 'device')}")
+            say(f"  each serves it on probation first: {_trial(body.probation)}")
         if wait:
             rollout = follow_rollout(client, rollout, is_quiet=json)
     if json:
@@ -165,6 +166,12 @@ def start(
         typer.echo(f"next: fleet rollout show {rollout.id}")
     if wait and (code := EXIT_CODES.get(rollout.state)):
         raise typer.Exit(code)
+
+
+def _trial(probation: ProbationIn) -> str:
+    """Return what a release must do to be confirmed; who waits for it may have to send requests."""
+    asked = f", and {counted(probation.min_inferences, 'request')} answered"
+    return f"{probation.min_s:g} s at least{asked if probation.min_inferences else ''}"
 
 
 def show_rollout(
