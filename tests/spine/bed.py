@@ -303,6 +303,6 @@ class Bed:
 
 
 def _finish(command):
-    printed, _ = command.communicate(timeout=60)
+    printed, _ = command.communicate(timeout=180)
     assert command.returncode == 0, f"{command.args} ended with {command.returncode}: {printed}"
     return printed

@@ -30,7 +30,7 @@ from wire.errors import ConfigError
 from wire.trust import Signature, seal, signing_bytes
 
 DEVICE = "cam-0"
-DEADLINE_S = 60
+DEADLINE_S = 180
 
 
 @contextlib.contextmanager

@@ -101,7 +101,7 @@ def test_the_timestamp_is_signed_daily_and_the_snapshot_in_time(fleet: Fleet) ->
     listener = Listener(fleet, "listener")
     seen = []
     for day in range(40):
-        fleet.wait(24 * 3600, step_s=3600)
+        fleet.wait(24 * 3600, step_s=3 * 3600)
         for role in ("timestamp", "snapshot"):
             signed = listener.signed(f"fleet/v1/trust/{role}")
             seen.append((role, signed["version"]))
