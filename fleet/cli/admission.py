@@ -1,4 +1,4 @@
-"""`fleet device token`, `fleet device revoke`, `fleet broker config`: who may talk."""
+"""`fleet broker`, `fleet observer`: who may talk."""
 
 from __future__ import annotations
 
@@ -11,11 +11,8 @@ import typer
 from fleet.api.admission_schemas import (
     MAX_OBSERVER_NAME,
     AuditResult,
-    Invitation,
-    InvitationIn,
     Observer,
     ObserverIn,
-    Revocation,
 )
 from fleet.pki import brokers
 from fleet.pki.access import found_pki
@@ -31,18 +28,13 @@ from .console import (
     ERROR,
     Controller,
     Json,
-    confirm,
-    counted,
     given_name,
-    parse_seconds,
     say,
     show_json,
 )
 
-DEFAULT_VALID: Final = "1h"
 AUDIT_S: Final = 180.0
 """An audit waits ten seconds for each thing that a broker does not do."""
-Valid = Annotated[str, typer.Option("--valid", help="How long the join token is good: 1h, 7d.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -52,31 +44,6 @@ def register(app: typer.Typer) -> None:
     broker.command("audit")(broker_audit)
     app.add_typer(broker, name="broker")
     app.command("observer")(observer)
-
-
-def token(
-    device: Annotated[str, typer.Argument(help="The device's id.")],
-    valid: Valid = DEFAULT_VALID,
-    controller: Controller = None,
-) -> None:
-    """Make a join token, by which a device gets in once; those before it end."""
-    with Client(controller) as client:
-        show_invitation(invite(client, given_name(device, what="device id"), valid))
-
-
-def revoke(
-    device: Annotated[str, typer.Argument(help="The device's id.")],
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    controller: Controller = None,
-) -> None:
-    """Put a device out: its certificates are void, its connection is cut."""
-    name = given_name(device, what="device id")
-    confirm(f"Put {name} out? A new join token would let it in again.", is_sure=yes)
-    with Client(controller) as client:
-        done = client.post(f"/v1/devices/{name}/revoke", None, Revocation)
-    say(f"revoked {counted(done.certificate_count, 'certificate')} of {name}")
-    if not done.is_cut:
-        say("the broker did not let us cut its connection; NATS cuts it by itself")
 
 
 def observer(
@@ -121,26 +88,6 @@ def broker_audit(json: Json = False, controller: Controller = None) -> None:
                 say(f"{'':<8} {'':<{width}}  -> {one.remedy}")
     if any(one.verdict == "fault" for one in found):
         raise typer.Exit(ERROR)
-
-
-def invite(client: Client, device: str, valid: str) -> Invitation:
-    """Return a new join token for a device."""
-    life_s = parse_seconds(valid, option="--valid")
-    if not 1 <= life_s <= 90 * 86_400:
-        raise typer.BadParameter("from 1s to 90d", param_hint="--valid")
-    return client.post(f"/v1/devices/{device}/tokens", InvitationIn(life_s=life_s), Invitation)
-
-
-def show_invitation(invitation: Invitation) -> None:
-    """Print what is to be typed on the device."""
-    say(f"join token of {invitation.device}, {until(invitation)}; on the device, once:")
-    say(f"  fleet-agent enroll --url {invitation.url} --token {invitation.token}")
-
-
-def until(invitation: Invitation) -> str:
-    """Return the words for how long a token is good."""
-    at = time.localtime(invitation.expires_unix_ms / 1000)
-    return time.strftime("until %Y-%m-%d %H:%M:%S", at)
 
 
 def broker_config(

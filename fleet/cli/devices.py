@@ -13,7 +13,6 @@ from fleet.api.schemas import Device, DeviceIn, DeviceModel, DevicePatch, Stored
 from wire.errors import PeerError
 from wire.ids import parse_name
 
-from .admission import DEFAULT_VALID, Valid, invite, revoke, show_invitation, token, until
 from .agent_file import AgentFile, write_agent_file
 from .client import Client
 from .console import (
@@ -33,6 +32,7 @@ from .console import (
     show_facts,
     show_json,
 )
+from .joining import DEFAULT_VALID, Valid, invite, revoke, show_invitation, token, until
 from .quarantine import is_lifted, release_of
 
 DEFAULT_LISTEN: Final = "127.0.0.1:8600"
