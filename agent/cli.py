@@ -10,6 +10,8 @@ from pathlib import Path
 from wire.errors import ModelfleetError
 
 DEFAULT_CONFIG = Path("/etc/modelfleet/agent.toml")
+ENROLL_PATIENCE_S = 60.0
+"""A running agent that asks its controller for a new certificate is done by then."""
 
 
 def main() -> None:
@@ -64,9 +66,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace) -> int:
     from .config import load_config
+    from .membership import require_certificates
     from .service import run_agent
 
-    error = run_agent(load_config(options.config))
+    config = load_config(options.config)
+    require_certificates(config, options.config)
+    error = run_agent(config)
     if error is not None:
         sys.stderr.write(f"fleet-agent: {error}\n")
         return 1
@@ -77,20 +82,23 @@ def _enroll(options: argparse.Namespace) -> int:
     from .adapters.door import enrol
     from .adapters.identity import Identity
     from .config import load_config
-    from .service import locked
 
     config = load_config(options.config)
     identity = Identity(config.state.dir)
-    with locked(config.state.dir):
+    with identity.held(ENROLL_PATIENCE_S):
         enrol(identity, config.device.id, options.url, options.token)
-    sys.stdout.write(f"enrolled as {config.device.id}; identity in {identity.folder}\n")
+    sys.stdout.write(
+        f"enrolled as {config.device.id}; identity in {identity.folder}; "
+        "an agent that runs connects with it by itself\n"
+    )
     return 0
 
 
 def _check_config(options: argparse.Namespace) -> int:
-    from .config import load_config
+    from .config import check_certificates, load_config
 
     config = load_config(options.config)
+    check_certificates(config, options.config)
     sys.stdout.write(config.model_dump_json(indent=2) + "\n")
     return 0
 

@@ -161,10 +161,7 @@ def load_config(path: Path) -> AgentConfig:
         raise ConfigError(
             f"{path}: {'; '.join(faults)}", code="config_invalid", hint=CORRECT
         ) from exc
-    anchored = _anchored(config, path.resolve().parent)
-    if anchored.broker is not None:
-        _check_certificates(anchored.broker, path)
-    return anchored
+    return _anchored(config, path.resolve().parent)
 
 
 def _in_words(fault: ErrorDetails) -> str:
@@ -177,7 +174,19 @@ def _in_words(fault: ErrorDetails) -> str:
             return fault["msg"].removeprefix("Value error, ")
 
 
-def _check_certificates(broker: BrokerSection, path: Path) -> None:
+def check_certificates(config: AgentConfig, path: Path) -> None:
+    """Check that the files which `[broker]` names can be used.
+
+    Args:
+        config: As `load_config` gives it.
+        path: Where that was read, for the message.
+
+    Raises:
+        ConfigError: `config_invalid`.
+    """
+    broker = config.broker
+    if broker is None:
+        return
     try:
         TlsFiles(broker.ca, broker.certificate, broker.key).context()
     except OSError as exc:  # ssl's errors are among them

@@ -22,15 +22,16 @@ from typing import Final
 from wire import codec, topics
 from wire.errors import ConfigError, PeerError, StorageError
 from wire.link import Connected, Delivered, Disconnected, LinkEvent
-from wire.link_paho import PahoLink, parse_broker_url
+from wire.link_paho import Endpoint, PahoLink, parse_broker_url
 from wire.messages import ControllerPresence, Inventory, Reported
 
 from .adapters.content_files import find_damage
+from .adapters.identity import Identity
 from .adapters.starts import read_starts
 from .adapters.state_sqlite import SqliteStateStore
 from .adapters.trust import TRUST
 from .adapters.trust_peek import peek
-from .config import AgentConfig, load_config
+from .config import AgentConfig, check_certificates, load_config
 from .core.diagnosis import (
     Finding,
     Verdict,
@@ -44,8 +45,9 @@ from .core.diagnosis import (
     judge_trust,
 )
 from .core.states import DeviceState
-from .membership import Membership, membership
+from .membership import membership
 from .status import ask_runtime, count_records
+from .trust import read_bootstrap
 
 BROKER_TIMEOUT_S: Final = 5.0
 OF_OTHERS: Final = (f"{topics.ROOT}/device/+/presence", f"{topics.ROOT}/device/+/desired")
@@ -60,7 +62,12 @@ def examine(path: Path) -> Iterator[Finding]:
     except ConfigError as exc:
         yield Finding("configuration", Verdict.FAULT, str(exc), exc.hint)
         return
-    yield Finding("configuration", Verdict.OK, str(path))
+    try:
+        check_certificates(config, path)
+    except ConfigError as exc:
+        yield Finding("configuration", Verdict.FAULT, str(exc), exc.hint)
+    else:
+        yield Finding("configuration", Verdict.OK, str(path))
     yield _find_agent(config)
     starts = read_starts(config.state.dir)
     yield judge_restarts(starts.restart_count, starts.in_a_row)
@@ -69,13 +76,18 @@ def examine(path: Path) -> Iterator[Finding]:
     if state is not None:
         yield from _examine_models(config, state, inventory)
     try:
+        read_bootstrap(config)
+    except ConfigError as exc:
+        yield Finding("root of trust", Verdict.FAULT, f"{exc}; nothing new is installed", exc.hint)
+    try:
         member = membership(config)
     except (ConfigError, StorageError) as exc:
         yield Finding("identity", Verdict.FAULT, str(exc), exc.hint)
         return
-    yield from _judge_identity(member)
-    broker = _ask_broker(config.device.id, member)
-    yield from _judge_broker(member.broker_url, broker, state.generation if state else None)
+    if member.identity is not None:
+        yield _judge_identity(member.identity)
+    broker = _ask_broker(config.device.id, member.endpoint)
+    yield from _judge_broker(member.endpoint.url, broker, state.generation if state else None)
     if state is not None:
         waiting = count_records(config.state.dir / "outbox.db")
         yield judge_records(waiting, is_controller_online=broker.is_controller_online)
@@ -201,24 +213,23 @@ class _Broker:
     """Topics of other devices that it let us hear."""
 
 
-def _judge_identity(member: Membership) -> Iterator[Finding]:
-    if member.identity is None:
-        return
-    span = member.identity.span()
+def _judge_identity(identity: Identity) -> Finding:
+    span = identity.span()
     left_days = (span.not_after_unix_ms - time.time_ns() // 1_000_000) / 86_400_000
-    renews = "the agent renews it by itself, as soon as it reaches the controller"
     if left_days < 0:
         text = f"the certificate expired {-left_days:.1f} days ago"
-        yield Finding("identity", Verdict.WARNING, text, renews)
-    else:
-        yield Finding(
-            "identity", Verdict.OK, f"enrolled; certificate for {left_days:.1f} more days"
-        )
+        renews = "the agent renews it by itself, as soon as it reaches the controller"
+        return Finding("identity", Verdict.WARNING, text, renews)
+    text = f"enrolled; certificate for {left_days:.1f} more days"
+    if not identity.has_copy:
+        remedy = "an agent that starts writes it anew"
+        return Finding("identity", Verdict.WARNING, f"{text}; no second copy of it", remedy)
+    return Finding("identity", Verdict.OK, text)
 
 
-def _ask_broker(device: str, member: Membership) -> _Broker:
-    url = member.broker_url
-    link = PahoLink(url, f"{device}-doctor", tls=member.tls)
+def _ask_broker(device: str, endpoint: Endpoint) -> _Broker:
+    url = endpoint.url
+    link = PahoLink(url, f"{device}-doctor", tls=endpoint.tls)
     events: queue.SimpleQueue[LinkEvent] = queue.SimpleQueue()
     link.start(events.put, lambda: None)
     try:

@@ -72,7 +72,15 @@ class StopRequested:
     error: str | None = None
 
 
-Item = Event | RuntimeEvent | LinkEvent | StopRequested
+@dataclass(frozen=True, slots=True)
+class Noticed:
+    """Another part has found what a person should look at; recorded as an alarm."""
+
+    code: str
+    detail: str
+
+
+Item = Event | RuntimeEvent | LinkEvent | StopRequested | Noticed
 
 
 class Inbox:
@@ -184,6 +192,8 @@ class Loop:
                 self._uplink.disconnected()
             case Delivered():
                 self._delivered(item)
+            case Noticed(code=code, detail=detail):
+                self._uplink.alarm(code, detail)
             case BundleStaged() | FetchFailed() | CandidateRefused() | RuntimeEnded() | TryDue():
                 self._apply(item)  # told by the fetcher, or known at once when an effect ran
             case _:

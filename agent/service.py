@@ -20,10 +20,11 @@ from wire.manifest import Manifest
 from wire.topics import Chunk, parse
 
 from .adapters.child import ProcessRuntimeHost
-from .adapters.content_files import ContentStore
+from .adapters.content_files import ContentStore, has_bundles
 from .adapters.database import move_aside
 from .adapters.fetcher import Fetcher
 from .adapters.host import Host, architecture
+from .adapters.identity import Identity
 from .adapters.outbox import Outbox
 from .adapters.sdnotify import Notifier, inherited_sockets
 from .adapters.starts import StartCounter
@@ -33,8 +34,8 @@ from .config import AgentConfig
 from .core.backoff import connect_delay_s
 from .core.states import DeviceState
 from .effects import Effects
-from .loop import Inbox, Loop, StopRequested
-from .membership import Membership, join, membership
+from .loop import Inbox, Loop, Noticed, StopRequested
+from .membership import by_hand, enter
 from .ports import RuntimeSettings
 from .renewal import Renewal
 from .runtimes import Runtimes
@@ -61,23 +62,34 @@ def run_agent(config: AgentConfig) -> str | None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: inbox.put(StopRequested()))
     # Where a person set the device up, nothing that follows would bring a root of trust.
-    bootstrap = read_bootstrap(config) if config.broker is not None else None
+    if config.broker is not None:
+        _require_root(config)
     with locked(config.state.dir):
-        join(config)
-        member = membership(config)
-        bootstrap = bootstrap or read_bootstrap(config)
+        enter(config, lambda code, detail: inbox.put(Noticed(code, detail)))
+        _require_root(config)
         host = ProcessRuntimeHost(_runtime_settings(config), inbox.put)
         host.open()
         try:
-            return _run(config, member, bootstrap, inbox, host)
+            return _run(config, inbox, host)
         finally:
             host.stop()
 
 
+def _require_root(config: AgentConfig) -> None:
+    """See that the device has a root of trust, or models to serve: without one, installs wait.
+
+    Raises:
+        ConfigError: As `read_bootstrap`, of a device with nothing to serve.
+    """
+    try:
+        read_bootstrap(config)
+    except ConfigError:
+        if not has_bundles(config.state.dir):
+            raise
+
+
 def _run(
     config: AgentConfig,
-    member: Membership,
-    bootstrap: bytes,
     inbox: Inbox,
     host: ProcessRuntimeHost,
 ) -> str | None:
@@ -87,9 +99,9 @@ def _run(
     content = ContentStore(root, config.state.max_bytes)
     store, lost = _open_state(root / "state.db")
     outbox, lost_records = _open_outbox(root / "outbox.db", boot)
-    link, renewal = _make_link(device, member, wait_s)
+    link, renewal = _make_link(config, inbox, wait_s)
     uplink = Uplink(link, outbox, device=device, boot=boot, agent=f"modelfleet {VERSION}")
-    trusted = TrustStore(root / TRUST, bootstrap, store, device=device)
+    trusted = TrustStore(root / TRUST, lambda: read_bootstrap(config), store, device=device)
     trust = Trust(trusted, store, link, device=device, alarm=uplink.alarm)
     fetcher = Fetcher(
         content,
@@ -160,13 +172,20 @@ def _run(
         store.close()
 
 
-def _make_link(device: str, member: Membership, wait_s: float) -> tuple[PahoLink, Renewal | None]:
-    """Return the way to the broker, and what keeps an enrolled device's certificate fresh."""
-    url = member.broker_url
-    if member.identity is None:
-        return PahoLink(url, device, tls=member.tls, first_wait_s=wait_s), None
-    renewal = Renewal(member.identity, lambda: link.reconnect())  # noqa: PLW0108 - made below
-    link = PahoLink(url, device, tls=renewal.tls, first_wait_s=wait_s)
+def _make_link(config: AgentConfig, inbox: Inbox, wait_s: float) -> tuple[PahoLink, Renewal | None]:
+    """Return the way to the broker, and what keeps an enrolled device's identity."""
+    device = config.device.id
+    if config.broker is not None:
+        broker = by_hand(config.broker)
+        return PahoLink(broker.url, device, tls=broker.tls, first_wait_s=wait_s), None
+    renewal = Renewal(
+        Identity(config.state.dir),
+        lambda: link.reconnect(),  # noqa: PLW0108 - made below
+        lambda code, detail: inbox.put(Noticed(code, detail)),
+        device=device,
+        enroll=config.enroll,
+    )
+    link = PahoLink(renewal.endpoint, device, first_wait_s=wait_s)
     return link, renewal
 
 
@@ -248,7 +267,7 @@ def _open_state(path: Path) -> tuple[SqliteStateStore, str | None]:
         log.error("%s; moved to %s, starting %s", exc, aside.name, since)  # noqa: TRY400 - cause in the message
         return store, f"{exc}; moved to {aside.name}, started {since}"
     # A bundle is sealed only after the state that wants it is on disk.
-    if store.load() == DeviceState() and any((path.parent / "bundles").glob("*.json")):
+    if store.load() == DeviceState() and has_bundles(path.parent):
         lost = f"{path} and its copy are gone, and bundles are there; started empty"
         log.error("%s", lost)
         return store, lost

@@ -128,9 +128,9 @@ def read_status(config: AgentConfig) -> Status:
     finally:
         store.close()
     try:
-        broker = membership(config).broker_url
+        broker = membership(config).endpoint.url
     except (ConfigError, StorageError) as exc:
-        broker = f"none: {exc}"
+        broker = f"none: {exc}; {exc.hint}"
     is_serving, answer = _probe(config)
     return Status(
         device=config.device.id,

@@ -109,6 +109,8 @@ class Trust:
         except StorageError as exc:
             log.warning("%s", exc)
             self._due_s = time.monotonic() + REST_S
+        except ConfigError as exc:
+            self._tell(exc.code, str(exc))
         except ModelfleetError as exc:
             log.info("no trusted metadata yet: %s", exc)
 

@@ -95,4 +95,6 @@ class Code(StrEnum):
     START_FAILED = "start_failed"
     STEP_LIMIT = "step_limit"
     STATE_LOST = "state_lost"
+    IDENTITY_DAMAGED = "identity_damaged"
+    IDENTITY_LOST = "identity_lost"
     RECORDS_DROPPED = "records_dropped"

@@ -39,7 +39,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from .codec import MAX_MESSAGE_BYTES
-from .errors import ConfigError
+from .errors import ConfigError, ModelfleetError
 from .link import Connected, Delivered, Disconnected, LinkEvent, Published, Sink, WillFactory
 from .topics import MAX_FILTERS_PER_SUBSCRIBE, Qos
 
@@ -156,6 +156,14 @@ class TlsFiles:
             context.verify_flags |= ssl.VerifyFlags(NO_CHECK_TIME)
 
 
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a broker is, and what to show it."""
+
+    url: str
+    tls: TlsFiles
+
+
 def retry_delay_s(attempt: int, chance: float) -> float:
     """Return the wait before connection attempt number `attempt` (from 0), fully jittered.
 
@@ -172,25 +180,38 @@ class PahoLink:
 
     def __init__(
         self,
-        url: str,
+        broker: str | Callable[[], Endpoint],
         client_id: str,
         *,
-        tls: TlsFiles | Callable[[], TlsFiles] | None = None,
+        tls: TlsFiles | None = None,
         first_wait_s: float = 0.0,
     ) -> None:
         """Take note of where to connect; `first_wait_s` passes before the first attempt.
 
-        The files of `tls` are read anew at each connection, and a function is asked which they are.
+        Args:
+            broker: Its URL; or what is asked for it at each connection, and may raise
+                ModelfleetError where there is none yet: then the link stays down, and asks again.
+            client_id: Ours.
+            tls: For the broker of a URL; its files are read anew at each connection.
+            first_wait_s: Seconds.
+
+        Raises:
+            ConfigError: `broker_url`.
         """
-        self._address = parse_broker_url(url)
+        if isinstance(broker, str):
+            parse_broker_url(broker)
+            fixed = Endpoint(broker, tls or TlsFiles())
+            self._endpoint: Callable[[], Endpoint] = lambda: fixed
+        else:
+            self._endpoint = broker
         self._client_id = client_id
-        self._tls = tls or TlsFiles()
         self._first_wait_s = first_wait_s
         self._client: Client | None = None
         self._lock = threading.Lock()
         self._lost = threading.Event()
         self._stopping = threading.Event()
         self._hurry = threading.Event()
+        self._address: BrokerAddress | None = None
         self._sink: Sink = lambda _event: None
         self._will: WillFactory = lambda: None
         self._keeper = threading.Thread(target=self._keep, name="link-keeper", daemon=True)
@@ -262,14 +283,19 @@ class PahoLink:
         self._lost.clear()
         self._reason = ""
         try:
-            client = self._make_client()
+            endpoint = self._endpoint()
+            address = parse_broker_url(endpoint.url)
+            client = self._make_client(address, endpoint.tls)
+        except ModelfleetError as exc:
+            self._emit(Disconnected(f"{exc}; {exc.hint}" if exc.hint else str(exc)))
+            return
         except OSError as exc:  # ssl's errors are among them
             self._emit(Disconnected(f"cannot use the certificates: {exc}"))
             return
         try:
-            client.connect(self._address.host, self._address.port, keepalive=KEEPALIVE_S)
+            client.connect(address.host, address.port, keepalive=KEEPALIVE_S)
         except (OSError, ValueError) as exc:
-            self._emit(Disconnected(f"cannot reach {self._address}: {exc}"))
+            self._emit(Disconnected(f"cannot reach {address}: {exc}"))
             return
         with self._lock:
             self._client = client
@@ -289,24 +315,24 @@ class PahoLink:
         if was_up or not self._stopping.is_set():
             self._emit(Disconnected(self._reason or "connection lost"))
 
-    def _make_client(self) -> Client:
+    def _make_client(self, address: BrokerAddress, tls: TlsFiles) -> Client:
+        self._address = address
         client = _CappedClient(
             CallbackAPIVersion.VERSION2,
             client_id=self._client_id,
             clean_session=True,
-            transport="websockets" if self._address.is_websocket else "tcp",
+            transport="websockets" if address.is_websocket else "tcp",
             reconnect_on_failure=False,
         )
         client.connect_timeout = CONNECT_TIMEOUT_S
         client.max_inflight_messages_set(MAX_INFLIGHT)
         client.max_queued_messages_set(MAX_QUEUED)
-        if self._address.is_websocket:
-            client.ws_set_options(path=self._address.path)
-        if self._address.is_encrypted:
-            files = self._tls() if callable(self._tls) else self._tls
-            client.tls_set_context(files.context())
-        if self._address.username is not None:
-            client.username_pw_set(self._address.username, self._address.password)
+        if address.is_websocket:
+            client.ws_set_options(path=address.path)
+        if address.is_encrypted:
+            client.tls_set_context(tls.context())
+        if address.username is not None:
+            client.username_pw_set(address.username, address.password)
         if (will := self._will()) is not None:
             client.will_set(will.topic, will.payload, qos=1, retain=True)
         client.on_socket_open = self._on_socket_open
@@ -357,7 +383,7 @@ class PahoLink:
         code: ReasonCode,
         _p: Properties | None,
     ) -> None:
-        if not self._is_up and self._address.is_encrypted:
+        if not self._is_up and self._address is not None and self._address.is_encrypted:
             # In TLS 1.3 a broker refuses a certificate after it was shown, by hanging up.
             self._reason = self._reason or (
                 f"{self._address} hung up on this certificate: revoked, expired or another fleet's?"

@@ -26,8 +26,14 @@ from wire.manifest import MANIFEST, Manifest, parse_manifest
 
 from .durable import TEMPORARY, storage_error, sync_directory, sync_file, write_durably
 
+BUNDLES: Final = "bundles"
 DISK_FLOOR_BYTES: Final = 16 * 1024 * 1024
 """What an update must leave free, so that state and outbox can still be written."""
+
+
+def has_bundles(root: Path) -> bool:
+    """Return whether a state directory has a bundle that was fetched to its end, sound or not."""
+    return any((root / BUNDLES).glob("*.json"))
 
 
 class ContentStore:
@@ -45,7 +51,7 @@ class ContentStore:
             StorageError: `state_unwritable`.
         """
         self.content = root / "content"
-        self._bundles = root / "bundles"
+        self._bundles = root / BUNDLES
         self._chunks = root / "chunks"
         self._max_bytes = max_bytes
         try:

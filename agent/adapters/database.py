@@ -92,7 +92,7 @@ def _header_fault(path: Path) -> str | None:
 
 
 def move_aside(path: Path) -> Path:
-    """Rename a damaged database so that a new one can begin; its journal goes with it.
+    """Rename a damaged file so that a new one can begin; a database's journal goes with it.
 
     Together they are all that a person could still save something from. The oldest give way to the
     newest `MAX_ASIDE`.

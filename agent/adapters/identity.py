@@ -3,48 +3,59 @@
 Everything is in `<state dir>/identity`, written so that a power cut anywhere leaves either the
 identity before or the one after. `device.pem` holds key and certificate in one file, since they are
 of use only together: it is put in place last when the device enrols, and replaced by one rename when
-the certificate that came after has proven itself.
+the certificate that came after has proven itself. All of it is kept a second time (`identity_files`).
 """
 
 from __future__ import annotations
 
-import json
+import contextlib
+import fcntl
+import hashlib
 import logging
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from pydantic import TypeAdapter, ValidationError
 
 from wire.enrolment import CONFIRM_CONTEXT, RENEW_CONTEXT, ConfirmRequest, RenewRequest, Welcome
 from wire.errors import PeerError, StorageError
 from wire.link_paho import TlsFiles
 
+from .database import move_aside
 from .durable import storage_error, sync_directory, write_durably
+from .identity_files import (
+    CA,
+    CURRENT,
+    FILES,
+    PLACE,
+    PRIVATE,
+    ROOT,
+    UNREADABLE,
+    IdentityCopy,
+    Place,
+    check_pair,
+    find_faults,
+    in_words,
+    load_key,
+    place_text,
+    read_pair,
+    read_place,
+)
 
 log = logging.getLogger(__name__)
 
 FOLDER: Final = "identity"
-PRIVATE: Final = 0o600
-UNREADABLE: Final = (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion)
-"""What the library raises for PEM texts that are no key, or no certificate."""
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a device belongs, as it was told when it enrolled."""
-
-    device: str
-    broker_url: str
-    door_url: str
-
-
-_PLACE: Final = TypeAdapter(Place)
+LOCK: Final = "identity.lock"
+LOCK_AGAIN_S: Final = 0.2
+AGAIN: Final = (
+    "`fleet device token NAME` prints the command that lets it in again; its models serve on"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,17 +72,108 @@ class Identity:
     def __init__(self, state_dir: Path) -> None:
         """Look at `<state dir>/identity`; nothing is made before it is needed."""
         self.folder = state_dir / FOLDER
-        self.ca = self.folder / "ca.pem"
-        self.root = self.folder / "root.json"
-        self._place = self.folder / "fleet.json"
-        self._current = self.folder / "device.pem"
+        self.ca = self.folder / CA
+        self.root = self.folder / ROOT
+        self._place = self.folder / PLACE
+        self._current = self.folder / CURRENT
         self._key = self.folder / "new.key"
         self._trial = self.folder / "new.pem"
         self._unconfirmed = self.folder / "unconfirmed"
+        self._lock = state_dir / LOCK
+        self._copy = IdentityCopy(state_dir, self.folder)
+
+    @contextlib.contextmanager
+    def held(self, patience_s: float = 0.0) -> Iterator[None]:
+        """Keep every other program from changing the identity, `fleet-agent enroll` beside the agent.
+
+        Args:
+            patience_s: How long to wait for another one to be done.
+
+        Raises:
+            StorageError: `identity_in_use`, `disk_full` or `storage_error`.
+        """
+        deadline_s = time.monotonic() + patience_s
+        try:
+            self._lock.parent.mkdir(parents=True, exist_ok=True)
+            file = self._lock.open("wb")
+        except OSError as exc:
+            raise storage_error(self._lock, exc) from exc
+        with file:
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except OSError as exc:
+                    if time.monotonic() >= deadline_s:
+                        raise StorageError(
+                            f"another program is changing the identity in {self.folder}",
+                            code="identity_in_use",
+                            hint="an enrolment or a renewal is under way: try again in a moment",
+                        ) from exc
+                time.sleep(LOCK_AGAIN_S)
+            yield
+
+    @property
+    def has_traces(self) -> bool:
+        """Whether anything is left of an identity, in whatever condition."""
+        return self._copy.exists or any((self.folder / name).exists() for name in FILES)
+
+    def fault(self) -> StorageError | None:
+        """Return why the device cannot go to its fleet with what it has, or None if it can.
+
+        It is `identity_unreadable` where the second copy has what is damaged, and `identity_lost`
+        where nothing has.
+        """
+        faults = find_faults(self.folder)
+        faults.pop(ROOT, None)  # installs need it, the way to the fleet does not
+        if not faults:
+            return None
+        if self.has_copy:
+            return StorageError(
+                f"{self.folder}: {in_words(faults)}",
+                code="identity_unreadable",
+                hint="an agent that starts puts it back from its second copy",
+            )
+        copy = "its second copy is damaged too" if self._copy.exists else "there is no second copy"
+        return StorageError(
+            f"the identity of this device is lost: {self.folder}: {in_words(faults)}; {copy}",
+            code="identity_lost",
+            hint=AGAIN,
+        )
+
+    def heal(self) -> str | None:
+        """Put back what is missing or damaged; return what that was, or None if nothing could be.
+
+        Raises:
+            StorageError: `disk_full` or `storage_error`.
+        """
+        restored = self._copy.restore()
+        if self.root.exists() and ROOT in find_faults(self.folder):
+            move_aside(self.root)  # a root of trust that has changed is none
+        if self.is_on_trial:
+            try:
+                check_pair(self._trial, self.ca)
+            except (OSError, *UNREADABLE) as exc:
+                log.warning("the new certificate is damaged (%s): going on without it", exc)
+                self.drop_trial()
+        return restored
+
+    def keep(self) -> None:
+        """Bring the second copy up to date.
+
+        Raises:
+            StorageError: `identity_unreadable`, `disk_full` or `storage_error`.
+        """
+        self._copy.keep()
+
+    @property
+    def has_copy(self) -> bool:
+        """Whether there is a second copy that is whole."""
+        return self._copy.read() is not None
 
     @property
     def is_enrolled(self) -> bool:
-        """Whether the device has a certificate."""
+        """Whether the device has a certificate, in whatever condition."""
         return self._current.exists()
 
     @property
@@ -91,8 +193,8 @@ class Identity:
             StorageError: `identity_unreadable`.
         """
         try:
-            return _PLACE.validate_json(self._place.read_bytes())
-        except (OSError, ValidationError) as exc:
+            return read_place(self._place)
+        except (OSError, ValueError) as exc:
             raise _unreadable(self._place, exc) from exc
 
     def span(self) -> Span:
@@ -140,22 +242,29 @@ class Identity:
             StorageError: `disk_full` or `storage_error`; to be done again.
         """
         pair = self._paired(welcome)
-        place = {
-            "device": welcome.device,
-            "broker_url": welcome.broker_url,
-            "door_url": door_url,
-        }
+        ca, root = welcome.ca.encode(), welcome.root.encode()
+        place = Place(
+            device=welcome.device,
+            broker_url=welcome.broker_url,
+            door_url=door_url,
+            ca_sha256=hashlib.sha256(ca).hexdigest(),
+            root_sha256=hashlib.sha256(root).hexdigest() if root else "",
+        )
         try:
-            write_durably(self.ca, welcome.ca.encode())
-            if welcome.root:
-                write_durably(self.root, welcome.root.encode())
-            write_durably(self._place, json.dumps(place, indent=1).encode())
+            write_durably(self.ca, ca)
+            if root:
+                write_durably(self.root, root)
+            write_durably(self._place, place_text(place).encode())
             write_durably(self._unconfirmed, b"")
             self._trial.unlink(missing_ok=True)
             write_durably(self._current, pair, mode=PRIVATE)
             self._key.unlink(missing_ok=True)
         except OSError as exc:
             raise storage_error(self._current, exc) from exc
+        try:
+            self.keep()
+        except StorageError as exc:
+            log.warning("%s", exc)  # it is in, and confirms nothing before that is made up for
 
     def renewal(self, device: str) -> RenewRequest:
         """Return the request for the next certificate, signed by the key of the present one.
@@ -205,9 +314,13 @@ class Identity:
     def confirmation(self) -> ConfirmRequest:
         """Return the word to the controller that the certificate works.
 
+        The controller retires the ones before at that word: by then the second copy must hold this
+        one, or it would lock the device out when it is needed.
+
         Raises:
-            StorageError: `identity_unreadable`.
+            StorageError: As `keep`.
         """
+        self.keep()
         key, certificate = self._read(self._current)
         pem = _pem(certificate)
         return ConfirmRequest(certificate=pem, signature=_sign(key, CONFIRM_CONTEXT + pem.encode()))
@@ -218,19 +331,19 @@ class Identity:
 
     def _key_in_waiting(self) -> ec.EllipticCurvePrivateKey | None:
         try:
-            key = _load_key(self._key.read_bytes())
+            key = load_key(self._key.read_bytes())
         except (OSError, *UNREADABLE):
             return None
-        if not self.is_enrolled:
-            return key
-        # A crash may have left a key behind that is in use by now.
-        is_used = key.public_key() == self._read(self._current)[0].public_key()
-        return None if is_used else key
+        with contextlib.suppress(StorageError):
+            # A crash may have left a key behind that is in use by now.
+            if key.public_key() == self._read(self._current)[0].public_key():
+                return None
+        return key
 
     def _paired(self, welcome: Welcome) -> bytes:
         """Return key in waiting and certificate as one file."""
         try:
-            key = _load_key(self._key.read_bytes())
+            key = load_key(self._key.read_bytes())
             certificate = x509.load_pem_x509_certificate(welcome.certificate.encode())
             is_for_key = certificate.public_key() == key.public_key()  # decoded only now
         except (OSError, *UNREADABLE) as exc:
@@ -245,17 +358,9 @@ class Identity:
 
     def _read(self, path: Path) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
         try:
-            data = path.read_bytes()
-            return _load_key(data), x509.load_pem_x509_certificate(data)
+            return read_pair(path)
         except (OSError, *UNREADABLE) as exc:
             raise _unreadable(path, exc) from exc
-
-
-def _load_key(data: bytes) -> ec.EllipticCurvePrivateKey:
-    key = serialization.load_pem_private_key(data, None)
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise ValueError("another kind of key")  # noqa: TRY004 - caught with cryptography's own
-    return key
 
 
 def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
@@ -278,5 +383,5 @@ def _unreadable(path: Path, exc: Exception) -> StorageError:
     return StorageError(
         f"{path} cannot be used: {exc}"[:300],
         code="identity_unreadable",
-        hint="let the device in again: `fleet device token NAME`, then `fleet-agent enroll`",
+        hint=AGAIN,
     )

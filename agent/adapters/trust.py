@@ -20,7 +20,7 @@ that is lost, zeroed or set back opens no way back. A mark is of
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
@@ -68,7 +68,7 @@ class TrustStore:
     def __init__(
         self,
         directory: Path,
-        bootstrap: bytes,
+        bootstrap: Callable[[], bytes],
         marks: MarkStore,
         *,
         device: str,
@@ -78,7 +78,8 @@ class TrustStore:
 
         Args:
             directory: For this alone.
-            bootstrap: The root that this device was given when it was let in.
+            bootstrap: Gives the root that this device was given when it was let in, as it is now;
+                may raise ConfigError, which then every use of this store raises.
             marks: The memory that outlives the directory.
             device: Id of this device, whose director is looked for.
             max_bytes: Cap of one document.
@@ -93,8 +94,8 @@ class TrustStore:
         """Return what is on disk, verified anew, however old it is.
 
         Raises:
-            PeerError, TransferError, StorageError: As `refresh`; `trust_unavailable` before a first
-                refresh was whole.
+            PeerError, TransferError, StorageError, ConfigError: As `refresh`; `trust_unavailable`
+                before a first refresh was whole.
         """
         return self._viewed(self.kept, models, now_unix_ms=0)
 
@@ -113,6 +114,7 @@ class TrustStore:
                 `trust_malformed` or `trust_too_large`. What was verified before that stays in place.
             TransferError: `trust_unavailable`.
             StorageError: This disk does not work.
+            ConfigError: There is no root of trust to begin with.
         """
         return self._viewed(fetch, models, now_unix_ms=now_unix_ms)
 
@@ -120,14 +122,15 @@ class TrustStore:
         """Refresh, and look targets up by their paths; return all that was verified.
 
         Raises:
-            PeerError, TransferError, StorageError: As `refresh`.
+            PeerError, TransferError, StorageError, ConfigError: As `refresh`.
         """
         from . import ngclient
 
+        bootstrap = self._bootstrap()
         now = datetime.fromtimestamp(min(now_unix_ms, LAST_UNIX_MS) / 1000, UTC)
         scratch = self._scratch()
         result = ngclient.run(
-            scratch, self._bootstrap, fetch, now=now, paths=paths, max_bytes=self._max_bytes
+            scratch, bootstrap, fetch, now=now, paths=paths, max_bytes=self._max_bytes
         )
         self._accept(scratch, result)
         if result.error is not None:

@@ -1,6 +1,6 @@
 import pytest
 
-from agent.config import load_config
+from agent.config import check_certificates, load_config
 from wire.errors import ConfigError
 
 GOOD = """
@@ -45,8 +45,9 @@ def test_defaults_and_relative_paths(tmp_path):
     ],
 )
 def test_every_fault_names_file_and_key(tmp_path, text, says):
+    path = write(tmp_path, text)
     with pytest.raises(ConfigError) as caught:
-        load_config(write(tmp_path, text))
+        check_certificates(load_config(path), path)
     assert "agent.toml" in str(caught.value)
     assert says in str(caught.value)
 

@@ -34,7 +34,7 @@ class Device:
         self.link = self.broker.link(DEVICE)
         self.link.start(lambda _event: None, lambda: None)
         self.marks = SqliteStateStore(root / "state.db")
-        store = TrustStore(root / "trust", repository.bootstrap, self.marks, device=DEVICE)
+        store = TrustStore(root / "trust", lambda: repository.bootstrap, self.marks, device=DEVICE)
         self.trust = Trust(
             store, self.marks, self.link, device=DEVICE,
             alarm=lambda code, detail: self.alarms.append((code, detail)),

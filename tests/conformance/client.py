@@ -65,7 +65,7 @@ def refresh(arguments, paths=()):
     store = SqliteStateStore(directory / OWN / MARKS)
     try:
         bootstrap = (directory / OWN / BOOTSTRAP).read_bytes()
-        trust = TrustStore(directory, bootstrap, store, device="none", max_bytes=MAX_BYTES)
+        trust = TrustStore(directory, lambda: bootstrap, store, device="none", max_bytes=MAX_BYTES)
         source = HttpSource(arguments.metadata_url)
         return trust.run(source, paths, now_unix_ms=time.time_ns() // 1_000_000)
     finally:

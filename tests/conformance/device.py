@@ -27,7 +27,7 @@ class Device:
 
     def open(self):
         marks = SqliteStateStore(self.state)
-        return marks, TrustStore(self.directory, self.bootstrap, marks, device=DEVICE)
+        return marks, TrustStore(self.directory, lambda: self.bootstrap, marks, device=DEVICE)
 
     def refresh(self, fetch, *, after_s=0, models=(MODEL,)):
         """Refresh by a new store, as after a start; return the code of what was wrong, or None."""

@@ -13,7 +13,7 @@ from tests.fleet.test_broker import any_port
 from wire import topics
 from wire.errors import ConfigError
 from wire.link import Connected, Disconnected
-from wire.link_paho import PahoLink, TlsFiles
+from wire.link_paho import Endpoint, PahoLink, TlsFiles
 
 pytestmark = pytest.mark.broker
 
@@ -196,7 +196,7 @@ def test_a_link_reads_its_files_anew_at_each_connection(secured):
     one, two = secured.admit("cam-01", "cam-01")
     until(lambda: can_enter(secured, two, "cam-01"), "both are let in")
     events, chosen = [], [one]
-    link = PahoLink(secured.url, "cam-01", tls=lambda: chosen[0])
+    link = PahoLink(lambda: Endpoint(secured.url, chosen[0]), "cam-01")
     link.start(events.append, lambda: None)
     until(lambda: Connected() in events, "it is connected")
     chosen[0] = TlsFiles(one.ca, one.certificate.with_name("absent"), one.key)

@@ -6,6 +6,7 @@ Its configuration is the one file that it never writes.
 import contextlib
 import json
 import os
+import re
 import shutil
 import sqlite3
 
@@ -13,7 +14,9 @@ import pytest
 
 from tests.spine.claims import check_answers, check_end, check_serving
 from tests.spine.processes import until
-from tests.spine.soundness import DEVICE, sound_bed
+from tests.spine.soundness import DEVICE, run, sound_bed
+
+COPY = "identity.copy"
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -78,6 +81,26 @@ def live_again(bed):
     return first.version, [a["detail"] for a in fresh[: len(fresh) - known] if a["code"] == "state_lost"]  # fmt: skip
 
 
+def lose_identity(bed):
+    """Remove one copy of the identity, and damage the other."""
+    shutil.rmtree(bed.root / "identity")
+    copy = bed.root / COPY
+    copy.write_bytes(copy.read_bytes()[:-3])
+
+
+def new_token(bed):
+    """Return address and token of the command that lets the device in."""
+    return re.search(r"--url (\S+) --token (\S+)", bed.fleet("device", "token", DEVICE)).groups()
+
+
+def let_in(bed):
+    """Enrol the device beside its running agent, as a person does."""
+    url, token = new_token(bed)
+    enroll = ("enroll", "--config", f"{DEVICE}.toml", "--url", url, "--token", token)
+    said = run(bed.fleet_dir, "fleet-agent", *enroll)
+    assert said.code == 0, said
+
+
 def until_told(bed, words):
     bed.until(f"it says {words!r}", lambda: any(words in a["detail"] for a in alarms(bed)))
 
@@ -127,22 +150,108 @@ def test_of_a_damaged_outbox_all_sound_records_reach_the_store(bed):
     bed.until(lambda: f"all but one are stored: {missing()}", lambda: len(missing()) <= 1)
 
 
+@pytest.mark.parametrize("name", ["device.pem", "fleet.json", "ca.pem", "root.json"])
+def test_a_damaged_identity_is_put_back_from_its_second_copy(bed, name):
+    bed.devices[DEVICE].end()
+    path = bed.root / "identity" / name
+    good = path.read_bytes()
+    damaged = bytearray(good)
+    damaged[len(good) // 2] ^= 1
+    path.write_bytes(damaged)
+    version, _ = live_again(bed)
+    assert version == ACTIVE
+    until_told(bed, f"identity: {name} (")
+    assert path.read_bytes() == good
+    assert path.with_name(f"{name}.unreadable-1").read_bytes() == damaged
+
+
+def test_without_an_identity_it_serves_says_so_and_is_let_in_by_a_new_token(bed):
+    device = bed.devices[DEVICE]
+    device.end()
+    lose_identity(bed)
+    device.start()
+    until("it serves", lambda: device.ask().version == ACTIVE)
+    until("it says why", lambda: "the identity of this device is lost" in device.log.read_text())
+    for command in ("doctor", "status"):
+        said = run(bed.fleet_dir, "fleet-agent", command, "--config", f"{DEVICE}.toml")
+        assert "the identity of this device is lost" in said.text, said
+        assert "fleet device token NAME" in said.text
+    bed.until_online(DEVICE, is_online=False)
+    (runtime,) = device.runtimes()
+    let_in(bed)
+    bed.until_online(DEVICE)
+    until_told(bed, "the identity of this device is lost")
+    check_serving(bed, {DEVICE: ACTIVE})
+    assert device.runtimes() == [runtime], "it was started again"
+    assert (bed.root / COPY).exists()
+
+
+def test_without_an_identity_it_enrols_by_itself_with_a_good_token_in_its_configuration(bed):
+    device = bed.devices[DEVICE]
+    device.end()
+    lose_identity(bed)
+    _, token = new_token(bed)
+    path = bed.fleet_dir / f"{DEVICE}.toml"
+    path.write_text(re.sub(r"mfjoin_\w+", token, path.read_text()))
+    bed.config = fingerprint(bed)
+    version, _ = live_again(bed)
+    assert version == ACTIVE
+
+
+def test_without_a_root_of_trust_it_serves_and_a_new_token_brings_one(bed):
+    bed.devices[DEVICE].end()
+    (bed.root / "identity/root.json").unlink()
+    (bed.root / COPY).unlink()
+    version, _ = live_again(bed)
+    assert version == ACTIVE
+    until_told(bed, "this device has no root of trust")
+    said = run(bed.fleet_dir, "fleet-agent", "doctor", "--config", f"{DEVICE}.toml")
+    assert "root of trust" in said.text
+    let_in(bed)
+    bed.until("all is well", lambda: "root of trust" not in run(
+        bed.fleet_dir, "fleet-agent", "doctor", "--config", f"{DEVICE}.toml").text)  # fmt: skip
+
+
+def test_one_set_up_by_hand_serves_without_its_certificates_and_connects_when_they_are_there(bed):
+    device = bed.devices[DEVICE]
+    device.end()
+    path, own = bed.fleet_dir / f"{DEVICE}.toml", bed.root / "identity"
+    enrolled, url = path.read_text(), json.loads((own / "fleet.json").read_text().split("\n", 2)[2])
+    by_hand = f'[broker]\nurl = "{url["broker_url"]}"\nca = "hand.ca"\ncertificate = "hand.pem"\n'
+    path.write_text(re.sub(r"\[enroll\]\n(.+\n)+", by_hand, enrolled))
+    device.start()
+    try:
+        until("it serves", lambda: device.ask().version == ACTIVE)
+        assert "cannot use" in device.log.read_text()
+        said = run(bed.fleet_dir, "fleet-agent", "check-config", "--config", f"{DEVICE}.toml")
+        assert said.code == 1
+        bed.until_online(DEVICE, is_online=False)
+        shutil.copy(own / "ca.pem", bed.fleet_dir / "hand.ca")
+        shutil.copy(own / "device.pem", bed.fleet_dir / "hand.pem")
+        bed.until_online(DEVICE)
+        assert device.end() == 0
+    finally:
+        path.write_text(enrolled)
+        bed.config = fingerprint(bed)
+    live_again(bed)
+
+
 def test_with_every_file_emptied_it_says_so_and_begins_again(bed):
     bed.devices[DEVICE].end()
     for path in bed.root.rglob("*"):
-        # Whose key is gone has to be let in again by a person.
-        if path.is_file() and path.parent.name != "identity":
+        # Without it, too, a person would have to let it in again.
+        if path.is_file() and path.name != COPY:
             os.truncate(path, 0)
     live_again(bed)
     until_told(bed, "started empty")
 
 
-def test_with_everything_gone_it_begins_again(bed):
+def test_with_everything_gone_but_one_copy_of_its_identity_it_begins_again(bed):
     bed.devices[DEVICE].end()
     for path in bed.root.iterdir():
-        if path.is_dir() and path.name != "identity":
+        if path.is_dir():
             shutil.rmtree(path)
-        elif path.is_file():
+        elif path.name != COPY:
             path.unlink()
     live_again(bed)
 

@@ -92,7 +92,7 @@ def live(root, scenario, witness, *, generation=1, stage=0, is_endless=False):
     uplink = Uplink(
         link, WitnessedOutbox(outbox, witness), device=DEVICE, boot=boot, agent="harness"
     )
-    store = TrustStore(root / TRUST, scenario.trust.bootstrap, state, device=DEVICE)
+    store = TrustStore(root / TRUST, lambda: scenario.trust.bootstrap, state, device=DEVICE)
     trust = Trust(store, state, link, device=DEVICE, alarm=uplink.alarm)
     fetcher = Fetcher(
         content,
