@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
+import signal
 import sys
+import time
 from pathlib import Path
 
 from wire.errors import ModelfleetError
@@ -33,6 +36,8 @@ def run(arguments: list[str]) -> int:
         sys.stderr.write(f"fleet-agent: {exc}\n")
         if exc.hint:
             sys.stderr.write(f"  {exc.hint}\n")
+        if options.command == "run":
+            _hold_back(exc)
         return 1
 
 
@@ -76,6 +81,28 @@ def _run(options: argparse.Namespace) -> int:
         sys.stderr.write(f"fleet-agent: {error}\n")
         return 1
     return 0
+
+
+def _hold_back(exc: ModelfleetError) -> None:
+    """Wait before a start ends that failed, if systemd would repeat it at once time and again.
+
+    The error is in the journal by then, and in `systemctl status` meanwhile. SIGTERM ends the wait,
+    and with it the process: `systemctl stop` and `restart` wait for nothing.
+    """
+    from .adapters.sdnotify import Notifier
+    from .adapters.starts import FailedStarts
+    from .core.backoff import failed_start_delay_s
+
+    in_a_row = FailedStarts(os.environ).count()
+    wait_s = failed_start_delay_s(in_a_row)
+    if not wait_s:
+        return
+    words = f"{in_a_row} starts in a row have failed; the next in {wait_s:g} s"
+    sys.stderr.write(f"fleet-agent: {words}\n")
+    Notifier(os.environ).status(f"{exc}; {words}")
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+    time.sleep(wait_s)
 
 
 def _enroll(options: argparse.Namespace) -> int:

@@ -27,7 +27,7 @@ from .adapters.host import Host, architecture
 from .adapters.identity import Identity
 from .adapters.outbox import Outbox
 from .adapters.sdnotify import Notifier, inherited_sockets
-from .adapters.starts import StartCounter
+from .adapters.starts import FailedStarts, StartCounter
 from .adapters.state_sqlite import SqliteStateStore
 from .adapters.trust import TRUST, TrustStore
 from .config import AgentConfig
@@ -158,6 +158,7 @@ def _run(
     if renewal is not None:
         renewal.start()
     link.start(on_link, uplink.will)
+    FailedStarts(os.environ).forget()
     try:
         error = loop.run()
         if error is None:

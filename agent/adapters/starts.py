@@ -8,6 +8,7 @@ serving.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -19,6 +20,7 @@ from wire.messages import Count
 from .durable import sync_directory, sync_file
 
 NAME: Final = "starts.json"
+FAILED: Final = "failed-starts"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,39 @@ class StartCounter:
                 sync_file(file)
             temporary.replace(self._path)
             sync_directory(self._path.parent)
+
+
+class FailedStarts:
+    """Counts starts that failed before they served, where systemd starts the agent again each time.
+
+    Such a start may not know its state directory, or find another agent's there: it is counted in
+    the runtime directory of the unit, which systemd keeps from one start to the next, and which
+    wears no flash. Elsewhere nothing is counted.
+    """
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        """Look for what systemd tells a service."""
+        directory = environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
+        is_service = bool(directory and environ.get("NOTIFY_SOCKET"))
+        self._path = Path(directory) / FAILED if is_service else None
+
+    def count(self) -> int:
+        """Count this one; return how many there were in a row, 0 where nobody starts it again."""
+        if self._path is None:
+            return 0
+        try:
+            before = max(0, int(self._path.read_bytes()[:20]))
+        except (OSError, ValueError):
+            before = 0
+        with contextlib.suppress(OSError):
+            self._path.write_bytes(b"%d" % (before + 1))
+        return before + 1
+
+    def forget(self) -> None:
+        """End the row: this start is about to serve."""
+        if self._path is not None:
+            with contextlib.suppress(OSError):
+                self._path.unlink(missing_ok=True)
 
 
 def read_starts(root: Path) -> Starts:

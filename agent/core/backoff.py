@@ -38,7 +38,27 @@ def connect_delay_s(in_a_row: int) -> float:
     Args:
         in_a_row: Starts after an end that nobody had asked for, without one that stayed up between.
     """
+    return _after_free(in_a_row, CONNECT_CAP_S)
+
+
+FAILED_CAP_S: Final = 32.0
+"""With the minute that a first start waits for its controller, well below the unit's TimeoutStartSec."""
+
+
+def failed_start_delay_s(in_a_row: int) -> float:
+    """Return the wait, in seconds, before an agent ends that failed before it could serve.
+
+    systemd (before 254) starts it again a second after its end, for ever: what repeats does so ever
+    more seldom. The first failures end at once, so that whoever starts it by hand is told at once.
+
+    Args:
+        in_a_row: Starts that failed so, this one included, without one that served between.
+    """
+    return _after_free(in_a_row, FAILED_CAP_S)
+
+
+def _after_free(in_a_row: int, cap_s: float) -> float:
     over = in_a_row - CONNECT_FREE_COUNT
     if over <= 0:
         return 0.0
-    return min(CONNECT_CAP_S, CONNECT_FIRST_S * 2.0 ** min(over - 1, 16))
+    return min(cap_s, CONNECT_FIRST_S * 2.0 ** min(over - 1, 16))

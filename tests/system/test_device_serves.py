@@ -7,6 +7,7 @@ a supervisor that stands still, an upgrade that keeps the state, the exposure wh
 import json
 import re
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,32 @@ def test_it_starts_without_any_network_and_serves(serving, fleet):
     assert "cannot reach" in journal(serving)
     fleet.up()
     until(lambda: fleet.device(NAME)["state"] == "online", "it finds its broker")
+
+
+def test_a_start_that_fails_is_repeated_ever_more_seldom_and_strands_nobody(serving, fleet):
+    config = serving.files / "etc/modelfleet/agent.toml"
+    good = config.read_text()
+    config.write_text(good + "[nonsense]\n")
+    serving.run("systemctl", "restart", SERVICE, code=1)  # it fails while one looks on
+
+    def delays():
+        return [int(s) for s in re.findall(r"have failed; the next in (\d+) s", journal(serving))]
+
+    before = int(serving.shown("NRestarts"))
+    until(lambda: delays() == [2, 4, 8], "each wait is twice as long as the one before")
+    assert "nonsense: unknown key" in journal(serving)
+    assert int(serving.shown("NRestarts")) >= before + 5
+    assert "unknown key; 6 starts in a row have failed" in serving.shown("StatusText")
+    assert serving.shown("ActiveState") == "activating"
+    began_s = time.monotonic()
+    serving.run("systemctl", "stop", SERVICE)  # in the middle of the wait
+    assert time.monotonic() - began_s < delays()[-1], "stopping waited for the end of the wait"
+    assert serving.shown("Result") == "success"
+    config.write_text(good)
+    serving.run("systemctl", "start", SERVICE)
+    assert until(lambda: infer(serving), "it serves") == "1.0.0"
+    until(lambda: fleet.device(NAME)["state"] == "online", "it is online")
+    assert not list((serving.files / "run/modelfleet").glob("failed-starts"))
 
 
 def test_killed_again_and_again_it_is_started_again_and_serves_before_it_connects(serving, fleet):
