@@ -103,9 +103,9 @@ def enter(config: AgentConfig, tell: Tell) -> None:
             if identity.fault() is None:
                 identity.keep()
     except StorageError as exc:
-        if not is_serving:
+        if not is_serving and identity.fault() is not None:
             raise
-        log.error("%s; serving what is here; %s", exc, exc.hint)  # noqa: TRY400 - the cause is in the message
+        log.error("%s; going on with what is here; %s", exc, exc.hint)  # noqa: TRY400 - the cause is in the message
     try:
         membership(config)
     except (ConfigError, StorageError) as exc:

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 from agent import config, control, status
-from agent.adapters import durable, ngclient, starts, state_sqlite, trust_peek
+from agent.adapters import durable, identity_files, ngclient, starts, state_sqlite, trust_peek
 from agent.runtime import oip, outputs, selftest
 from tests.agent.runtime.test_oip import manifest
 from tests.conformance.repository import Repository
@@ -150,19 +150,25 @@ def doors():
         None,  # only read
         ("agent.adapters.trust_peek",),
     )
-    yield from map(_kept, ("_MARKS", "_STATE"))
+    for module, attribute in (
+        (state_sqlite, "_MARKS"),
+        (state_sqlite, "_STATE"),
+        (identity_files, "_PLACE"),
+        (identity_files, "_TEXTS"),
+    ):
+        yield _kept(module, attribute)
 
 
-def _kept(attribute):
-    """Return the door of a row or file of the device's own state, which a disk may have changed."""
-    kind = getattr(state_sqlite, attribute)
+def _kept(module, attribute):
+    """Return the door of a row or file of the device's own, which a disk may have changed."""
+    kind = getattr(module, attribute)
     return Door(
         attribute.strip("_").lower(),
         lambda data: kind.validate_json(durable.unsealed(data.decode())[1]),
         (ValueError,),
         lambda random: durable.sealed(0, json.dumps(sample(kind.json_schema(), random))).encode(),
         lambda value: durable.sealed(0, kind.dump_json(value).decode()).encode(),
-        ("agent.adapters.state_sqlite", "agent.adapters.durable"),
+        (module.__name__, "agent.adapters.durable"),
         repaired=lambda data: durable.sealed(0, data.decode("utf-8", "replace")).encode(),
     )
 
