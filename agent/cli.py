@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import signal
@@ -111,6 +112,7 @@ def _enroll(options: argparse.Namespace) -> int:
     from .config import load_config
 
     config = load_config(options.config)
+    _act_as_owner(config.state.dir)
     identity = Identity(config.state.dir)
     with identity.held(ENROLL_PATIENCE_S):
         enrol(identity, config.device.id, options.url, options.token)
@@ -119,6 +121,16 @@ def _enroll(options: argparse.Namespace) -> int:
         "an agent that runs connects with it by itself\n"
     )
     return 0
+
+
+def _act_as_owner(state_dir: Path) -> None:
+    """Give up root's rights for those of the agent's user, who must read what is written there."""
+    with contextlib.suppress(FileNotFoundError):
+        owner = state_dir.stat()
+        if os.geteuid() == 0 and owner.st_uid != 0:
+            os.setgroups([])
+            os.setgid(owner.st_gid)
+            os.setuid(owner.st_uid)
 
 
 def _check_config(options: argparse.Namespace) -> int:

@@ -130,6 +130,28 @@ def test_a_start_that_fails_is_repeated_ever_more_seldom_and_strands_nobody(serv
     assert not list((serving.files / "run/modelfleet").glob("failed-starts"))
 
 
+def test_without_its_identity_it_serves_and_root_lets_it_in_beside_the_running_agent(
+    serving, fleet
+):
+    state = serving.files / "var/lib/modelfleet"
+    serving.run("systemctl", "stop", SERVICE)
+    shutil.rmtree(state / "identity")
+    (state / "identity.copy").unlink()
+    serving.run("systemctl", "start", SERVICE)
+    assert until(lambda: infer(serving), "it serves") == "1.0.0"
+    assert "the identity of this device is lost" in journal(serving)
+    said = fleet.fleet("device", "token", NAME)
+    url, token = re.search(r"--url (\S+) --token (\S+)", said).groups()
+    until(lambda: fleet.device(NAME)["state"] == "offline", "the broker has heard of its end")
+    supervisor = serving.supervisor
+    serving.run("fleet-agent", "enroll", "--url", url, "--token", token)
+    until(lambda: fleet.device(NAME)["state"] == "online", "it is online")
+    assert serving.supervisor == supervisor
+    assert infer(serving) == "1.0.0"
+    made = (state / "identity.copy", *(state / "identity").iterdir())
+    assert {path.stat().st_uid for path in made} == {state.stat().st_uid}
+
+
 def test_killed_again_and_again_it_is_started_again_and_serves_before_it_connects(serving, fleet):
     serving.run("systemctl", "restart", SERVICE)  # an orderly stop, from which the row is counted
     until(lambda: infer(serving), "it serves")
