@@ -140,7 +140,7 @@ def test_without_its_identity_it_serves_and_root_lets_it_in_beside_the_running_a
     serving.run("systemctl", "start", SERVICE)
     assert until(lambda: infer(serving), "it serves") == "1.0.0"
     assert "the identity of this device is lost" in journal(serving)
-    said = fleet.fleet("device", "token", NAME)
+    said, _ = fleet.start("device", "token", NAME).communicate()  # it talks to people only
     url, token = re.search(r"--url (\S+) --token (\S+)", said).groups()
     until(lambda: fleet.device(NAME)["state"] == "offline", "the broker has heard of its end")
     supervisor = serving.supervisor
