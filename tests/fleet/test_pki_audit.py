@@ -7,9 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from agent.config import AgentConfig
 from agent.doctor import _ask_broker
-from agent.membership import Membership
 from fleet.api.schemas import DeviceIn
 from fleet.broker import BrokerProcess, find_broker
 from fleet.pki.access import Access, found_pki
@@ -23,7 +21,7 @@ from fleet.store.store import Store
 from tests.fleet.secured import new_key, new_request, now_unix_ms, until
 from tests.fleet.test_broker import any_port
 from wire.errors import ConfigError
-from wire.link_paho import TlsFiles
+from wire.link_paho import Endpoint, TlsFiles
 
 pytestmark = pytest.mark.broker
 
@@ -109,8 +107,7 @@ def test_a_device_finds_out_by_itself_that_it_is_not_confined(make, loose):
     pair = KeyPair(home / "cam-01.key", home / "cam-01.pem")
     audit.authority.issue_program(pair, "cam-01", now_unix_ms())
     files = TlsFiles(make.pki.ca.certificate, pair.certificate, pair.key)
-    config = AgentConfig.model_validate({"device": {"id": "cam-01"}})
-    seen = _ask_broker(config.device.id, Membership(f"mqtts://127.0.0.1:{loose}", files, None))
+    seen = _ask_broker("cam-01", Endpoint(f"mqtts://127.0.0.1:{loose}", files))
     assert seen.fault is None
     assert [topic.split("/")[3][:7] for topic in seen.foreign] == ["doctor-"]
 
