@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -31,7 +32,12 @@ class Server(uvicorn.Server):
 
 
 def make_server(
-    app: FastAPI, *, tls: tuple[Path, Path] | None, max_connections: int, grace_s: int
+    app: FastAPI,
+    *,
+    tls: tuple[Path, Path] | None,
+    max_connections: int,
+    grace_s: int,
+    client_ca: Path | None = None,
 ) -> Server:
     """Return a server that has not begun.
 
@@ -40,6 +46,7 @@ def make_server(
         tls: Files of certificate and key; None is plain HTTP.
         max_connections: Further requests are answered with 503.
         grace_s: How long requests under way may take when it ends.
+        client_ca: Whose certificates clients may show, none or a good one; see `PEER_CERTIFICATE`.
     """
     certificate, key = tls or (None, None)
     return Server(
@@ -59,5 +66,7 @@ def make_server(
             timeout_graceful_shutdown=grace_s,
             ssl_certfile=certificate,
             ssl_keyfile=key and str(key),
+            ssl_ca_certs=client_ca,
+            ssl_cert_reqs=ssl.CERT_NONE if client_ca is None else ssl.CERT_OPTIONAL,
         )
     )

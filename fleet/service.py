@@ -202,7 +202,7 @@ def _make_door(
     )
     controller.admit_by(enrolment)
     return Door(
-        build_device_app(enrolment),
+        build_device_app(enrolment, store),
         listener,
         authority=authority,
         enrolment=enrolment,

@@ -1,18 +1,26 @@
-"""What devices may ask over HTTPS. Nobody has logged in: each request carries its own proof."""
+"""What devices may ask over HTTPS: to be let in, and what the broker may have lost.
+
+Nobody has logged in. Requests for an identity carry their own proof; content, which may be secret, goes
+to those that show the certificate of a device.
+"""
 
 from __future__ import annotations
 
 from typing import Final
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Response
 from fastapi.responses import PlainTextResponse
 
 from fleet.pki.enrolment import Enrolment
+from fleet.store.store import Store
 from fleet.version import VERSION
 from wire.enrolment import Confirmed, ConfirmRequest, EnrollRequest, RenewRequest, Welcome
+from wire.errors import PeerError
+from wire.ids import Digest
 
-from . import errors
+from . import errors, trust
 from .access import open_to_all
+from .device_access import DeviceGate, for_devices
 from .gatekeeper import Gatekeeper
 from .json_route import JsonRoute, check_routes
 
@@ -20,7 +28,7 @@ MAX_BODY_BYTES: Final = 32 * 1024
 """The largest request, for renewal, has about 3 kB."""
 
 
-def build_device_app(enrolment: Enrolment) -> FastAPI:
+def build_device_app(enrolment: Enrolment, store: Store) -> FastAPI:
     """Return the API for devices."""
     app = FastAPI(
         title="modelfleet, for devices",
@@ -28,6 +36,7 @@ def build_device_app(enrolment: Enrolment) -> FastAPI:
         redirect_slashes=False,
         openapi_url=None,
     )
+    app.state.gate = DeviceGate(enrolment)
     app.router.route_class = JsonRoute
     errors.install(app)
     app.add_middleware(Gatekeeper, max_body_bytes=MAX_BODY_BYTES)
@@ -52,6 +61,20 @@ def build_device_app(enrolment: Enrolment) -> FastAPI:
         """Retire a device's certificates before this one."""
         count = enrolment.confirm(body.certificate, bytes.fromhex(body.signature))
         return Confirmed(retired_count=count)
+
+    @app.get("/v1/chunks/{digest}", openapi_extra=for_devices())
+    def show_chunk(digest: Digest) -> Response:
+        """Return a chunk of a release, as it travels over MQTT too: one zstd frame."""
+        with store.read() as tx:
+            is_known = bool(tx.releases.known([digest]))
+        if not is_known:
+            raise PeerError(f"there is no chunk {digest}", code="unknown_chunk")
+        return Response(store.chunks.read(digest), media_type="application/zstd")
+
+    @app.get("/v1/trust/{file}", openapi_extra=for_devices())
+    def show_document(file: str) -> Response:
+        """Return a document as it was signed; without a version in its name, the newest."""
+        return trust.answer_with(store, file)
 
     check_routes(app.routes)
     return app

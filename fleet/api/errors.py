@@ -24,6 +24,7 @@ NOT_FOUND: Final = frozenset(
         "unknown_model",
         "unknown_token",
         "unknown_document",
+        "unknown_chunk",
     }
 )
 CONFLICT: Final = frozenset(
@@ -44,7 +45,19 @@ CONFLICT: Final = frozenset(
     }
 )
 UNPROVEN: Final = frozenset({"no_token", "token_unknown", "token_revoked", "token_expired"})
-FORBIDDEN: Final = frozenset({"no_right", "out_of_scope", "same_person", "foreign_origin"})
+NAMELESS: Final = frozenset({"no_certificate"})
+FORBIDDEN: Final = frozenset(
+    {
+        "no_right",
+        "out_of_scope",
+        "same_person",
+        "foreign_origin",
+        "revoked",
+        "not_ours",
+        "not_a_device",
+        "certificate_expired",
+    }
+)
 TOO_LARGE: Final = frozenset({"bundle_too_large", "body_too_large"})
 HURRIED: Final = frozenset({"too_many_requests"})
 BUSY: Final = frozenset({"too_many_watchers"})
@@ -62,7 +75,7 @@ def status_of(error: ModelfleetError) -> int:
     """Return the HTTP status of an error."""
     if error.code in NOT_FOUND:
         return 404
-    if error.code in UNPROVEN:
+    if error.code in UNPROVEN | NAMELESS:
         return 401
     if error.code in FORBIDDEN:
         return 403

@@ -15,7 +15,8 @@ from starlette.routing import BaseRoute
 from wire.codec import parse_json
 from wire.errors import PeerError
 
-from .access import RIGHT_FIELD, check_right
+from .access import RIGHT_FIELD
+from .device_access import admitted
 from .gatekeeper import MAX_BODY_BYTES
 from .notes import noted
 
@@ -42,8 +43,7 @@ class JsonRoute(APIRoute):
 
         async def strict(request: Request) -> Response:
             request = _StrictRequest(request.scope, request.receive)
-            async with noted(request, self.path_format):
-                check_right(getattr(request.state, "caller", None), extra)
+            async with noted(request, self.path_format), admitted(request, extra):
                 if self.body_field is not None and not _is_json(request) and await request.body():
                     raise HTTPException(415, "the body is not said to be JSON")
                 return await handle(request)

@@ -19,6 +19,10 @@ IDLE_S: Final = 30
 MAX_HEADER_BYTES: Final = 64 * 1024
 MAX_CONNECTIONS: Final = 512
 """Half of the files that a process may open by default; further requests are answered 503."""
+PEER_CERTIFICATE: Final = "peer_certificate"
+"""In the state of a request: what the client has shown (DER), where the listener asks for such.
+
+The server has no such thing of its own. TLS has proven that the client has the key."""
 
 
 class PatientProtocol(H11Protocol):
@@ -27,8 +31,11 @@ class PatientProtocol(H11Protocol):
     _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin to wait for the first request."""
+        """Begin to wait for the first request; note who is at the other end."""
         super().connection_made(transport)  # type: ignore[arg-type]
+        tls = transport.get_extra_info("ssl_object")
+        if tls is not None and (shown := tls.getpeercert(binary_form=True)) is not None:
+            self.app_state = {**self.app_state, PEER_CERTIFICATE: shown}
         self._wait()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -9,7 +9,7 @@ from fastapi import FastAPI, Query, Response
 from fleet import acts
 from fleet.controller import Controller
 from fleet.core.rights import Right
-from fleet.store.store import Tx
+from fleet.store.store import Store, Tx
 from fleet.store.trust import TrustRow
 from fleet.trust.documents import parse_file_name
 from wire.errors import PeerError
@@ -31,9 +31,7 @@ def add(app: FastAPI, controller: Controller) -> None:
     @app.get("/v1/trust/metadata/{file}", openapi_extra=needs(Right.SEE))
     def show_document(file: str) -> Response:
         """Return a document as it was signed; without a version in its name, the newest."""
-        with controller.store.read() as tx:
-            row = document(tx, file)
-        return Response(row.body.encode(), media_type="application/json")
+        return answer_with(controller.store, file)
 
     @app.post("/v1/trust/metadata", openapi_extra=needs(Right.RELEASE))
     def hand_in(
@@ -56,6 +54,17 @@ def add(app: FastAPI, controller: Controller) -> None:
         acts.about(body.role)
         key = controller.make_trust_key(body.role)
         return s.TrustKey(keyid=key.keyid, key=key.to_dict())
+
+
+def answer_with(store: Store, file: str) -> Response:
+    """Return the document that a file name asks for, as it was signed.
+
+    Raises:
+        PeerError: `unknown_document`.
+    """
+    with store.read() as tx:
+        row = document(tx, file)
+    return Response(row.body.encode(), media_type="application/json")
 
 
 def document(tx: Tx, file: str) -> TrustRow:

@@ -53,6 +53,7 @@ class Door:
             tls=(pair.certificate, pair.key),
             max_connections=MAX_CONCURRENT,
             grace_s=1,
+            client_ca=authority.folder.ca.certificate,
         )
         self._threads = [
             threading.Thread(target=self._serve, name="device-door"),

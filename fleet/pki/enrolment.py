@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import secrets
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -22,6 +24,7 @@ from wire.enrolment import (
     parse_token,
 )
 from wire.errors import PeerError
+from wire.ids import NAME_PATTERN
 
 from .access import Access
 from .audit import Audit, Finding
@@ -201,6 +204,20 @@ class Enrolment:
         self._access.refresh()
         return count
 
+    def identify(self, certificate: bytes) -> str:
+        """Return the device that has shown a certificate (DER) and proven its key to TLS.
+
+        Raises:
+            PeerError: `not_ours`, `revoked`, `certificate_expired` or `not_a_device`.
+        """
+        with self._store.read() as tx:
+            row = _known(tx, ssl.DER_cert_to_PEM_cert(certificate))
+        if row.not_after_unix_ms <= self._clock():  # a connection may outlive it
+            raise PeerError("the certificate has expired", code="certificate_expired")
+        if re.fullmatch(NAME_PATTERN, row.device) is None:
+            raise PeerError(f"{row.device} is no device", code="not_a_device")
+        return row.device
+
     def revoke(self, device: str, *, scope: Scope = WHOLE_FLEET) -> tuple[int, bool]:
         """Put a device out; return how many certificates it had, and whether its connection was cut.
 
@@ -250,14 +267,9 @@ class Enrolment:
 
     def _proven(self, tx: Tx, certificate: str, signature: bytes, text: bytes) -> CertificateRow:
         """Return the certificate whose key signed `text`, if it is one of ours and not revoked."""
-        read = read_certificate(certificate)
-        row = tx.identities.certificate(read.serial)
-        if row is None or row.pem != read.pem:
-            raise _refused("this certificate is not one of this fleet", "not_ours")
+        row = _known(tx, certificate)
         if not is_signed_by(row.pem, signature, text):
             raise _refused("the request is not signed by the certificate's key", "not_ours")
-        if row.revoked_unix_ms is not None:
-            raise _refused(f"this certificate of {row.device} is revoked", "revoked")
         return row
 
     def _issue(self, tx: Tx, request: Request, now: int, days: float | None = None) -> Issued:
@@ -282,6 +294,21 @@ class Enrolment:
             root=self._root(),
             broker_url=self._broker_url,
         )
+
+
+def _known(tx: Tx, certificate: str) -> CertificateRow:
+    """Return a certificate (PEM) that is one of ours and not revoked.
+
+    Raises:
+        PeerError: `not_ours`, `revoked` or `certificate_invalid`.
+    """
+    read = read_certificate(certificate)
+    row = tx.identities.certificate(read.serial)
+    if row is None or row.pem != read.pem:
+        raise _refused("this certificate is not one of this fleet", "not_ours")
+    if row.revoked_unix_ms is not None:
+        raise _refused(f"this certificate of {row.device} is revoked", "revoked")
+    return row
 
 
 def _refused(words: str, code: str) -> PeerError:

@@ -16,62 +16,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from agent.adapters import door as agent_door
 from agent.adapters.identity import Identity
-from fleet.api.device_app import build_device_app
-from fleet.api.schemas import DeviceIn
-from fleet.pki.access import Access, found_pki
 from fleet.pki.authority import DAY_MS, read_certificate
-from fleet.pki.door import Door
-from fleet.pki.enrolment import Enrolment
-from fleet.pki.folder import PkiFolder
-from fleet.registry import add_devices
-from fleet.store.store import Store
-from tests.fleet.secured import new_key, new_request, now_unix_ms
+from tests.fleet.secured import new_key, new_request
+from tests.fleet.site import BROKER, Site
 from wire.enrolment import JoinToken, parse_token
 from wire.errors import PeerError, TransferError
-
-BROKER = "mqtts://127.0.0.1:1"
-DEVICES = ("cam-01", "cam-02")
-
-
-class Site:
-    """A controller's door, with a clock that is moved by hand; the other side's runs by itself."""
-
-    def __init__(self, folder):
-        self.late_ms = 0
-        self.told = []
-        self.store = Store(folder / "fleet.db", folder)
-        authority = found_pki(PkiFolder(folder / "pki"), (), self.now())
-        with self.store.write() as tx:
-            add_devices(tx, [DeviceIn(id=name) for name in DEVICES], self.now())
-        access = Access(
-            authority, self.store, self.now, broker_url=BROKER, reload=lambda: self.told.append(1)
-        )
-        self.enrolment = Enrolment(
-            authority, self.store, access, self.now,
-            broker_url=BROKER, door_url="", root=lambda: '{"signed":{}}',
-        )  # fmt: skip
-        listener = socket.create_server(("127.0.0.1", 0), backlog=256)
-        self.url = f"https://127.0.0.1:{listener.getsockname()[1]}"
-        self.folder = authority.folder
-        self._door = Door(
-            build_device_app(self.enrolment), listener, authority=authority,
-            enrolment=self.enrolment, access=access, hosts=(), clock=self.now,
-        )  # fmt: skip
-        self._door.start()
-
-    def now(self):
-        return now_unix_ms() + self.late_ms
-
-    def token(self, device="cam-01", **more):
-        return self.enrolment.invite(device, **more).token
-
-    def certificates(self, device="cam-01"):
-        with self.store.read() as tx:
-            return tx.identities.certificates(device)
-
-    def stop(self):
-        self._door.stop()
-        self.store.close()
 
 
 @pytest.fixture
