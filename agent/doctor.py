@@ -1,7 +1,7 @@
 """`fleet-agent doctor`: examines this device from outside the agent, whether it runs or not.
 
-It changes nothing: it reads the state, asks the runtime over HTTP and the broker over MQTT, and hashes
-the bundles on disk. To the broker it goes under a client id of its own; one that takes the certificate's
+It changes nothing: it reads the state, asks the runtime over HTTP, the broker over MQTT and the controller over
+HTTPS, and hashes the bundles on disk. To the broker it goes under a client id of its own; one that takes the certificate's
 name for the client id, as mosquitto does, ends the agent's connection for it, which is back within a second.
 """
 
@@ -20,13 +20,14 @@ from pathlib import Path
 from typing import Final
 
 from wire import codec, topics
-from wire.errors import ConfigError, PeerError, StorageError
+from wire.errors import ConfigError, ModelfleetError, PeerError, StorageError
 from wire.link import Connected, Delivered, Disconnected, LinkEvent
 from wire.link_paho import Endpoint, PahoLink, parse_broker_url
 from wire.messages import ControllerPresence, Inventory, Reported
 
 from .adapters.content_files import find_damage
 from .adapters.identity import Identity
+from .adapters.second_source import SecondSource
 from .adapters.starts import read_starts
 from .adapters.state_sqlite import SqliteStateStore
 from .adapters.trust import TRUST
@@ -88,6 +89,7 @@ def examine(path: Path) -> Iterator[Finding]:
         yield _judge_identity(member.identity)
     broker = _ask_broker(config.device.id, member.endpoint)
     yield from _judge_broker(member.endpoint.url, broker, state.generation if state else None)
+    yield _ask_second_source(member.identity)
     if state is not None:
         waiting = count_records(config.state.dir / "outbox.db")
         yield judge_records(waiting, is_controller_online=broker.is_controller_online)
@@ -248,6 +250,22 @@ def _ask_broker(device: str, endpoint: Endpoint) -> _Broker:
                 return _Broker(fault=f"{url} does not answer within {BROKER_TIMEOUT_S:g} s")
     finally:
         link.stop()
+
+
+def _ask_second_source(identity: Identity | None) -> Finding:
+    """Ask the controller itself for the newest timestamp, as an update would."""
+    subject = "second source"
+    if identity is None:
+        return Finding(subject, Verdict.OK, "none: set up by hand, it has the broker alone")
+    source = SecondSource(identity)
+    try:
+        source.document("timestamp.json")
+    except ModelfleetError as exc:
+        remedy = exc.hint or "updates come by the broker alone meanwhile"
+        return Finding(subject, Verdict.WARNING, str(exc), remedy)
+    finally:
+        source.close()
+    return Finding(subject, Verdict.OK, f"{identity.place().door_url} answers")
 
 
 def _listen(events: queue.SimpleQueue[LinkEvent], device: str, wanted_count: int) -> _Broker:

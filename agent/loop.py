@@ -23,6 +23,7 @@ from wire.link import Connected, Delivered, Disconnected, LinkEvent
 from wire.messages import ControllerPresence
 
 from .adapters.fetcher import Fetcher
+from .adapters.metadata_pull import MetadataPulled
 from .adapters.sdnotify import Notifier
 from .core import report
 from .core.events import (
@@ -80,7 +81,7 @@ class Noticed:
     detail: str
 
 
-Item = Event | RuntimeEvent | LinkEvent | StopRequested | Noticed
+Item = Event | RuntimeEvent | LinkEvent | MetadataPulled | StopRequested | Noticed
 
 
 class Inbox:
@@ -194,6 +195,8 @@ class Loop:
                 self._delivered(item)
             case Noticed(code=code, detail=detail):
                 self._uplink.alarm(code, detail)
+            case MetadataPulled(documents=documents):
+                self._trust.take(documents)
             case BundleStaged() | FetchFailed() | CandidateRefused() | RuntimeEnded() | TryDue():
                 self._apply(item)  # told by the fetcher, or known at once when an effect ran
             case _:

@@ -25,8 +25,10 @@ from .adapters.database import move_aside
 from .adapters.fetcher import Fetcher
 from .adapters.host import Host, architecture
 from .adapters.identity import Identity
+from .adapters.metadata_pull import MetadataPulls
 from .adapters.outbox import Outbox
 from .adapters.sdnotify import Notifier, inherited_sockets
+from .adapters.second_source import SecondSource
 from .adapters.starts import FailedStarts, StartCounter
 from .adapters.state_sqlite import SqliteStateStore
 from .adapters.trust import TRUST, TrustStore
@@ -102,7 +104,16 @@ def _run(
     link, renewal = _make_link(config, inbox, wait_s)
     uplink = Uplink(link, outbox, device=device, boot=boot, agent=f"modelfleet {VERSION}")
     trusted = TrustStore(root / TRUST, lambda: read_bootstrap(config), store, device=device)
-    trust = Trust(trusted, store, link, device=device, alarm=uplink.alarm)
+    second_source = _second_source(config)
+    pulls = MetadataPulls(second_source, inbox.put)
+    trust = Trust(
+        trusted,
+        store,
+        link,
+        device=device,
+        alarm=uplink.alarm,
+        pull=pulls.ask,
+    )
     fetcher = Fetcher(
         content,
         link,
@@ -110,6 +121,7 @@ def _run(
         ask_again=uplink.ask_chunks,
         check=_check_fits,
         authorise=trust.authorise,
+        second_source=second_source,
     )
     runtimes = Runtimes(host, content, is_replacing=config.serve.swap == "replace")
     telemetry = TelemetryReporter(
@@ -168,6 +180,7 @@ def _run(
         if renewal is not None:
             renewal.stop()
         fetcher.stop()
+        pulls.stop()
         link.stop()
         outbox.close()
         store.close()
@@ -188,6 +201,13 @@ def _make_link(config: AgentConfig, inbox: Inbox, wait_s: float) -> tuple[PahoLi
     )
     link = PahoLink(renewal.endpoint, device, first_wait_s=wait_s)
     return link, renewal
+
+
+def _second_source(config: AgentConfig) -> Callable[[], SecondSource] | None:
+    """Return what makes ways to the controller's own listener; a device set up by hand has none."""
+    if config.broker is not None:
+        return None
+    return lambda: SecondSource(Identity(config.state.dir))
 
 
 def _count_start(counter: StartCounter) -> float:

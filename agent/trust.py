@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import logging
 import math
+import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -27,6 +28,7 @@ from .adapters.identity import FOLDER as IDENTITY
 from .adapters.trust import ROOT, MarkStore, TrustStore
 from .adapters.trust_mqtt import DeliveredMetadata
 from .config import AgentConfig
+from .core import metadata_pull
 from .core import trust as core
 from .core.states import Assignment, DeviceState, Fetching, OnProbation
 from .core.trust import Fault, Marks, Refused, TrustView, Verdict, Waits
@@ -64,13 +66,22 @@ class _Waiting:
 
 
 Alarm = Callable[[str, str], None]
+Pull = Callable[[int, Collection[str]], None]
+"""Has the controller asked for what follows a root, and for models' documents; returns at once."""
 
 
 class Trust:
     """Used by the loop's thread, but for `authorise`, which the fetcher's asks too."""
 
     def __init__(
-        self, store: TrustStore, marks: MarkStore, link: Link, *, device: str, alarm: Alarm
+        self,
+        store: TrustStore,
+        marks: MarkStore,
+        link: Link,
+        *,
+        device: str,
+        alarm: Alarm,
+        pull: Pull,
     ) -> None:
         self._store = store
         self._mark_store = marks
@@ -86,6 +97,11 @@ class Trust:
         self._held: _Waiting | None = None
         self._install: _Waiting | None = None
         self._alarmed: dict[str, deque[tuple[float, str]]] = {}
+        self._pull = pull
+        self._pulls = metadata_pull.Schedule()
+        self._chance = secrets.randbelow(1000) / 1000
+        self._failed = ""
+        """Code of the newest refresh, if it failed."""
 
     @property
     def due_s(self) -> float:
@@ -131,6 +147,14 @@ class Trust:
         self._unsettled_s = self._unsettled_s or now_s
         self._due_s = min(now_s + SETTLE_S, self._unsettled_s + MAX_SETTLE_S)
 
+    def take(self, documents: Iterable[tuple[topics.Trust | topics.ModelTrust, bytes]]) -> None:
+        """Keep what the controller gave for the refresh that follows, as if the broker had."""
+        for topic, payload in documents:
+            try:
+                self.deliver(topic, payload)
+            except PeerError as exc:
+                log.warning("from the controller, %s: %s", topic.text, exc)
+
     def open(self, payload: bytes, state: DeviceState) -> Desired | None:
         """Return a desired state that may be acted on; None for one that waits.
 
@@ -162,8 +186,12 @@ class Trust:
         return self._release(state) if self._refresh() else None
 
     def tick(self, state: DeviceState, now_s: float) -> None:
-        """Tell of what waits for metadata too long."""
+        """Tell of what waits for metadata too long, and have the controller asked for it."""
         self._install = self._waiting_install(state, now_s)
+        want = self._want_now(state)
+        self._pulls, is_due = metadata_pull.look(self._pulls, want, now_s, self._chance)
+        if is_due and want is not None:
+            self._pull(self._store.root_version(), want.models)
         name = str(self._install.subject) if self._install else ""
         for waiting, words in ((self._held, "a desired state"), (self._install, name)):
             if waiting is None:
@@ -171,6 +199,17 @@ class Trust:
             is_on_its_way = waiting.fault.code in (Code.TRUST_UNAVAILABLE, Code.TRUST_SIGNATURE)
             if not is_on_its_way or now_s - waiting.since_s >= PATIENCE_S:
                 self._tell(waiting.fault.code, f"{words} waits: {waiting.fault.detail}")
+
+    def _want_now(self, state: DeviceState) -> metadata_pull.Want | None:
+        """Return what is wanting that newer metadata may cure."""
+        waiting = [each.fault.code for each in (self._held, self._install) if each is not None]
+        if not (codes := [*waiting, self._failed] if self._failed else waiting):
+            return None
+        models = set(self._models)
+        if isinstance(state.update, Fetching):
+            models.add(state.update.assignment.name)
+        snapshot = self._view.snapshot if self._view is not None else 0
+        return metadata_pull.Want(codes[0], snapshot, frozenset(models))
 
     def authorise(self, assignment: Assignment) -> Verdict:
         """Return whether a release may be installed now; safe from the fetcher's thread."""
@@ -271,6 +310,7 @@ class Trust:
             view = self._store.refresh(self._delivered, self._models, now_unix_ms=clock_unix_ms)
             self._marks = self._mark_store.load_marks()
         except ModelfleetError as exc:
+            self._failed = "" if isinstance(exc, StorageError) else exc.code
             if isinstance(exc, StorageError):
                 self._due_s = time.monotonic() + REST_S
             if exc.code == Code.TRUST_UNAVAILABLE:
@@ -279,6 +319,7 @@ class Trust:
                 self._tell(exc.code, str(exc))
             return False
         self._delivered.clear()
+        self._failed = ""
         for model, fault in view.faults.items():
             if fault.code not in (Code.TRUST_UNAVAILABLE, Code.NOT_SIGNED):
                 self._tell(fault.code, f"{model}: {fault.detail}")

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import http.client
-import json
 import logging
 import ssl
-import time
-from typing import Final, TypeVar
-from urllib.parse import urlsplit
+from typing import TypeVar
 
 from pydantic import BaseModel
 
@@ -22,21 +18,13 @@ from wire.enrolment import (
     Welcome,
     parse_token,
 )
-from wire.errors import ConfigError, PeerError, TransferError
+from wire.errors import PeerError
 from wire.link_paho import TlsFiles
 
+from .https import Connection
 from .identity import Identity
 
 log = logging.getLogger(__name__)
-
-TIMEOUT_S: Final = 20.0
-"""For one answer as a whole: who sends a byte a second is no controller."""
-READ_BYTES: Final = 4096
-HINTS: Final = {
-    "token_used": "`fleet device token NAME` makes a new one",
-    "token_expired": "`fleet device token NAME` makes a new one",
-    "token_invalid": "`fleet device token NAME` makes a new one",
-}
 
 AnswerT = TypeVar("AnswerT", bound=BaseModel)
 
@@ -128,46 +116,8 @@ def _ask(
 def _request(
     url: str, method: str, path: str, body: bytes | None, context: ssl.SSLContext
 ) -> bytes:
-    parts = urlsplit(url)
-    if parts.scheme != "https" or not parts.hostname:
-        raise ConfigError(
-            f"{url!r} is not the address of a controller",
-            code="enroll_url",
-            hint="write it as https://HOST:PORT, as `fleet device add` prints it",
-        )
-    deadline_s = time.monotonic() + TIMEOUT_S
-    connection = http.client.HTTPSConnection(
-        parts.hostname, parts.port, timeout=TIMEOUT_S, context=context
-    )
+    connection = Connection(url, lambda: context)
     try:
-        connection.request(method, path, body, {"Content-Type": "application/json"})
-        response = connection.getresponse()
-        data = bytearray()
-        while part := response.read1(READ_BYTES):
-            data += part
-            if len(data) > MAX_ANSWER_BYTES or time.monotonic() > deadline_s:
-                raise TransferError(
-                    f"{url} answers too much or too slowly", code="controller_unreachable"
-                )
-    except (OSError, http.client.HTTPException) as exc:
-        raise TransferError(
-            f"{url} cannot be reached: {exc}"[:300],
-            code="controller_unreachable",
-            hint="is the controller up, and is its port for devices open to this one?",
-        ) from exc
+        return connection.ask(method, path, body, max_bytes=MAX_ANSWER_BYTES)
     finally:
         connection.close()
-    if response.status == http.HTTPStatus.OK:
-        return bytes(data)
-    raise _refusal(url, response.status, bytes(data))
-
-
-def _refusal(url: str, status: int, data: bytes) -> PeerError | TransferError:
-    if status >= http.HTTPStatus.INTERNAL_SERVER_ERROR:
-        return TransferError(f"{url} answered {status}", code="controller_unreachable")
-    try:
-        told = json.loads(data)
-        message, code = str(told["message"])[:300], str(told["code"])[:64]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        message, code = f"{url} answered {status}: this is no controller", "not_a_controller"
-    return PeerError(message, code=code, hint=HINTS.get(code, ""))

@@ -1,8 +1,9 @@
-"""Brings a bundle's content to this disk over MQTT: chunk by chunk, resumable at any instant.
+"""Brings a bundle's content to this disk: chunk by chunk, over MQTT or HTTPS, resumable at any instant.
 
 One thread works through one bundle at a time: the index, the manifest, then every file. Which
 chunks are on disk is the whole of its memory, so it goes on where a power cut left it. What it
-finishes or cannot finish it tells the loop as an event.
+finishes or cannot finish it tells the loop as an event. Which source is asked is decided in
+`agent.core.fetch_plan`; what comes is verified here, whoever sent it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import queue
+import secrets
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -18,11 +20,12 @@ from typing import Final
 
 from agent.core import fetch_plan
 from agent.core.events import BundleStaged, FetchFailed
+from agent.core.fetch_plan import Source
 from agent.core.states import Assignment, BundleFacts
 from agent.core.trust import Refused, Verdict, Waits, refused
 from wire import topics
 from wire.content import ChunkRef, Index, decode_chunk, parse_index
-from wire.errors import BundleError, PeerError, StorageError
+from wire.errors import BundleError, ModelfleetError, PeerError, StorageError
 from wire.ids import ReleaseRef
 from wire.lifecycle import Code, Outcome
 from wire.link import Link
@@ -37,12 +40,15 @@ from wire.manifest import (
 from wire.messages import MAX_MISSING_CHUNKS
 
 from .content_files import ContentStore
+from .second_source import ChunkPulls, Pulled, PullFailed, SecondSource
 
 log = logging.getLogger(__name__)
 
 IDLE_POLL_S: Final = 1.0
 MAX_INBOX: Final = 32
-"""Chunks waiting to be written, 2 MB at most, four windows; more are dropped and asked for again."""
+"""Chunks waiting to be written, 2 MB at most, four windows; more of the broker's are dropped and asked
+for again, those of the controller wait."""
+OFFER_S: Final = 0.5
 
 Tell = Callable[[BundleStaged | FetchFailed], None]
 AskAgain = Callable[[Sequence[str]], None]
@@ -79,14 +85,19 @@ class Fetcher:
         ask_again: AskAgain,
         check: CheckManifest,
         authorise: Authorise,
+        second_source: Callable[[], SecondSource] | None = None,
     ) -> None:
+        """Put together what is needed; `second_source` is None where only the broker can be asked."""
         self._store = store
         self._link = link
         self._tell = tell
         self._ask_again = ask_again
         self._check = check
         self._authorise = authorise
-        self._inbox: queue.Queue[_Chunk | _LinkChanged | None] = queue.Queue(MAX_INBOX)
+        self._inbox: queue.Queue[_Chunk | Pulled | PullFailed | _LinkChanged | None]
+        self._inbox = queue.Queue(MAX_INBOX)
+        self._pulls = None if second_source is None else ChunkPulls(second_source, self._offer)
+        self._sources = fetch_plan.BROKER_ALONE if self._pulls is None else fetch_plan.BOTH
         self._lock = threading.Lock()
         self._job: Assignment | None = None
         self._is_up = False
@@ -103,10 +114,13 @@ class Fetcher:
         self._is_stopping = True
         self._wake()
         self._thread.join(timeout=10)
+        if self._pulls is not None:
+            self._pulls.stop()
 
     def is_alive(self) -> bool:
-        """Return False if the thread has died, which ends the agent."""
-        return self._thread.is_alive() or self._is_stopping
+        """Return False if a thread has died, which ends the agent."""
+        is_pulling = self._pulls is None or self._pulls.is_alive()
+        return (self._thread.is_alive() and is_pulling) or self._is_stopping
 
     def fetch(self, assignment: Assignment) -> None:
         """Begin a bundle; one under way for another manifest ends."""
@@ -141,6 +155,12 @@ class Fetcher:
         with contextlib.suppress(queue.Full):
             self._inbox.put_nowait(item)
 
+    def _offer(self, item: Pulled | PullFailed) -> bool:
+        with contextlib.suppress(queue.Full):
+            self._inbox.put(item, timeout=OFFER_S)
+            return True
+        return False
+
     def _main(self) -> None:
         done: Assignment | None = None
         while not self._is_stopping:
@@ -162,6 +182,7 @@ class Fetcher:
             _Superseded: Another job came, or the agent ends.
         """
         manifest = job.ref.manifest
+        self._sources = self._sources.for_another_bundle()
         try:
             self._await_signature(job)
             parsed = self._kept(job) if self._store.is_whole(manifest) else None
@@ -266,22 +287,42 @@ class Fetcher:
         """Return when all of these chunks are on disk."""
         self._store.copy_known_chunks(chunks)
         missing = [chunk.digest for chunk in chunks if not self._store.has_chunk(chunk)]
-        plan = fetch_plan.begin(missing, time.monotonic())
+        plan = fetch_plan.begin(missing, time.monotonic(), self._sources)
         self._refused.clear()
         try:
             while not plan.is_done:
                 self._check_wanted(job)
-                if self._is_up:
-                    plan, fresh = fetch_plan.ask(plan)
-                    self._subscribe(fresh)
+                plan, fresh = fetch_plan.ask(plan, is_up=self._is_up)
+                self._request(plan.sources.current, fresh)
                 plan = self._take(plan)
-                plan, late = fetch_plan.overdue(plan, time.monotonic())
-                if late:
-                    self._unsubscribe(late)
-                    self._ask_again(sorted(late)[:MAX_MISSING_CHUNKS])
-        except _Superseded:
-            self._unsubscribe(plan.asked)
-            raise
+                plan = self._look_at_clock(plan)
+        finally:
+            self._drop(plan)
+
+    def _look_at_clock(self, plan: fetch_plan.FetchPlan) -> fetch_plan.FetchPlan:
+        """Return the plan after what does not come was asked for by name."""
+        is_up = self._is_up
+        later, late = fetch_plan.overdue(plan, time.monotonic(), is_up=is_up)
+        if late:
+            self._unsubscribe(late)
+            self._ask_again(sorted(late)[:MAX_MISSING_CHUNKS])
+        is_turned = later.sources.current is Source.CONTROLLER
+        missed = "it is silent" if is_up else "there is no link to it"
+        self._note(plan, later, missed if is_turned else "there is a link to it")
+        return later
+
+    def _drop(self, plan: fetch_plan.FetchPlan) -> None:
+        """Wait no more for what is awaited."""
+        self._unsubscribe(plan.asked)
+        if plan.asked and self._pulls is not None:
+            self._pulls.drop()
+
+    def _request(self, source: Source, fresh: Sequence[str]) -> None:
+        """Ask for chunks."""
+        if source is Source.BROKER or self._pulls is None:
+            self._subscribe(fresh)
+        else:
+            self._pulls.ask(fresh)
 
     def _take(self, plan: fetch_plan.FetchPlan) -> fetch_plan.FetchPlan:
         """Wait for one item of the inbox, and return the plan after it."""
@@ -292,24 +333,75 @@ class Fetcher:
         match item:
             case _Chunk(digest=digest, payload=payload) if digest in plan.asked:
                 try:
-                    plain = decode_chunk(digest, payload)
+                    return self._keep(plan, digest, payload, Source.BROKER)
                 except PeerError as exc:
-                    self._refuse(digest, exc)
+                    self._refuse(plan, digest, exc)
                     return plan
-                self._store.put_chunk(digest, plain)
-                self._unsubscribe([digest])
-                return fetch_plan.received(plan, digest, time.monotonic())
+            case Pulled(digest=digest, payload=payload) if digest in plan.asked:
+                try:
+                    return self._keep(plan, digest, payload, Source.CONTROLLER)
+                except PeerError as exc:
+                    log.warning("refused a chunk of the controller's: %s", exc)
+                    return self._pull_failed(plan, exc)
+            case PullFailed(digest=digest, error=error) if self._is_pulled(plan, digest):
+                return self._pull_failed(plan, error)
             case _LinkChanged():
-                return fetch_plan.link_lost(plan, time.monotonic())
+                return fetch_plan.link_changed(plan, time.monotonic())
             case _:
                 return plan
 
-    def _refuse(self, digest: str, why: PeerError) -> None:
-        """Ask for the right bytes of a chunk, at once but only once: a liar may go on lying."""
+    def _is_pulled(self, plan: fetch_plan.FetchPlan, digest: str) -> bool:
+        """Return whether a failure is news: those that follow the first one in a window are not."""
+        is_turned = plan.sources.current is Source.CONTROLLER
+        return digest in plan.asked and (is_turned or digest in self._refused)
+
+    def _keep(
+        self, plan: fetch_plan.FetchPlan, digest: str, payload: bytes, by: Source
+    ) -> fetch_plan.FetchPlan:
+        """Put a chunk on disk, and return the plan after it.
+
+        Raises:
+            PeerError: It is not what it claims.
+            StorageError: The disk failed.
+        """
+        self._store.put_chunk(digest, decode_chunk(digest, payload))
+        if plan.sources.current is Source.BROKER:
+            self._unsubscribe([digest])
+        return fetch_plan.received(plan, digest, time.monotonic(), by)
+
+    def _refuse(self, plan: fetch_plan.FetchPlan, digest: str, why: PeerError) -> None:
+        """Have the right bytes of a chunk sent and pulled, at once but only once: a liar may go on."""
         log.warning("refused a chunk: %s", why)
-        if digest not in self._refused:
-            self._refused.add(digest)
-            self._ask_again([digest])
+        if digest in self._refused:
+            return
+        self._refused.add(digest)
+        self._ask_again([digest])
+        if plan.sources.current is Source.CONTROLLER or self._pulls is None:
+            return
+        if plan.sources.may_pull(time.monotonic()):
+            self._pulls.ask([digest])
+
+    def _pull_failed(
+        self, plan: fetch_plan.FetchPlan, error: ModelfleetError
+    ) -> fetch_plan.FetchPlan:
+        """Return the plan that goes on with the broker."""
+        if self._pulls is not None:
+            self._pulls.drop()
+        now_s = time.monotonic()
+        later = fetch_plan.pull_failed(plan, now_s, secrets.randbelow(1000) / 1000)
+        rest_s = later.sources.rests_until_s - now_s
+        self._note(plan, later, f"{error}; it is asked again in {rest_s:.0f} s at the earliest")
+        return later
+
+    def _note(self, before: fetch_plan.FetchPlan, after: fetch_plan.FetchPlan, why: str) -> None:
+        """Keep which source is asked, and tell of a change."""
+        self._sources = after.sources
+        if after.sources.current is before.sources.current:
+            return
+        if after.sources.current is Source.CONTROLLER:
+            log.warning("chunks come from the controller now, not from the broker: %s", why)
+        else:
+            log.warning("chunks come from the broker again: %s", why)
 
     def _check_wanted(self, job: Assignment) -> None:
         with self._lock:

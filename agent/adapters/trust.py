@@ -20,13 +20,14 @@ that is lost, zeroed or set back opens no way back. A mark is of
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Collection, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 from agent.core.trust import Marks, TrustView
-from wire.errors import PeerError
+from wire.errors import ConfigError, PeerError
 from wire.trust import MAX_METADATA_BYTES, target_path
 
 from .durable import (
@@ -196,6 +197,12 @@ class TrustStore:
         if data is None or (version.isdecimal() and _version(data) != int(version)):
             raise LookupError(name)
         return iter((data,))
+
+    def root_version(self) -> int:
+        """Return the version that the newest root here gives itself; 0 if there is none to be read."""
+        with contextlib.suppress(OSError, ConfigError):
+            return _version(_read(self._directory / ROOT) or self._bootstrap()) or 0
+        return 0
 
     def _scratch(self) -> Path:
         """Return a directory that is equal to what is in place.

@@ -6,6 +6,7 @@ import time
 import numpy as np
 import pytest
 
+from agent.adapters.metadata_pull import MetadataPulls
 from agent.adapters.state_sqlite import SqliteStateStore
 from agent.adapters.trust import TrustStore
 from agent.core.states import Assignment, DeviceState, Fetching, ModelRecord, OnProbation, Ref
@@ -36,7 +37,7 @@ class Device:
         self.marks = SqliteStateStore(root / "state.db")
         store = TrustStore(root / "trust", lambda: repository.bootstrap, self.marks, device=DEVICE)
         self.trust = Trust(
-            store, self.marks, self.link, device=DEVICE,
+            store, self.marks, self.link, device=DEVICE, pull=MetadataPulls(None, print).ask,
             alarm=lambda code, detail: self.alarms.append((code, detail)),
         )  # fmt: skip
         self.trust.start([])

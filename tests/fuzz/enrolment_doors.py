@@ -2,7 +2,7 @@
 
 from functools import cache
 
-from agent.adapters import door as device_door
+from agent.adapters import https
 from agent.adapters.identity import Identity
 from fleet.pki import authority
 from tests.fuzz.device_doors import folder
@@ -38,11 +38,11 @@ def doors():
     )
     yield Door(
         "refusal of the controller",
-        lambda data: (refusal := device_door._refusal(URL, 422, data), str(refusal))[1],
+        lambda data: (refusal := https._refusal(URL, 422, data), str(refusal))[1],
         (),
         sampled_json(ERROR_SCHEMA),
         None,  # written by the controller
-        ("agent.adapters.door",),
+        ("agent.adapters.https",),
     )
     yield Door(
         "certificate that came",

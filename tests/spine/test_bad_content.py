@@ -13,6 +13,7 @@ import pytest
 import zstandard
 
 from tests.spine.models import NAME, answering
+from tests.spine.packing import MANIFEST, packed, signed, unpacked, without
 from tests.spine.soundness import (
     DEVICE,
     Refusal,
@@ -33,7 +34,6 @@ from wire import topics
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow]
 
-MANIFEST = "manifest.json"
 MIB = 2**20
 
 
@@ -52,32 +52,7 @@ def stranger(bed):
 @pytest.fixture(scope="module")
 def files(bundles):
     """What a good bundle holds, by name."""
-    with tarfile.open(bundles.path("2.0.0")) as archive:
-        return {member.name: archive.extractfile(member).read() for member in archive}
-
-
-def packed(files, *more):
-    """Return the bundle that these files make, and more members beside them."""
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w:", format=tarfile.USTAR_FORMAT) as archive:
-        for name, data in (*files.items(), *more):
-            entry = tarfile.TarInfo(name)
-            entry.size = len(data)
-            archive.addfile(entry, io.BytesIO(data))
-    return out.getvalue()
-
-
-def signed(files, /, **changes):
-    """Return files whose manifest agrees with them, changed as told."""
-    manifest = json.loads(files[MANIFEST]) | changes
-    for entry in manifest["files"]:
-        data = files[entry["path"]]
-        entry |= {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
-    return files | {MANIFEST: json.dumps(manifest).encode()}
-
-
-def without(files, *names):
-    return {name: data for name, data in files.items() if name not in names}
+    return unpacked(bundles.path("2.0.0"))
 
 
 def with_link(files):

@@ -15,6 +15,7 @@ from agent.adapters import trust_view  # noqa: F401 - imports python-tuf once, b
 from agent.adapters.content_files import ContentStore, find_damage
 from agent.adapters.fetcher import Fetcher
 from agent.adapters.host import Host
+from agent.adapters.metadata_pull import MetadataPulls
 from agent.adapters.sdnotify import Notifier
 from agent.adapters.starts import StartCounter
 from agent.adapters.trust import TRUST, TrustStore
@@ -93,7 +94,8 @@ def live(root, scenario, witness, *, generation=1, stage=0, is_endless=False):
         link, WitnessedOutbox(outbox, witness), device=DEVICE, boot=boot, agent="harness"
     )
     store = TrustStore(root / TRUST, lambda: scenario.trust.bootstrap, state, device=DEVICE)
-    trust = Trust(store, state, link, device=DEVICE, alarm=uplink.alarm)
+    pulls = MetadataPulls(None, print)
+    trust = Trust(store, state, link, device=DEVICE, alarm=uplink.alarm, pull=pulls.ask)
     fetcher = Fetcher(
         content,
         link,

@@ -1,81 +1,19 @@
 """The fetcher over an in-memory broker: what arrives, what does not, and what lies."""
 
 import json
-import queue
 import time
 
 import pytest
 
 from agent.adapters import content_files
-from agent.adapters.content_files import ContentStore
-from agent.adapters.fetcher import Fetcher
-from agent.core import fetch_plan
 from agent.core.events import BundleStaged, FetchFailed
-from agent.core.trust import Allowed
+from tests.agent.adapters.fetching import Device, publish
 from wire.content import encode_chunk
 from wire.errors import BundleError
 from wire.lifecycle import Code, Outcome
-from wire.link import Connected, Delivered, Disconnected
-from wire.link_memory import MemoryBroker
 from wire.manifest import MODEL, digest_of
-from wire.topics import Chunk, parse
 
-
-class Device:
-    """A fetcher on a link of its own."""
-
-    def __init__(self, broker, root):
-        self.events = queue.Queue()
-        self.asked_again = queue.Queue()
-        self.delivered = []
-        self.refuse = None
-        self.verdict = Allowed()
-        self.store = ContentStore(root)
-        self.link = broker.link("cam-01")
-        self.fetcher = Fetcher(
-            self.store,
-            self.link,
-            tell=self.events.put,
-            ask_again=self.asked_again.put,
-            check=self._check,
-            authorise=lambda _assignment: self.verdict,
-        )
-        self.fetcher.start()
-        self.link.start(self._sink, lambda: None)
-
-    def _check(self, manifest):
-        if self.refuse:
-            raise self.refuse
-
-    def _sink(self, event):
-        match event:
-            case Connected():
-                self.fetcher.on_link(is_up=True)
-            case Disconnected():
-                self.fetcher.on_link(is_up=False)
-            case Delivered(topic=topic, payload=payload):
-                digest = parse(topic).digest
-                self.delivered.append(digest)
-                self.fetcher.on_chunk(digest, payload)
-
-    def result(self):
-        return self.events.get(timeout=20)
-
-    def stop(self):
-        self.fetcher.stop()
-        self.link.stop()
-
-
-@pytest.fixture
-def broker():
-    return MemoryBroker()
-
-
-@pytest.fixture
-def controller(broker):
-    link = broker.link("controller")
-    link.start(lambda _event: None, lambda: None)
-    return link
+pytestmark = pytest.mark.usefixtures("impatient")
 
 
 @pytest.fixture
@@ -83,16 +21,6 @@ def device(broker, tmp_path):
     device = Device(broker, tmp_path)
     yield device
     device.stop()
-
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch):
-    monkeypatch.setattr(fetch_plan, "SILENCE_S", 0.2)
-
-
-def publish(link, payloads):
-    for digest, payload in payloads.items():
-        link.publish(Chunk(digest).text, payload, qos=1, retain=True)
 
 
 @pytest.mark.parametrize("levels", [1, 2])
