@@ -14,6 +14,7 @@ from observer import Observer
 from programs import BENCHMARKS, BenchError, run, wait_for
 from result import Line, Outcome
 
+from agent.core.fetch_plan import SILENCE_S
 from fleet.broker import find_broker
 from wire.errors import ConfigError
 
@@ -40,6 +41,10 @@ def measure(directory: Path, models: Models, *, is_quick: bool) -> Outcome:
         with Fleet(directory / kind, kind) as fleet, Observer(fleet) as observer:
             fleet.push(bundle)
             rates = [_round(fleet, observer, f"{name}:{VERSION}", n, size_mb) for n in range(runs)]
+            direct = [
+                _direct(fleet, observer, f"{name}:{VERSION}", n, size_mb)
+                for n in range(runs if kind == "mosquitto" else 0)
+            ]
         disk, memory, paho, plain = (list(column) for column in zip(*rates, strict=True))
         socket, alone = "one TCP connection into a synced file", "paho alone, nothing kept"
         lines += [
@@ -47,6 +52,9 @@ def measure(directory: Path, models: Models, *, is_quick: bool) -> Outcome:
             Line(f"from {kind}", "MB/s", disk, alone, paho, "higher"),
             Line(f"from {kind}, state on tmpfs", "MB/s", memory, alone, paho, "higher"),
         ]
+        if direct:
+            own = "from the controller over HTTPS"
+            lines.append(Line(own, "MB/s", direct, f"from {kind}", disk, "higher"))
     if not lines:
         raise BenchError("there is no broker on this machine")
     return Outcome(
@@ -57,7 +65,8 @@ def measure(directory: Path, models: Models, *, is_quick: bool) -> Outcome:
             "and synced, by the device's own events. The first floor is the same payloads over one "
             "plain TCP connection, written to one file and synced once. The second is a paho client "
             "that subscribes to the same chunks from the same broker in the same window of 8, and "
-            "neither opens, verifies nor keeps them."
+            "neither opens, verifies nor keeps them. For the row over HTTPS the broker withholds all "
+            "chunks; the one silence of 5 s, after which the controller is asked, is taken off."
         ),
         lines=lines,
         notes=notes,
@@ -94,8 +103,21 @@ def _round(
     return size_mb / disk_s, size_mb / memory_s, size_mb / float(paho), size_mb / float(plain)
 
 
+def _direct(fleet: Fleet, observer: Observer, release: str, number: int, size_mb: float) -> float:
+    """Return the rate of a fresh agent that the broker gives nothing."""
+    device = f"cam-{number:02}-direct"
+    took_s = _fetch_s(fleet, observer, release, device, None, is_withheld=True)
+    return size_mb / (took_s - SILENCE_S)
+
+
 def _fetch_s(
-    fleet: Fleet, observer: Observer, release: str, device: str, state: Path | None
+    fleet: Fleet,
+    observer: Observer,
+    release: str,
+    device: str,
+    state: Path | None,
+    *,
+    is_withheld: bool = False,
 ) -> float:
     """Return the seconds that a fresh agent takes, with its state in `state` or where it belongs."""
     fleet.add_devices([device])
@@ -107,6 +129,8 @@ def _fetch_s(
         path.write_text("\n".join(lines) + "\n")
     agent = fleet.start_agent(device)
     fleet.wait_until_online([device])
+    if is_withheld:
+        fleet.withhold_chunks()
     fleet.start_rollout(release, match=f"name={device}", min_inferences="0")
     fetched = wait_for(
         f"{device} to fetch",

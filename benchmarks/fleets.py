@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import http.client
 import json
+import signal
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
+import psutil
 from load import Asker, request_bytes
 from models import Models
 from programs import BIN, HOST, Program, free_ports, fresh_directory, run, wait_for
@@ -213,6 +215,13 @@ class Fleet:
         self.start_rollout(f"digits:{version}", match=f"name={device}")
         self.wait_until_confirmed([device], version, keep_busy=asker.ask)
         return asker
+
+    def withhold_chunks(self) -> None:
+        """Have a mosquitto give no chunk to devices, until it is told who may do what anew."""
+        rights = self.directory / "store/pki/mosquitto.acl"
+        rights.write_text(rights.read_text().replace("pattern read fleet/v1/chunk/+\n", ""))
+        (broker,) = psutil.Process(self.controller.pid).children()
+        broker.send_signal(signal.SIGHUP)
 
     def stop_agent(self, device: str) -> None:
         """End one agent."""
