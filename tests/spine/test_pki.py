@@ -1,6 +1,7 @@
 """Certificates on the real programs: three lives, a long absence, and a device that is put out."""
 
 import re
+import threading
 import time
 
 import pytest
@@ -13,6 +14,8 @@ pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(300)]
 
 LIFE_S = 12
 KINDS = ["mosquitto", "nats"]
+CUT_S = 10
+"""What `fleet device revoke` promises: so long may a session that is open then live on."""
 
 
 def own(bed, **settings):
@@ -82,6 +85,75 @@ def test_a_device_that_is_put_out_is_cut_and_cannot_come_back(make_bed, kind):
     assert "enrolled as cam-0" in program.log.read_text()
     bed.devices["cam-0"].start()
     bed.until_online("cam-0")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_session_is_cut_within_ten_seconds_whoever_holds_it(make_bed, kind):
+    bed = make_bed(kind, is_split=False)
+    bed.add("thief", "agent", "bystander")
+    # A thief has this one's certificate, and comes back as soon as it is thrown out.
+    assert bed.devices["thief"].end() == 0
+    pem = identity(bed, "thief") / "device.pem"
+    files = TlsFiles(bed.pki.ca.certificate, pem, pem)
+    thief = Persistent(bed._broker_port, files, "thief")
+    until("it is in", lambda: thief.client is not None)
+    gone_s = {}
+    try:
+        for name in ("thief", "agent"):
+            bed.fleet("device", "revoke", name, "--yes")
+            gone_s[name] = time.monotonic()
+        tries = thief.refusals
+        until("time is up", lambda: time.monotonic() > gone_s["agent"] + 1.5 * CUT_S)
+        assert thief.refusals > tries, "it did not try to come back"
+        assert thief.client is None, "it is in"
+    finally:
+        thief.stop()
+    agent = presence(bed, "agent")[-1]
+    assert agent.body["state"] == "offline"
+    took_s = {"thief": thief.last_in_s - gone_s["thief"], "agent": agent.at_s - gone_s["agent"]}
+    print(f"{kind}: cut after the command's return, in s: {took_s}")  # noqa: T201 - the figure
+    assert max(took_s.values()) <= CUT_S
+    assert [one.body["state"] for one in presence(bed, "bystander")] == ["online"]
+
+
+def presence(bed, name):
+    return [one for one in bed.observer.of("presence") if one.device == name]
+
+
+class Persistent:
+    """A client that holds a session, and makes the next as soon as it has lost it.
+
+    Attributes:
+        client: The one that is in, None while none is.
+        last_in_s: When the last one that was in was found to be cut (monotonic).
+        refusals: How often the broker did not let it in.
+    """
+
+    def __init__(self, port, files, name):
+        self.client = None
+        self.refusals = 0
+        self.last_in_s = 0.0
+        self._made = (_At(port), files, name)
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def stop(self):
+        self._ended.set()
+        self._thread.join()
+
+    def _run(self):
+        while not self._ended.is_set():
+            client = Intruder(*self._made)
+            if client.connects():
+                self.client = client
+                while not (client.down.wait(0.05) or self._ended.is_set()):
+                    pass
+                self.last_in_s, self.client = time.monotonic(), None
+            else:
+                self.refusals += 1
+            client.stop()
+            self._ended.wait(0.1)
 
 
 @pytest.mark.parametrize("kind", KINDS)
