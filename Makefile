@@ -59,7 +59,8 @@ env: $(STAMP)
 $(STAMP): requirements.lock pyproject.toml
 	@echo "making $(VENV) with what requirements.lock names, about a minute"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@# The lock is complete; without --no-deps pip takes a package that is asked for with an extra for unlocked.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $(STAMP)
 

@@ -121,6 +121,8 @@ def _pack(
         lineage=Lineage(
             data_sha256=rows.sha256,
             code_commit=request.code_commit,
+            source_sha256=request.source_sha256,
+            source_signer=request.source_signer,
             parameters={
                 **({"estimator": facts.estimator} if facts.estimator else {}),
                 **facts.parameters,

@@ -38,6 +38,8 @@ class ConvertRequest:
         device_class: Architecture it is made for, or any.
         nan_policy: `reject`: the device refuses NaN and infinities. `pass`: the model gets them.
         code_commit: Commit of the training code, for the lineage.
+        source_sha256: Digest of the source, if its author's signature was verified; for the lineage.
+        source_signer: Who signed it.
         timeout_s: For the child process.
     """
 
@@ -52,6 +54,8 @@ class ConvertRequest:
     device_class: str = "any"
     nan_policy: str = "reject"
     code_commit: str | None = None
+    source_sha256: str | None = None
+    source_signer: str | None = None
     timeout_s: float = DEFAULT_TIMEOUT_S
 
     def check(self) -> None:

@@ -89,6 +89,10 @@ class Lineage(_Strict):
     """Digest of the file of training data."""
     code_commit: Annotated[str, Field(max_length=64)] | None = None
     """Commit of the training code."""
+    source_sha256: Digest | None = None
+    """Digest of the file that was converted, where its author's signature was verified."""
+    source_signer: Annotated[str, Field(pattern=r"^[ -~]{1,256}$")] | None = None
+    """Who signed that (OpenSSF Model Signing): `key HASH` or `certificate HASH, SUBJECT`."""
     parameters: dict[str, str] = Field(default_factory=dict)
     metrics: dict[str, float] = Field(default_factory=dict)
 

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from fleet.openssf import SignedSource, verify_source
 from wire.errors import PeerError
 
 from .console import (
@@ -53,6 +54,16 @@ def convert(
         str, typer.Option(help="What devices do with missing values: reject or pass.")
     ] = "reject",
     code_commit: Annotated[str | None, typer.Option(help="Commit it was trained from.")] = None,
+    signature: Annotated[
+        Path | None, typer.Option(help="OpenSSF signature of the model; verified before all else.")
+    ] = None,
+    public_key: Annotated[
+        Path | None, typer.Option(help="With --signature: the key of who must have signed (PEM).")
+    ] = None,
+    certificate_chain: Annotated[
+        list[Path] | None,
+        typer.Option(help="With --signature: authorities that vouch for who signed (PEM)."),
+    ] = None,
     timeout: Annotated[str, typer.Option(help="How long loading and exporting may take.")] = "10m",
     json: Json = False,
 ) -> None:
@@ -67,6 +78,7 @@ def convert(
             code="converter_missing",
             hint="pip install 'modelfleet[converter]'",
         ) from exc
+    signed = _verified(source, signature, public_key, certificate_chain or [])
     request = ConvertRequest(
         source=source,
         name=name,
@@ -79,6 +91,8 @@ def convert(
         device_class=device_class,
         nan_policy=nan_policy,
         code_commit=code_commit,
+        source_sha256=signed.sha256 if signed else None,
+        source_signer=signed.signer if signed else None,
         timeout_s=timeout_s,
     )
     try:
@@ -94,6 +108,7 @@ def convert(
         [
             ("bundle", f"{report.output} ({in_bytes(report.bytes)})"),
             ("manifest", report.manifest),
+            *([("signed by", signed.signer)] if signed else ()),
             ("verdict", _VERDICTS[report.verdict].format(report.row_count)),
             *(("", line) for line in report.worst),
             ("golden", f"{report.golden_count} rows, which devices test themselves with"),
@@ -102,6 +117,30 @@ def convert(
         ]
     )
     typer.echo(f"next: fleet push {printable(str(report.output))}")
+
+
+def _verified(
+    source: str, signature: Path | None, public_key: Path | None, certificates: list[Path]
+) -> SignedSource | None:
+    """Return who signed the source, None where no signature is given."""
+    if signature is None:
+        if public_key or certificates:
+            raise typer.BadParameter(
+                "--public-key and --certificate-chain go with it", param_hint="--signature"
+            )
+        return None
+    if (public_key is None) == (not certificates):
+        raise typer.BadParameter(
+            "give --public-key, or else --certificate-chain", param_hint="--signature"
+        )
+    path = Path(source)
+    if not path.is_file():
+        raise typer.BadParameter(
+            f"is for a model in a file, and {source} is none", param_hint="--signature"
+        )
+    signed = verify_source(path, signature, public_key=public_key, certificates=certificates)
+    say(f"{signature} is good: {signed.signer}")
+    return signed
 
 
 def _end_in_order() -> None:

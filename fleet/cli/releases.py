@@ -13,14 +13,16 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColu
 
 from fleet.api.schemas import Model, PushResult, Release
 from fleet.bundle import OpenedBundle, read_bundle
+from fleet.durable import write_durably
+from fleet.openssf import sign_files
 from fleet.trust.documents import TARGETS
 from fleet.trust.draft import signed_before
-from wire.errors import BundleError, PeerError
+from wire.errors import BundleError, PeerError, StorageError
 from wire.manifest import MANIFEST
 from wire.trust import model_role
 
 from .client import READ_BYTES, Client
-from .console import Controller, Json, ago, given_name, in_bytes, show, show_json
+from .console import Controller, Json, ago, given_name, in_bytes, say, show, show_json
 from .signer import Keys, Output, PassphraseFile, finish, open_session
 
 
@@ -36,11 +38,19 @@ def push(
     keys: Keys = None,
     passphrase_file: PassphraseFile = None,
     output: Output = None,
+    openssf_key: Annotated[
+        Path | None,
+        typer.Option(
+            help="EC key (PEM): also write an OpenSSF signature of the bundle's files, to BUNDLE.sig."
+        ),
+    ] = None,
     json: Json = False,
     controller: Controller = None,
 ) -> None:
     """Register a bundle as a release, sign it, and publish what is new of its content."""
     opened = _open(bundle)
+    if openssf_key is not None:
+        _write_signature(opened, openssf_key, bundle.with_name(f"{bundle.name}.sig"))
     name, version = opened.manifest.name, opened.manifest.version
     with Client(controller) as client:
         session = open_session(client, keys, passphrase_file)
@@ -82,6 +92,18 @@ def _open(path: Path) -> OpenedBundle:
         ) from exc
     except BundleError as exc:
         raise BundleError(f"{path}: {exc}", code=exc.code, hint=exc.hint) from exc
+
+
+def _write_signature(opened: OpenedBundle, key: Path, path: Path) -> None:
+    name = f"{opened.manifest.name}-{opened.manifest.version}"
+    signature = sign_files(opened.files, name, key)
+    try:
+        write_durably(path, signature)
+    except OSError as exc:
+        raise StorageError(
+            f"cannot write {path}: {exc.strerror}", code="output_unwritable"
+        ) from exc
+    say(f"wrote {path}, an OpenSSF signature of the bundle's files")
 
 
 def _upload(client: Client, bundle: Path) -> PushResult:
