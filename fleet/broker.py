@@ -144,7 +144,7 @@ class BrokerProcess:
         self._pki = pki
         self._host = host if pki is not None else HOST
         self._directory = directory
-        self._log = directory / f"{program}.log"
+        self.log_path = directory / f"{program}.log"
         self._process: subprocess.Popen[bytes] | None = None
         self._failures = 0
         self._retry_at_s: float | None = None
@@ -240,7 +240,7 @@ class BrokerProcess:
         argv = [str(self.program.path), "-c", str(config)]
         if sys.platform == "linux":
             argv = [sys.executable, "-ISc", _DIE_WITH_PARENT, str(os.getpid()), *argv]
-        with self._log.open("ab") as output:
+        with self.log_path.open("ab") as output:
             self._log_start = output.tell()
             self._process = subprocess.Popen(
                 argv,
@@ -276,14 +276,14 @@ class BrokerProcess:
         return context.wrap_socket(probe)
 
     def _failed(self, how: str) -> ConfigError:
-        with self._log.open("rb") as file:
+        with self.log_path.open("rb") as file:
             file.seek(self._log_start)
             tail = file.read().decode(errors="replace").strip().splitlines()[-5:]
         words = "; ".join(tail) or "it printed nothing"
         return ConfigError(
             f"{self.program} {how} on port {self.port}: {words}"[:600],
             code="broker_failed",
-            hint=f"its log is {self._log}",
+            hint=f"its log is {self.log_path}",
         )
 
 

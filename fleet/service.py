@@ -56,6 +56,7 @@ class Admission:
         root_path: The root of trust that devices are given; none where there is no such file.
         device_days: Life of their certificates.
         reload_broker: Has our broker read its files again; nothing for a broker of another's.
+        broker_log: Where the broker writes whom it refused; None where that is not known.
     """
 
     listen: tuple[str, int] = ("127.0.0.1", 0)
@@ -65,6 +66,7 @@ class Admission:
     root_path: Path | None = None
     device_days: float = DEVICE_DAYS
     reload_broker: Callable[[], None] = lambda: None
+    broker_log: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +184,7 @@ def _make_door(
         unix_ms,
         broker_url=settings.broker_url,
         reload=admission.reload_broker,
+        broker_log=admission.broker_log,
     )
 
     def root() -> str:

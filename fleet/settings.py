@@ -48,6 +48,8 @@ kind = "{kind}"
 url = "{url}"
 # Run when a device comes or goes, for "external" only, where its broker reads the files in store/pki:
 # reload = ["systemctl", "reload", "mosquitto"]
+# Where that broker writes whom it refused; `fleet broker audit` looks whether it does:
+# log = "/var/log/mosquitto/mosquitto.log"
 
 [api]
 # The controller's HTTP API. Another address than loopback needs a certificate.
@@ -95,6 +97,8 @@ class BrokerSection(_Section):
     url: str = f"mqtts://{HOST}:{DEFAULT_BROKER_PORT}"
     reload: tuple[str, ...] = ()
     """For a broker of your own: the command, with its arguments, that has it read its files again."""
+    log: Path | None = None
+    """For a broker of your own: its log on this machine."""
 
     @field_validator("url")
     @classmethod
@@ -263,6 +267,11 @@ class FleetSettings(_Section):
     def checkpoints_path(self) -> Path:
         """Where the audit log is witnessed."""
         return self.root / (self.audit.checkpoints or self.store_dir / "audit.checkpoints")
+
+    @property
+    def broker_log(self) -> Path | None:
+        """Where a broker of another's logs, absolute; None where it is not said."""
+        return self.root / self.broker.log if self.broker.log is not None else None
 
     @property
     def pid_path(self) -> Path:

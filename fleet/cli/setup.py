@@ -226,6 +226,7 @@ def _foreground(settings: FleetSettings, *, has_broker: bool) -> None:
                     reload_broker=broker.reload
                     if broker is not None
                     else lambda: run_reload(settings.broker.reload),
+                    broker_log=broker.log_path if broker is not None else settings.broker_log,
                 ),
             )
         )

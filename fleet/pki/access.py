@@ -94,6 +94,7 @@ class Access:
         *,
         broker_url: str,
         reload: Callable[[], None],
+        broker_log: Path | None = None,
     ) -> None:
         """Take note of whom to tell.
 
@@ -103,8 +104,10 @@ class Access:
             clock: Milliseconds of the Unix epoch.
             broker_url: Where the broker is.
             reload: Has the broker read its files again; does nothing for a broker of another's.
+            broker_log: Where the broker writes whom it refused; None where that is not known.
         """
         self.broker_url = broker_url
+        self.broker_log = broker_log
         self._authority = authority
         self._store = store
         self._clock = clock

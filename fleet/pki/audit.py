@@ -7,7 +7,6 @@ checks on record are those of AWS IoT Device Defender.
 
 from __future__ import annotations
 
-import queue
 import secrets
 import stat
 import tempfile
@@ -21,29 +20,25 @@ from fleet.store.devices import Selection
 from fleet.store.identities import CertificateRow
 from fleet.store.store import Store
 from wire.errors import TransferError
-from wire.link import Connected, Delivered, Disconnected, LinkEvent
-from wire.link_paho import PahoLink, TlsFiles
+from wire.link_paho import TlsFiles
 from wire.topics import ROOT
 
 from .access import Access
 from .authority import DAY_MS, CertificateAuthority, new_request, read_certificate, read_request
 from .folder import KeyPair
 from .grants import AUDITOR_NAME, grants
+from .peer import ANSWER_S, Peer
 
 Verdict = Literal["ok", "warning", "fault"]
 
 LIFE_DAYS: Final = 10 / 1440
 """Of the certificates that are made for one audit."""
-CONNECT_S: Final = 20.0
-"""NATS reads its users a moment after it was told to."""
-ATTEMPTS: Final = 4
-"""A broker that was just told to read its users again may refuse one or two."""
-ANSWER_S: Final = 10.0
 LONG_TOKEN_MS: Final = 7 * DAY_MS
 EXPIRY_MS: Final = 30 * DAY_MS
 SEVERAL_MS: Final = DAY_MS
 """A device retires its former certificate within minutes of having a new one."""
 NAMED: Final = 5
+LOOK_S: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,64 +51,6 @@ class Finding:
     remedy: str = ""
 
 
-class _Peer:
-    """A client of the broker under audit, and what it heard."""
-
-    def __init__(self, url: str, client_id: str, files: TlsFiles) -> None:
-        self._events: queue.SimpleQueue[LinkEvent] = queue.SimpleQueue()
-        self.heard: set[tuple[str, bytes]] = set()
-        self.ends = 0
-        self.link = PahoLink(url, client_id, tls=files)
-        self.link.start(self._events.put, lambda: None)
-
-    def connects(self, timeout_s: float = CONNECT_S) -> bool:
-        """Return whether it is let in within a time, and a few attempts."""
-        is_over = self._wait(
-            lambda event: isinstance(event, Connected) or self.ends >= ATTEMPTS, timeout_s
-        )
-        return is_over and self.ends < ATTEMPTS
-
-    def is_let_in_at_once(self) -> bool:
-        """Return the outcome of the first attempt."""
-        first = self._take(CONNECT_S)
-        return isinstance(first, Connected)
-
-    def say(self, topic: str, payload: bytes) -> None:
-        self.link.publish(topic, payload, qos=1, retain=False)
-
-    def hears(self, topic: str, payload: bytes) -> bool:
-        """Return whether this message arrives; all before it are taken note of."""
-        return (topic, payload) in self.heard or self._wait(
-            lambda _: (topic, payload) in self.heard, ANSWER_S
-        )
-
-    def hears_soon(self, topic: str, payload: bytes) -> bool:
-        """Return whether this message arrives within a second."""
-        return self._wait(lambda _: (topic, payload) in self.heard, 1.0)
-
-    def drain(self, seconds: float) -> None:
-        """Take note of what happens for a while."""
-        self._wait(lambda _: False, seconds)
-
-    def _wait(self, is_it: Callable[[LinkEvent], bool], timeout_s: float) -> bool:
-        until_s = time.monotonic() + timeout_s
-        while (event := self._take(until_s - time.monotonic())) is not None:
-            if is_it(event):
-                return True
-        return False
-
-    def _take(self, timeout_s: float) -> LinkEvent | None:
-        try:
-            event = self._events.get(timeout=max(0.0, timeout_s))
-        except queue.Empty:
-            return None
-        if isinstance(event, Delivered):
-            self.heard.add((event.topic, event.payload))
-        elif isinstance(event, Disconnected):
-            self.ends += 1
-        return event
-
-
 @dataclass
 class Audit:
     """One audit of one fleet."""
@@ -123,7 +60,7 @@ class Audit:
     access: Access
     clock: Callable[[], int]
     broker_url: str
-    _peers: list[_Peer] = field(default_factory=list)
+    _peers: list[Peer] = field(default_factory=list)
 
     def run(self) -> list[Finding]:
         """Return findings, the broker's first; takes about ten seconds.
@@ -150,6 +87,7 @@ class Audit:
             self.authority.issue_program(auditor, AUDITOR_NAME, self.clock(), days=LIFE_DAYS)
             ca = self.authority.folder.ca.certificate
             self.access.refresh()
+            log_bytes = self._log_bytes()
             try:
                 judge = self._join("auditor", TlsFiles(ca, auditor.certificate, auditor.key))
                 one, other = (self._join(name, files[name]) for name in names)
@@ -157,6 +95,7 @@ class Audit:
                 yield self._stealing(one, names[0], files[names[1]])
                 yield self._without_certificate(ca)
                 yield self._after_revocation(names[0], files[names[0]])
+                yield self._logging(log_bytes)
             finally:
                 for peer in self._peers:
                     peer.link.stop()
@@ -185,12 +124,12 @@ class Audit:
             )
         return TlsFiles(self.authority.folder.ca.certificate, pair.certificate, pair.key)
 
-    def _peer(self, client_id: str, files: TlsFiles) -> _Peer:
-        peer = _Peer(self.broker_url, client_id, files)
+    def _peer(self, client_id: str, files: TlsFiles) -> Peer:
+        peer = Peer(self.broker_url, client_id, files)
         self._peers.append(peer)
         return peer
 
-    def _join(self, client_id: str, files: TlsFiles) -> _Peer:
+    def _join(self, client_id: str, files: TlsFiles) -> Peer:
         peer = self._peer(client_id, files)
         if not peer.connects():
             raise TransferError(
@@ -200,7 +139,7 @@ class Audit:
             )
         return peer
 
-    def _stealing(self, victim: _Peer, name: str, foreign: TlsFiles) -> Finding:
+    def _stealing(self, victim: Peer, name: str, foreign: TlsFiles) -> Finding:
         ends = victim.ends
         thief = self._peer(name, foreign)
         thief.connects(ANSWER_S)
@@ -238,6 +177,32 @@ class Audit:
                 "set [broker] reload in fleet.toml to the command by which it reads its files again",
             )
         return Finding("revocation", "ok", "a revoked certificate opens nothing")
+
+    def _log_bytes(self) -> int:
+        log = self.access.broker_log
+        return log.stat().st_size if log is not None and log.is_file() else 0
+
+    def _logging(self, before: int) -> Finding:
+        """Judge by what was just refused, which is an error or a warning to a broker that logs."""
+        log = self.access.broker_log
+        if log is None:
+            return Finding(
+                "logging",
+                "warning",
+                "it is not known where the broker writes what it refuses",
+                "name the file in fleet.toml: [broker] log",
+            )
+        until_s = time.monotonic() + ANSWER_S
+        while self._log_bytes() == before:
+            if time.monotonic() > until_s:
+                return Finding(
+                    "logging",
+                    "fault",
+                    f"of those that it refused, the broker wrote nothing to {log}",
+                    "have it write errors and warnings there, as by `fleet broker config`",
+                )
+            time.sleep(LOOK_S)
+        return Finding("logging", "ok", f"what it refuses is written to {log}")
 
     # -- on record
 
@@ -301,7 +266,7 @@ class Audit:
 
 
 def _crossings(
-    judge: _Peer, one: tuple[str, _Peer], other: tuple[str, _Peer], mark: str
+    judge: Peer, one: tuple[str, Peer], other: tuple[str, Peer], mark: str
 ) -> Iterator[Finding]:
     """Have one try all topics of the other, and those of the controller."""
     (name, rogue), (victim, _) = one, other

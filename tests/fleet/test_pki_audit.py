@@ -1,6 +1,7 @@
 """The audit against brokers that do as they should, and against one that does not."""
 
 import os
+import signal
 import socket
 import subprocess
 from dataclasses import replace
@@ -10,9 +11,11 @@ import pytest
 from agent.doctor import _ask_broker
 from fleet.api.schemas import DeviceIn
 from fleet.broker import BrokerProcess, find_broker
+from fleet.pki import brokers
 from fleet.pki.access import Access, found_pki
 from fleet.pki.audit import Audit
 from fleet.pki.authority import read_request
+from fleet.pki.brokers import Listener
 from fleet.pki.folder import KeyPair, PkiFolder
 from fleet.registry import add_devices
 from fleet.store.devices import PresenceRow
@@ -41,9 +44,10 @@ def make(tmp_path):
     store = Store(tmp_path / "fleet.db", tmp_path)
     authority = found_pki(PkiFolder(tmp_path / "pki"), (), now_unix_ms())
 
-    def make(port, reload):
+    def make(port, reload, log=None):
+        url = f"mqtts://127.0.0.1:{port}"
         access = Access(
-            authority, store, now_unix_ms, broker_url=f"mqtts://127.0.0.1:{port}", reload=reload
+            authority, store, now_unix_ms, broker_url=url, reload=reload, broker_log=log
         )
         return Audit(authority, store, access, now_unix_ms, access.broker_url)
 
@@ -62,15 +66,49 @@ def test_a_broker_that_is_configured_by_us_has_no_fault(make, tmp_path, kind):
     process = BrokerProcess(program_of(kind), any_port(), tmp_path / "broker", pki=make.pki)
     process.start()
     try:
-        found = verdicts(make(process.port, process.reload))
+        found = verdicts(make(process.port, process.reload, process.log_path))
     finally:
         process.stop()
     assert {subject for subject, verdict in found.items() if verdict != "ok"} == (
         {"client id"} if kind == "nats" else set()
     )
-    assert {"writing", "reading", "certificates", "revocation"} <= found.keys()
+    assert {"writing", "reading", "certificates", "revocation", "logging"} <= found.keys()
     with make.store.read() as tx:
         assert not tx.identities.usable(now_unix_ms()), "what it tried with is still good"
+
+
+SILENT = {
+    "mosquitto": ("log_type error\nlog_type warning\n", "log_type none\n"),
+    "nats": ("server_name: modelfleet\n", 'server_name: modelfleet\nlog_file: "/dev/null"\n'),
+}
+
+
+@pytest.mark.parametrize("kind", SILENT)
+def test_a_broker_that_logs_nothing_is_found_out(make, tmp_path, kind):
+    program, port, log = program_of(kind), any_port(), tmp_path / "broker.log"
+    text = getattr(brokers, kind)(Listener("127.0.0.1", port, tmp_path, tmp_path, make.pki))
+    ours, silent = SILENT[kind]
+    assert ours in text
+    config = tmp_path / "silent.conf"
+    config.write_text(text.replace(ours, silent))
+    with log.open("wb") as output:
+        broker = subprocess.Popen([program.path, "-c", config], stdout=output, stderr=output)
+    try:
+        until(lambda: is_open(port), "it listens")
+        audit = make(port, lambda: broker.send_signal(signal.SIGHUP), log)
+        found = {finding.subject: finding for finding in audit.run()}
+    finally:
+        broker.terminate()
+        broker.wait()
+    assert found["logging"].verdict == "fault"
+    assert str(log) in found["logging"].text
+    # It does all else that it should: only its silence is at fault.
+    assert {name for name, one in found.items() if one.verdict == "fault"} == {"logging"}
+
+
+def is_open(port):
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.fixture
@@ -84,11 +122,7 @@ def loose(make, tmp_path):
     )
     broker = subprocess.Popen([program_of("mosquitto").path, "-c", config])
 
-    def answers():
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", port)) == 0
-
-    until(answers, "it listens")
+    until(lambda: is_open(port), "it listens")
     yield port
     broker.terminate()
     broker.wait()
