@@ -231,13 +231,15 @@ def rollback(
     return RollbackResult(model=request.model, devices=results)
 
 
-def get(tx: Tx, rollout_id: str, scope: Scope = WHOLE_FLEET) -> Rollout:
+def get(
+    tx: Tx, rollout_id: str, scope: Scope = WHOLE_FLEET, *, has_members: bool = True
+) -> Rollout:
     """Return a stored rollout; outside of the scope is as if it were not there.
 
     Raises:
         PeerError: `unknown_rollout`.
     """
-    rollout = tx.rollouts.get(rollout_id)
+    rollout = tx.rollouts.get(rollout_id, has_members=has_members)
     if rollout is None or not is_within(tx.rollouts.match_of(rollout_id) or {}, scope):
         raise PeerError(
             f"there is no rollout {rollout_id[:80]!r}",

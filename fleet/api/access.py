@@ -15,14 +15,13 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fleet import tokens
-from fleet.acts import Act
 from fleet.controller import Controller
 from fleet.core.rights import Caller, Right
 from fleet.ratelimit import Buckets, RateLimit
 from wire.errors import ModelfleetError, PeerError
 
 from .errors import UNPROVEN, answer_to
-from .notes import write_note
+from .notes import Strangers
 
 RIGHT_FIELD: Final = "x-right"
 WHOLE_FIELD: Final = "x-whole-fleet"
@@ -35,8 +34,6 @@ USED_EVERY_MS: Final = 60_000
 
 BURST_S: Final = 5
 """So many seconds' worth of requests a token may send at once, after a rest."""
-NOTE_EVERY_MS: Final = 6_000
-"""A row of the audit log this often for requests without a good token, for each cause."""
 
 
 def needs(right: Right, *, is_whole_fleet: bool = False) -> dict[str, Any]:
@@ -90,14 +87,15 @@ def no_token() -> PeerError:
 class Door:
     """ASGI middleware: asks every request for its token, before anything of it is read."""
 
-    def __init__(self, app: ASGIApp, controller: Controller, rate_per_s: float) -> None:
+    def __init__(
+        self, app: ASGIApp, controller: Controller, rate_per_s: float, strangers: Strangers
+    ) -> None:
         self._app = app
         self._controller = controller
         self._rate_per_s = rate_per_s
         self._buckets = Buckets(rate_per_s, int(rate_per_s * BURST_S) or 1)
         self._used = RateLimit(USED_EVERY_MS)
-        self._notes = RateLimit(NOTE_EVERY_MS)
-        self._denied: dict[str, int] = {}
+        self._strangers = strangers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on with its caller in its state, or answer it."""
@@ -108,7 +106,8 @@ class Door:
             caller = await self._ask(Headers(scope=scope))
             self._slow_down(caller)
         except ModelfleetError as exc:
-            await self._note(scope, exc)
+            if exc.code in UNPROVEN:
+                await self._strangers.note(scope, exc.code)
             await answer_to(exc)(scope, receive, send)
             return
         scope.setdefault("state", {})["caller"] = caller
@@ -124,21 +123,6 @@ class Door:
                 code="too_many_requests",
                 hint="wait a second; fleet.toml may allow more: [api] requests_per_s",
             )
-
-    async def _note(self, scope: Scope, error: ModelfleetError) -> None:
-        """Note who was denied; of many alike one now and then, with their number: it costs a sync."""
-        if error.code not in UNPROVEN:
-            return
-        now = self._controller.now_unix_ms()
-        more = self._denied.get(error.code, 0)
-        if not self._notes.allows(error.code, now):
-            self._denied[error.code] = more + 1
-            return
-        self._denied.pop(error.code, None)
-        client = (scope.get("client") or ("",))[0]
-        subject = f"from {client}" + (f", and {more} more before" if more else "")
-        act = Act("", f"{scope['method']} {scope['path'][:80]}"[:128], now, subject)
-        await run_in_threadpool(write_note, self._controller, act, "denied", error.code)
 
     async def _ask(self, headers: Headers) -> Caller:
         kind, _, token = headers.get("authorization", "").partition(" ")

@@ -32,17 +32,20 @@ from . import schemas as s
 from .access import By, Door, needs, open_to_all
 from .gatekeeper import Gatekeeper
 from .json_route import JsonRoute, check_routes
+from .notes import Strangers
 from .upload import spooled
 from .watch import Watchers
 
 MAX_DEVICES_AT_ONCE = 100_000
 MAX_LISTED = BATCH
-"""Devices in one answer; who wants more asks again, with `after`."""
+"""Devices, releases or members in one answer; who wants more asks again, with `after`."""
 
 Match = Annotated[
     list[str] | None,
     Query(max_length=s.MAX_TAGS, description="KEY=VALUE; repeated, all must be carried"),
 ]
+After = Annotated[str, Query(max_length=64)]
+Limit = Annotated[int, Query(ge=1, le=MAX_LISTED)]
 Devices = Annotated[list[s.DeviceIn], Field(min_length=1, max_length=MAX_DEVICES_AT_ONCE)]
 _TAGS: TypeAdapter[s.Tags] = TypeAdapter(s.Tags)
 ERRORS: dict[int | str, dict[str, Any]] = {
@@ -75,8 +78,9 @@ def build_app(
     app.router.route_class = JsonRoute
     app.state.controller = controller
     errors.install(app)
-    app.add_middleware(Door, controller=controller, rate_per_s=rate_per_s)
-    app.add_middleware(Gatekeeper)
+    strangers = Strangers(controller)
+    app.add_middleware(Door, controller=controller, rate_per_s=rate_per_s, strangers=strangers)
+    app.add_middleware(Gatekeeper, strangers=strangers)
     _add_devices(app, controller)
     identities.add_routes(app, controller)
     _add_releases(app, controller, upload_dir or controller.store.data_dir / "uploads")
@@ -95,8 +99,8 @@ def _add_devices(app: FastAPI, controller: Controller) -> None:
     def list_devices(
         by: By,
         match: Match = None,
-        after: Annotated[str, Query(max_length=64)] = "",
-        limit: Annotated[int, Query(ge=1, le=MAX_LISTED)] = MAX_LISTED,
+        after: After = "",
+        limit: Limit = MAX_LISTED,
     ) -> list[s.Device]:
         """List devices by id, those with every tag given; `after` is the last id of the page before."""
         selection = Selection(match=_parse_match(match), scope=by.scope)
@@ -171,13 +175,15 @@ def _add_releases(app: FastAPI, controller: Controller, upload_dir: Path) -> Non
             return views.models(tx)
 
     @app.get("/v1/models/{model}/releases", openapi_extra=needs(Right.SEE))
-    def list_releases(by: By, model: str) -> list[s.Release]:
-        """List the releases of a model, newest first."""
+    def list_releases(
+        by: By, model: str, after: After = "", limit: Limit = MAX_LISTED
+    ) -> list[s.Release]:
+        """List the releases of a model, newest first; `after` is the last version of the page before."""
         with controller.store.read() as tx:
-            rows = tx.releases.by_model(model)
+            rows = tx.releases.page(model, after=after, limit=limit)
             counts = tx.releases.device_counts(Selection(scope=by.scope))
             signed, floor = signed_releases(tx, model)
-        if not rows:
+        if not rows and not after:
             raise PeerError(
                 f"there is no model {model[:80]!r}",
                 code="unknown_model",
@@ -190,9 +196,12 @@ def _add_releases(app: FastAPI, controller: Controller, upload_dir: Path) -> Non
 
 
 def _add_rollouts(app: FastAPI, controller: Controller) -> None:
-    def shown(rollout: str, scope: Scope = WHOLE_FLEET) -> s.Rollout:
+    def shown(
+        rollout: str, scope: Scope = WHOLE_FLEET, *, after: str = "", limit: int = MAX_LISTED
+    ) -> s.Rollout:
         with controller.store.read() as tx:
-            return views.rollout(tx, rollouts.get(tx, rollout, scope))
+            row = rollouts.get(tx, rollout, scope, has_members=False)
+            return views.rollout(tx, row, after=after, limit=limit)
 
     @app.post("/v1/rollouts", status_code=201, openapi_extra=needs(Right.RELEASE))
     def start_rollout(by: By, body: s.RolloutIn) -> s.Rollout:
@@ -206,9 +215,11 @@ def _add_rollouts(app: FastAPI, controller: Controller) -> None:
             return views.rollouts(tx, by.scope)
 
     @app.get("/v1/rollouts/{rollout}", openapi_extra=needs(Right.SEE))
-    def show_rollout(by: By, rollout: str) -> s.Rollout:
-        """Show a rollout with its members."""
-        return shown(rollout, by.scope)
+    def show_rollout(
+        by: By, rollout: str, after: After = "", limit: Limit = MAX_LISTED
+    ) -> s.Rollout:
+        """Show a rollout with its members; `after` is the last device of the page before."""
+        return shown(rollout, by.scope, after=after, limit=limit)
 
     @app.post("/v1/rollouts/{rollout}/approve", openapi_extra=needs(Right.RELEASE))
     def approve_rollout(by: By, rollout: str) -> s.Rollout:

@@ -11,6 +11,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .errors import answer
+from .notes import Strangers
 
 MAX_BODY_BYTES: Final = 16 * 1024 * 1024
 """Any body but a bundle; a list of 100,000 devices with tags is about 10 MB."""
@@ -40,8 +41,14 @@ class Gatekeeper:
     in `Origin`, programs send none.
     """
 
-    def __init__(self, app: ASGIApp, max_body_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        max_body_bytes: int | None = None,
+        strangers: Strangers | None = None,
+    ) -> None:
         self._app = app
+        self._strangers = strangers
         self._max_body_bytes = max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -53,6 +60,8 @@ class Gatekeeper:
         headers = Headers(scope=scope)
         origin = headers.get("origin")
         if origin is not None and not _is_own(origin, scope.get("scheme"), headers.get("host")):
+            if self._strangers is not None:
+                await self._strangers.note(scope, "foreign_origin")
             response = answer(403, "foreign_origin", "requests of other web pages are refused")
             await response(scope, receive, send)
             return

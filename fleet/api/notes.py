@@ -10,16 +10,20 @@ from typing import Final
 from fastapi import HTTPException, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
+from starlette.types import Scope
 
 from fleet.acts import Act, doing
 from fleet.controller import Controller
 from fleet.core.audit import Outcome
+from fleet.ratelimit import RateLimit
 from wire.errors import ModelfleetError, StorageError, TransferError
 
 from .errors import FORBIDDEN
 
 log = logging.getLogger(__name__)
 
+NOTE_EVERY_MS: Final = 6_000
+"""A row this often for requests of strangers, for each cause."""
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -66,6 +70,32 @@ def write_note(controller: Controller, act: Act, outcome: Outcome, code: str) ->
         log.error(  # noqa: TRY400 - the sentence says all
             "no audit row for %s of %s (%s): %s", act.what, act.who, outcome, exc
         )
+
+
+class Strangers:
+    """Notes who was refused before it was known who asks.
+
+    Anybody can be, at any rate, and a row costs a sync: of many alike one now and then, with their
+    number.
+    """
+
+    def __init__(self, controller: Controller) -> None:
+        self._controller = controller
+        self._limit = RateLimit(NOTE_EVERY_MS)
+        self._left_out: dict[str, int] = {}
+
+    async def note(self, scope: Scope, code: str) -> None:
+        """Note a request that was refused as `code`, or count it."""
+        now = self._controller.now_unix_ms()
+        more = self._left_out.get(code, 0)
+        if not self._limit.allows(code, now):
+            self._left_out[code] = more + 1
+            return
+        self._left_out.pop(code, None)
+        client = (scope.get("client") or ("",))[0]
+        subject = f"from {client}" + (f", and {more} more before" if more else "")
+        act = Act("", f"{scope['method']} {scope['path'][:80]}"[:128], now, subject)
+        await run_in_threadpool(write_note, self._controller, act, "denied", code)
 
 
 def _end_of(exc: Exception) -> tuple[Outcome, str]:

@@ -257,10 +257,11 @@ class RolloutMember(Schema):
 
 
 class RolloutPhase(Schema):
-    """One phase. `size` is cumulative."""
+    """One phase. `size` and `settled_count`, of whom nothing more is waited for, are cumulative."""
 
     share: str
     size: int
+    settled_count: int
     state: Literal["waiting", "open", "passed", "stopped"]
     opened_unix_ms: int | None = None
     closed_unix_ms: int | None = None
@@ -276,7 +277,7 @@ class RolloutApproval(Schema):
 
 
 class Rollout(Schema):
-    """A rollout and where it stands; `members` only when one rollout is asked for."""
+    """A rollout and where it stands; a page of `members` only when one rollout is asked for."""
 
     id: RolloutId
     model: ModelName

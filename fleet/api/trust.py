@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from fastapi import FastAPI, Query, Response
+from fastapi import FastAPI, Response
 
 from fleet import acts
 from fleet.controller import Controller
@@ -21,6 +19,11 @@ from .access import needs
 def add(app: FastAPI, controller: Controller) -> None:
     """Add these routes."""
 
+    def accepted(body: s.TrustFiles, *, may_skip: bool) -> s.TrustAccepted:
+        acts.about(", ".join(sorted(body.root)) or "no document")
+        found = controller.accept_trust(body.root, may_skip=may_skip)
+        return s.TrustAccepted(changes=list(found.changes), snapshot=found.snapshot)
+
     @app.get("/v1/trust/metadata", openapi_extra=needs(Right.SEE))
     def list_documents() -> s.TrustFiles:
         """Return every root, and the newest document of each other role."""
@@ -34,15 +37,14 @@ def add(app: FastAPI, controller: Controller) -> None:
         return answer_with(controller.store, file)
 
     @app.post("/v1/trust/metadata", openapi_extra=needs(Right.RELEASE))
-    def hand_in(
-        body: s.TrustFiles,
-        *,
-        restore: Annotated[bool, Query(description="versions may be left out")] = False,
-    ) -> s.TrustAccepted:
+    def hand_in(body: s.TrustFiles) -> s.TrustAccepted:
         """Hand signed documents in, all or none."""
-        acts.about(", ".join(sorted(body.root)) or "no document")
-        accepted = controller.accept_trust(body.root, may_skip=restore)
-        return s.TrustAccepted(changes=list(accepted.changes), snapshot=accepted.snapshot)
+        return accepted(body, may_skip=False)
+
+    @app.post("/v1/trust/restoration", openapi_extra=needs(Right.ADMINISTER, is_whole_fleet=True))
+    def restore(body: s.TrustFiles) -> s.TrustAccepted:
+        """Hand signed documents in to a store that lost some: versions may be left out."""
+        return accepted(body, may_skip=True)
 
     @app.post(
         "/v1/trust/keys",

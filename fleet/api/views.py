@@ -10,7 +10,7 @@ from typing import get_args
 from fleet.core.audit import Entry
 from fleet.core.rights import Scope, is_within
 from fleet.core.states import Approval, Rollout
-from fleet.store.devices import DeviceRow, Selection
+from fleet.store.devices import BATCH, DeviceRow, Selection
 from fleet.store.journal import EventRow, RecordRow
 from fleet.store.releases import ReleaseRow
 from fleet.store.states import ReportedModelRow
@@ -177,11 +177,8 @@ def rollouts(tx: Tx, scope: Scope) -> list[schemas.Rollout]:
     ]
 
 
-def rollout(tx: Tx, row: Rollout) -> schemas.Rollout:
-    """Return one rollout with its members in the order of its phases."""
-    counts: dict[str, int] = {}
-    for member in row.members:
-        counts[member.state] = counts.get(member.state, 0) + 1
+def rollout(tx: Tx, row: Rollout, *, after: str = "", limit: int = BATCH) -> schemas.Rollout:
+    """Return one rollout with a page of its members in the order of its phases."""
     members = [
         schemas.RolloutMember(
             device=member.device,
@@ -191,9 +188,9 @@ def rollout(tx: Tx, row: Rollout) -> schemas.Rollout:
             code=member.code,
             detail=member.detail,
         )
-        for member in row.members
+        for member in tx.rollouts.members(row.id, after=after, limit=limit)
     ]
-    return _rollout(tx, row, counts, members)
+    return _rollout(tx, row, tx.rollouts.counts(row.id).get(row.id, {}), members)
 
 
 def _rollout(
@@ -203,6 +200,7 @@ def _rollout(
     members: list[schemas.RolloutMember] | None,
 ) -> schemas.Rollout:
     states: tuple[schemas.MemberState, ...] = get_args(schemas.MemberState)
+    settled = tx.rollouts.settled(row.id)
     return schemas.Rollout(
         id=row.id,
         model=row.model,
@@ -217,11 +215,12 @@ def _rollout(
             schemas.RolloutPhase(
                 share=phase.share,
                 size=phase.size,
+                settled_count=sum(n for of, n in settled.items() if of <= number),
                 state=phase.state,
                 opened_unix_ms=phase.opened_unix_ms,
                 closed_unix_ms=phase.closed_unix_ms,
             )
-            for phase in row.phases
+            for number, phase in enumerate(row.phases)
         ],
         counts={state: counts[state] for state in states if counts.get(state)},
         created_unix_ms=row.created_unix_ms,

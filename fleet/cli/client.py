@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
@@ -165,3 +165,21 @@ def _strange(answer: httpx.Response) -> PeerError:
         code="answer_invalid",
         hint="`fleet --version` here and on the controller should be the same",
     )
+
+
+def all_pages(
+    client: Client,
+    path: str,
+    kind: type[ModelT],
+    key: Callable[[ModelT], str],
+    *,
+    match: Mapping[str, str] | None = None,
+) -> list[ModelT]:
+    """Return a whole listing, page after page; `key` is what the next page begins after."""
+    found: list[ModelT] = []
+    page: list[ModelT] | None = None
+    while page is None or page:
+        after = key(found[-1]) if found else None
+        page = client.list(path, kind, match=match, after=after)
+        found += page
+    return found

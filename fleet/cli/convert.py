@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 
-from fleet.openssf import SignedSource, verify_source
 from wire.errors import PeerError
 
 from .console import (
@@ -78,7 +77,7 @@ def convert(
             code="converter_missing",
             hint="pip install 'modelfleet[converter]'",
         ) from exc
-    signed = _verified(source, signature, public_key, certificate_chain or [])
+    sha256, signer = _verified(source, signature, public_key, certificate_chain or [])
     request = ConvertRequest(
         source=source,
         name=name,
@@ -91,8 +90,8 @@ def convert(
         device_class=device_class,
         nan_policy=nan_policy,
         code_commit=code_commit,
-        source_sha256=signed.sha256 if signed else None,
-        source_signer=signed.signer if signed else None,
+        source_sha256=sha256,
+        source_signer=signer,
         timeout_s=timeout_s,
     )
     try:
@@ -108,7 +107,7 @@ def convert(
         [
             ("bundle", f"{report.output} ({in_bytes(report.bytes)})"),
             ("manifest", report.manifest),
-            *([("signed by", signed.signer)] if signed else ()),
+            *([("signed by", signer)] if signer else ()),
             ("verdict", _VERDICTS[report.verdict].format(report.row_count)),
             *(("", line) for line in report.worst),
             ("golden", f"{report.golden_count} rows, which devices test themselves with"),
@@ -121,14 +120,16 @@ def convert(
 
 def _verified(
     source: str, signature: Path | None, public_key: Path | None, certificates: list[Path]
-) -> SignedSource | None:
-    """Return who signed the source, None where no signature is given."""
+) -> tuple[str | None, str | None]:
+    """Return the digest of a source that is signed, and by whom."""
+    from fleet.openssf import verify_source
+
     if signature is None:
         if public_key or certificates:
             raise typer.BadParameter(
                 "--public-key and --certificate-chain go with it", param_hint="--signature"
             )
-        return None
+        return None, None
     if (public_key is None) == (not certificates):
         raise typer.BadParameter(
             "give --public-key, or else --certificate-chain", param_hint="--signature"
@@ -140,7 +141,7 @@ def _verified(
         )
     signed = verify_source(path, signature, public_key=public_key, certificates=certificates)
     say(f"{signature} is good: {signed.signer}")
-    return signed
+    return signed.sha256, signed.signer
 
 
 def _end_in_order() -> None:

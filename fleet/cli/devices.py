@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -14,7 +13,7 @@ from wire.errors import PeerError
 from wire.ids import parse_name
 
 from .agent_file import AgentFile, write_agent_file
-from .client import Client
+from .client import Client, all_pages
 from .console import (
     Controller,
     Json,
@@ -57,7 +56,7 @@ def list_devices(match: Match = None, json: Json = False, controller: Controller
     """List the devices: online or not, what they serve, what they shall serve."""
     tags = parse_tags(match, option="--match")
     with Client(controller) as client:
-        devices = _all_devices(client, tags)
+        devices = all_pages(client, "/v1/devices", Device, lambda device: device.id, match=tags)
     if json:
         show_json([device.model_dump(mode="json") for device in devices])
         return
@@ -271,16 +270,6 @@ def telemetry(
         ],
         empty="no record yet; devices report once a minute by default",
     )
-
-
-def _all_devices(client: Client, tags: Mapping[str, str]) -> list[Device]:
-    devices: list[Device] = []
-    page: list[Device] | None = None
-    while page is None or page:
-        after = devices[-1].id if devices else None
-        page = client.list("/v1/devices", Device, match=tags, after=after)
-        devices += page
-    return devices
 
 
 def _model_words(device: Device) -> list[str]:

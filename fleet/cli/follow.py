@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from fleet.api.schemas import Device, RollbackResult, Rollout
-from fleet.core.states import OPEN_ENDED
 from wire.errors import TransferError
 
 from .client import Client
@@ -32,7 +31,7 @@ def follow_rollout(client: Client, rollout: Rollout, *, is_quiet: bool) -> Rollo
         with Progress(*columns, console=console, disable=not is_terminal) as progress:
             bars: list[TaskID] = []
             while True:
-                rollout = _get(client, path, rollout)
+                rollout = _get(client, f"{path}?limit=1", rollout)
                 _draw(progress, bars, rollout)
                 if rollout.state not in LIVE:
                     return rollout  # whose end is the caller's to tell
@@ -95,7 +94,6 @@ def _draw(progress: Progress, bars: list[TaskID], rollout: Rollout) -> None:
             for number, phase in enumerate(rollout.phases, start=1)
         ]
     for number, bar in enumerate(bars):
-        done = sum(m.phase <= number and m.state not in OPEN_ENDED for m in rollout.members or ())
-        state = rollout.phases[number].state
-        label = f"phase {number + 1} ({rollout.phases[number].share}) {state}"
-        progress.update(bar, completed=done, description=label)
+        phase = rollout.phases[number]
+        label = f"phase {number + 1} ({phase.share}) {phase.state}"
+        progress.update(bar, completed=phase.settled_count, description=label)

@@ -21,7 +21,7 @@ from wire.errors import BundleError, PeerError, StorageError
 from wire.manifest import MANIFEST
 from wire.trust import model_role
 
-from .client import READ_BYTES, Client
+from .client import READ_BYTES, Client, all_pages
 from .console import Controller, Json, ago, given_name, in_bytes, say, show, show_json
 from .signer import Keys, Output, PassphraseFile, finish, open_session
 
@@ -145,7 +145,7 @@ def list_releases(
     """List the releases of a model, newest first."""
     with Client(controller) as client:
         path = f"/v1/models/{given_name(model, what='model name')}/releases"
-        releases = client.list(path, Release)
+        releases = all_pages(client, path, Release, lambda release: release.version)
     if json:
         show_json([release.model_dump(mode="json") for release in releases])
         return

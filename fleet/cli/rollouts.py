@@ -181,7 +181,7 @@ def show_rollout(
 ) -> None:
     """Show a rollout: its phases, and every device in it."""
     with Client(controller) as client:
-        found = client.get(f"/v1/rollouts/{given_name(rollout, what='rollout id')}", Rollout)
+        found = _with_all_members(client, given_name(rollout, what="rollout id"))
     if json:
         show_json(found.model_dump(mode="json"))
         return
@@ -220,6 +220,16 @@ def show_rollout(
         ],
         empty="no device",
     )
+
+
+def _with_all_members(client: Client, rollout: str) -> Rollout:
+    found = client.get(f"/v1/rollouts/{rollout}", Rollout)
+    members = page = found.members or []
+    while page and len(members) < sum(found.counts.values()):
+        path = f"/v1/rollouts/{rollout}?after={page[-1].device}"
+        page = client.get(path, Rollout).members or []
+        members += page
+    return found
 
 
 def list_rollouts(json: Json = False, controller: Controller = None) -> None:

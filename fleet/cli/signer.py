@@ -61,7 +61,7 @@ class HttpCarrier:
     def hand_in(self, documents: Sequence[Document[Signed]], *, may_skip: bool) -> None:
         """See the protocol."""
         files = TrustFiles({d.file_name: d.body.decode() for d in documents})
-        path = "/v1/trust/metadata?restore=true" if may_skip else "/v1/trust/metadata"
+        path = "/v1/trust/restoration" if may_skip else "/v1/trust/metadata"
         self._client.post(path, files, TrustAccepted)
 
 

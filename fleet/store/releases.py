@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, func, insert, literal, select, tuple_, update
 
 from .devices import BATCH, Selection
 from .schema import CHUNKS, RELEASE_CHUNKS, RELEASES, REPORTED_MODELS
@@ -43,6 +43,23 @@ class Releases:
             select(RELEASES).where(RELEASES.c.manifest == manifest)
         ).one_or_none()
         return ReleaseRow(*row) if row is not None else None
+
+    def page(self, model: str, *, after: str, limit: int) -> list[ReleaseRow]:
+        """Return the releases of a model that follow version `after`, newest first.
+
+        Without a version those from the newest on; none after one that is not there.
+        """
+        order = (RELEASES.c.created_unix_ms.desc(), RELEASES.c.version.desc())
+        query = select(RELEASES).where(RELEASES.c.model == model).order_by(*order).limit(limit)
+        if after:
+            last = self.get(model, after)
+            if last is None:
+                return []
+            query = query.where(
+                tuple_(RELEASES.c.created_unix_ms, RELEASES.c.version)
+                < tuple_(literal(last.created_unix_ms), literal(last.version))
+            )
+        return [ReleaseRow(*row) for row in self._connection.execute(query)]
 
     def by_model(self, model: str | None = None) -> list[ReleaseRow]:
         """Return the releases, of one model or of all, newest first."""

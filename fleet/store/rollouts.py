@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, delete, func, insert, or_, select, update
 
-from fleet.core.states import Approval, Member, Phase, ReleaseKey, Rollout
+from fleet.core.states import OPEN_ENDED, Approval, Member, Phase, ReleaseKey, Rollout
 from wire import messages as m
 
 from .devices import BATCH
@@ -92,11 +92,34 @@ class Rollouts:
                     .values(**_member_values(new.id, position, member))
                 )
 
-    def get(self, rollout: str) -> Rollout | None:
-        """Return a rollout with its phases and members."""
+    def get(self, rollout: str, *, has_members: bool = True) -> Rollout | None:
+        """Return a rollout with its phases, and its members if they are wanted."""
         query = select(ROLLOUTS).where(ROLLOUTS.c.id == rollout)
         row = self._connection.execute(query).one_or_none()
-        return self._whole(row) if row is not None else None
+        return self._whole(row, has_members=has_members) if row is not None else None
+
+    def members(self, rollout: str, *, after: str, limit: int) -> list[Member]:
+        """Return the members that follow the device `after`, in the order of their phases.
+
+        Without one those from the first on; none after one that is no member.
+        """
+        query = select(MEMBERS).where(MEMBERS.c.rollout == rollout)
+        if after:
+            last = select(MEMBERS.c.position).where(
+                MEMBERS.c.rollout == rollout, MEMBERS.c.device == after
+            )
+            query = query.where(MEMBERS.c.position > last.scalar_subquery())
+        query = query.order_by(MEMBERS.c.position).limit(limit)
+        return [_member(row) for row in self._connection.execute(query)]
+
+    def settled(self, rollout: str) -> dict[int, int]:
+        """Return the number of members of each phase that have come to an end."""
+        query = (
+            select(MEMBERS.c.phase, func.count().label("settled"))
+            .where(MEMBERS.c.rollout == rollout, MEMBERS.c.state.not_in(sorted(OPEN_ENDED)))
+            .group_by(MEMBERS.c.phase)
+        )
+        return {row.phase: row.settled for row in self._connection.execute(query)}
 
     def order(self, rollout: str) -> Order:
         """Return what was asked of a rollout that exists."""
@@ -116,14 +139,16 @@ class Rollouts:
         rows = self._connection.execute(query).all()
         return [self._whole(row, has_members=False) for row in rows]
 
-    def counts(self) -> dict[str, dict[str, int]]:
-        """Return the number of members in each state, by rollout."""
+    def counts(self, rollout: str | None = None) -> dict[str, dict[str, int]]:
+        """Return the number of members in each state, by rollout; of one or of all."""
         query = select(MEMBERS.c.rollout, MEMBERS.c.state, func.count()).group_by(
             MEMBERS.c.rollout, MEMBERS.c.state
         )
+        if rollout is not None:
+            query = query.where(MEMBERS.c.rollout == rollout)
         result: dict[str, dict[str, int]] = {}
-        for rollout, state, count in self._connection.execute(query):
-            result.setdefault(rollout, {})[state] = count
+        for name, state, count in self._connection.execute(query):
+            result.setdefault(name, {})[state] = count
         return result
 
     def live_ids(self, model: str | None = None, *, has_proposed: bool = False) -> list[str]:

@@ -193,7 +193,62 @@ def test_releases_count_the_devices_that_run_them(fleet: Fleet, api: TestClient)
     error(api.get("/v1/models/other/releases"), 404, "unknown_model")
 
 
+def in_pages(api: TestClient, path: str, limit: int, rows: Any, key: str) -> list[list[str]]:
+    """Return the keys on each page; the last is empty."""
+    pages: list[list[str]] = []
+    while not pages or pages[-1]:
+        after = pages[-1][-1] if pages else ""
+        answer = api.get(path, params={"after": after, "limit": limit})
+        assert answer.status_code == 200, answer.text
+        pages.append([row[key] for row in rows(answer.json())])
+    return pages
+
+
+def test_releases_come_in_pages_newest_first_also_those_of_one_instant(
+    fleet: Fleet, api: TestClient
+) -> None:
+    for version in ("1.0.0", "1.1.0", "1.10.0"):
+        fleet.release(version)
+    fleet.now_unix_ms += 1000
+    fleet.release("0.9.0")
+    fleet.release("0.8.0", model="other")
+    path = "/v1/models/digits/releases"
+    order = [row["version"] for row in api.get(path).json()]
+    assert order == ["0.9.0", "1.10.0", "1.1.0", "1.0.0"]
+    for limit in (1, 2, 3, 4):
+        pages = in_pages(api, path, limit, lambda rows: rows, "version")
+        assert [version for page in pages for version in page] == order
+        assert max(map(len, pages)) == limit
+    assert api.get(path, params={"after": "9.9.9"}).json() == []
+    for limit in (0, 501):
+        error(api.get(path, params={"limit": limit}), 422, "invalid_request")
+
+
 # -- rollouts
+
+
+def test_the_members_of_a_rollout_come_in_pages_in_the_order_of_its_phases(
+    fleet: Fleet, api: TestClient
+) -> None:
+    fleet.add(*(f"cam-{number}" for number in range(7)), verdict=refuses("2.0.0"))
+    fleet.release("2.0.0")
+    rollout = fleet.roll_out("2.0.0", "2", "100%")
+    path = f"/v1/rollouts/{rollout}"
+    whole = api.get(path).json()
+    order = [member.device for member in fleet.rollout(rollout).members]
+    assert [member["device"] for member in whole["members"]] == order
+    for limit in (1, 3, 7):
+        pages = in_pages(api, path, limit, lambda shown: shown["members"], "device")
+        assert [device for page in pages for device in page] == order
+        assert max(map(len, pages)) == limit
+    # What is said of all of them is said on each page.
+    page = api.get(path, params={"limit": 1}).json()
+    assert page | {"members": None} == whole | {"members": None}
+    ended = [m for m in whole["members"] if m["state"] not in ("waiting", "pending", "in_progress")]
+    assert ended
+    for number, phase in enumerate(whole["phases"]):
+        assert phase["settled_count"] == len([m for m in ended if m["phase"] <= number])
+    assert api.get(path, params={"after": "nobody"}).json()["members"] == []
 
 
 def test_a_rollout_is_started_listed_and_shown(fleet: Fleet, api: TestClient) -> None:
@@ -348,6 +403,11 @@ def test_bodies_without_end_and_foreign_pages_are_refused(
     error(api.post("/v1/rollouts/r-1/abort", headers=foreign), 403, "foreign_origin")
     near = {"origin": "http://127.0.0.1:9000"}
     error(api.post("/v1/rollouts/r-1/abort", headers=near), 403, "foreign_origin")
+    rows = [row for row in api.get("/v1/audit").json() if row["code"] == "foreign_origin"]
+    # Of many one now and then: a page can ask as often as it likes.
+    assert [(row["who"], row["what"], row["outcome"]) for row in rows] == [
+        ("", "POST /v1/rollouts/r-1/abort", "denied")
+    ]
     own = {"origin": "http://testserver"}
     error(api.post("/v1/rollouts/r-1/abort", headers=own), 404, "unknown_rollout")
 

@@ -141,6 +141,9 @@ ROUTES = {
     ("GET", "/v1/trust/metadata"): Route(VIEWER, at("/v1/trust/metadata")),
     ("GET", "/v1/trust/metadata/{file}"): Route(VIEWER, at("/v1/trust/metadata/timestamp.json")),
     ("POST", "/v1/trust/metadata"): Route(RELEASER, at("/v1/trust/metadata", json={})),
+    ("POST", "/v1/trust/restoration"): Route(
+        ADMIN, at("/v1/trust/restoration", json={}), is_whole=True
+    ),
     ("POST", "/v1/trust/keys"): Route(
         ADMIN, at("/v1/trust/keys", json={"role": "snapshot"}), is_whole=True, done=201
     ),

@@ -330,7 +330,7 @@ def _body(path, made):
         made["version"] = "1.0.0"
         made.pop("phases", None)
         made.pop("probation", None)
-    if path.endswith("metadata"):
+    if path.endswith(("metadata", "restoration")):
         return _documents()
     if path.endswith("observers"):
         made["name"] = made["name"][:40]
