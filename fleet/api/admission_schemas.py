@@ -45,6 +45,14 @@ class Observer(Schema):
     broker_url: str
 
 
+class ObserverCertificate(Schema):
+    """An observer's certificate; nobody renews it."""
+
+    name: DeviceId
+    issued_unix_ms: int
+    not_after_unix_ms: int
+
+
 class AuditFinding(Schema):
     """One thing that an audit of the broker looked at."""
 

@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from fleet.controller import Controller
 from fleet.core.rights import Right
 from fleet.pki.enrolment import Enrolment
+from fleet.pki.grants import observer_name
 
 from . import admission_schemas as s
 from .access import By, needs
@@ -46,6 +47,18 @@ def add_routes(app: FastAPI, controller: Controller) -> None:
         return s.Observer(
             name=body.name, certificate=made.certificate, ca=made.ca, broker_url=made.broker_url
         )
+
+    @app.get("/v1/observers", openapi_extra=needs(Right.ADMINISTER, is_whole_fleet=True))
+    def list_observers() -> list[s.ObserverCertificate]:
+        """List those who watch, and until when they can."""
+        return [
+            s.ObserverCertificate(
+                name=row.device.removeprefix(observer_name("")),
+                issued_unix_ms=row.issued_unix_ms,
+                not_after_unix_ms=row.not_after_unix_ms,
+            )
+            for row in _enrolment(controller).observers()
+        ]
 
     @app.post("/v1/broker-audits", openapi_extra=needs(Right.ADMINISTER, is_whole_fleet=True))
     def audit() -> s.AuditResult:

@@ -12,11 +12,12 @@ from fleet.api.admission_schemas import (
     MAX_OBSERVER_NAME,
     AuditResult,
     Observer,
+    ObserverCertificate,
     ObserverIn,
 )
 from fleet.pki import brokers
 from fleet.pki.access import found_pki
-from fleet.pki.authority import new_request
+from fleet.pki.authority import new_request, read_certificate
 from fleet.pki.folder import KeyPair, write_private
 from fleet.pki.grants import observer_name
 from fleet.settings import FleetSettings, require_settings
@@ -29,7 +30,9 @@ from .console import (
     Controller,
     Json,
     given_name,
+    on_day,
     say,
+    show,
     show_json,
 )
 
@@ -44,6 +47,7 @@ def register(app: typer.Typer) -> None:
     broker.command("audit")(broker_audit)
     app.add_typer(broker, name="broker")
     app.command("observer")(observer)
+    app.command("observers")(list_observers)
 
 
 def observer(
@@ -64,10 +68,34 @@ def observer(
     write_private(pair.certificate, made.certificate.encode())
     write_private(output / "ca.pem", made.ca.encode())
     where = parse_broker_url(made.broker_url)
+    until = read_certificate(made.certificate).not_after_unix_ms
+    say(
+        f"good until {on_day(until)}, and renewed by nobody: `fleet observer {name}` makes the next"
+    )
     say(f"wrote {pair.key}, {pair.certificate} and {output / 'ca.pem'}; for example:")
     say(
         f"  mosquitto_sub -h {where.host} -p {where.port} --cafile {output / 'ca.pem'}"
         f" --cert {pair.certificate} --key {pair.key} -t 'fleet/v1/device/+/telemetry/#'"
+    )
+
+
+def list_observers(json: Json = False, controller: Controller = None) -> None:
+    """List those who watch the broker, and until when their certificates are good."""
+    with Client(controller) as client:
+        found = client.list("/v1/observers", ObserverCertificate)
+    if json:
+        show_json([one.model_dump(mode="json") for one in found])
+        return
+    show(
+        [
+            {
+                "OBSERVER": one.name,
+                "MADE": on_day(one.issued_unix_ms),
+                "GOOD UNTIL": on_day(one.not_after_unix_ms),
+            }
+            for one in found
+        ],
+        empty="nobody but observer.pem of the fleet itself; `fleet observer NAME` makes more",
     )
 
 

@@ -200,6 +200,11 @@ def parse_address(text: str, *, option: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
+def on_day(unix_ms: int) -> str:
+    """Return the day of an instant, by this machine's time zone."""
+    return time.strftime("%Y-%m-%d", time.localtime(unix_ms / 1000))
+
+
 def ago(unix_ms: int | None) -> str:
     """Return how long ago a moment was, in words."""
     if unix_ms is None:

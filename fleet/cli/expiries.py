@@ -1,4 +1,4 @@
-"""What expires soon, in words: for `fleet up` and `fleet keys show`."""
+"""What expires soon, in words: for `fleet up`, and the documents for `fleet keys show` too."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Final
 
 from tuf.api.metadata import Signed
 
+from fleet.pki.grants import observer_name
+from fleet.store.identities import CertificateRow
 from fleet.trust.documents import SNAPSHOT, TIMESTAMP, Document, to_unix_ms
 
 WARN_DAYS: Final = 30
@@ -30,3 +32,13 @@ def soon_words(found: Mapping[str, int], now_unix_ms: int) -> Iterator[str]:
             yield f"{role} HAS EXPIRED: devices install nothing new of it; `fleet keys renew {role}`"
         elif days <= WARN_DAYS:
             yield f"{role} expires in {days} days; `fleet keys renew {role}`"
+
+
+def observer_words(rows: Iterable[CertificateRow], now_unix_ms: int) -> Iterator[str]:
+    """Yield a warning for each observer whose certificate expires within 30 days, or has expired."""
+    for row in rows:
+        name = row.device.removeprefix(observer_name(""))
+        days = (row.not_after_unix_ms - now_unix_ms) // DAY_MS
+        if days <= WARN_DAYS:
+            said = "has expired" if days < 0 else f"expires in {days} days"
+            yield f"the certificate of the observer {name} {said}; `fleet observer {name}` makes the next"

@@ -30,7 +30,7 @@ MODULES: Final = {
     "quarantine": ("quarantine",),
     "tokens": ("token",),
     "audit": ("audit",),
-    "admission": ("broker", "observer"),
+    "admission": ("broker", "observer", "observers"),
     "watch": ("watch",),
 }
 """The modules here, and the commands that each of them adds, in the order of the help."""

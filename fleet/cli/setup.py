@@ -33,7 +33,7 @@ from wire.link_paho import parse_broker_url
 
 from .bearer import find_token, trusted
 from .console import parse_address, say
-from .expiries import expiries, soon_words
+from .expiries import expiries, observer_words, soon_words
 from .keys import founding_words
 from .signer import given_passphrase, now_unix_ms
 
@@ -273,23 +273,25 @@ def _banner(settings: FleetSettings, broker: BrokerProcess | None) -> None:
 
 
 def _warnings(settings: FleetSettings) -> list[str]:
-    """Return what must be signed soon, or at all."""
+    """Return what must be signed soon, or at all, and who must be given a certificate."""
     from fleet.store.store import Store
     from fleet.trust.stored import load
 
     store = Store(settings.store_path, settings.store_dir)
     try:
         with store.read() as tx:
-            repository = load(tx)
+            repository, observers = load(tx), tx.identities.observers()
     finally:
         store.close()
+    now = now_unix_ms()
+    said = list(observer_words(observers, now))
     if repository is None:
         text = (
             "There are no signed documents, and no rollout can start: `fleet keys restore` hands in"
             " what was signed before, `fleet keys found` makes the keys of a fleet without any."
         )
-        return [text]
-    return list(soon_words(expiries(repository.documents()), now_unix_ms()))
+        return [*said, text]
+    return [*said, *soon_words(expiries(repository.documents()), now)]
 
 
 @contextlib.contextmanager

@@ -212,6 +212,7 @@ class Audit:
             rows = tx.identities.certificates()
             presence = tx.devices.presence(Selection())
             tokens = tx.identities.open_tokens(now)
+            observers = tx.identities.observers()
         usable = [r for r in rows if r.revoked_unix_ms is None and r.not_after_unix_ms > now]
         yield _listed(
             "shared keys",
@@ -237,6 +238,17 @@ class Audit:
             sorted(device for device, expires in tokens if expires - now > LONG_TOKEN_MS),
             f"{len(tokens)} open, none for longer than a week",
             "`fleet device token NAME` replaces one by one for an hour",
+            verdict="warning",
+        )
+        yield _listed(
+            "observers",
+            [
+                f"{row.device} in {max(0, row.not_after_unix_ms - now) // DAY_MS} days"
+                for row in observers
+                if row.not_after_unix_ms - now < EXPIRY_MS
+            ],
+            f"{len(observers)}, none of whom loses the right to watch within 30 days",
+            "`fleet observer NAME` makes the next certificate: nobody renews them",
             verdict="warning",
         )
         yield self._own_certificates(now)

@@ -130,6 +130,11 @@ class Enrolment:
         self._access.refresh()
         return self._welcome(name, issued.pem)
 
+    def observers(self) -> list[CertificateRow]:
+        """Return the certificates of observers, those that have expired too."""
+        with self._store.read() as tx:
+            return tx.identities.observers()
+
     def enroll(self, token: str, csr: str) -> Welcome:
         """Exchange a token for a certificate: once, or again for the key that it was used with.
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, and_, delete, func, insert, select, update
 
+from fleet.pki.grants import observer_name
+
 from .schema import CERTIFICATES, JOIN_TOKENS
 
 
@@ -99,6 +101,18 @@ class Identities:
         query = select(CERTIFICATES).order_by(CERTIFICATES.c.issued_unix_ms)
         if device is not None:
             query = query.where(CERTIFICATES.c.device == device)
+        return [CertificateRow(*row) for row in self._connection.execute(query)]
+
+    def observers(self) -> list[CertificateRow]:
+        """Return the certificates of observers that are not revoked, by name; expired ones too."""
+        query = (
+            select(CERTIFICATES)
+            .where(
+                CERTIFICATES.c.revoked_unix_ms.is_(None),
+                CERTIFICATES.c.device.startswith(observer_name(""), autoescape=True),
+            )
+            .order_by(CERTIFICATES.c.device)
+        )
         return [CertificateRow(*row) for row in self._connection.execute(query)]
 
     def usable(self, now_unix_ms: int) -> list[tuple[str, str]]:

@@ -105,6 +105,7 @@ ROUTES = {
         ADMIN, at("/v1/devices/DEVICE/revoke"), NO_DEVICE
     ),
     ("POST", "/v1/broker-audits"): Route(ADMIN, at("/v1/broker-audits"), is_whole=True),
+    ("GET", "/v1/observers"): Route(ADMIN, at("/v1/observers"), is_whole=True),
     ("POST", "/v1/observers"): Route(ADMIN, observe, is_whole=True, done=201),
     ("GET", "/v1/devices/{device}/records"): Route(
         VIEWER, at("/v1/devices/DEVICE/records"), NO_DEVICE

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from agent.adapters import door as agent_door
 from agent.adapters.identity import Identity
+from fleet.cli.expiries import observer_words
 from fleet.pki.authority import DAY_MS, read_certificate
 from tests.fleet.secured import new_key, new_request
 from tests.fleet.site import BROKER, Site
@@ -278,3 +279,21 @@ def test_a_body_without_end_is_put_out(site):
             b"Content-Length: 99999999\r\n\r\n" + b"x" * 64_000
         )
         assert b" 413 " in link.recv(4096).partition(b"\r\n")[0]
+
+
+def test_who_watches_is_listed_with_the_newest_certificate_and_warned_of_in_time(site, identity):
+    enrol(identity, site)
+    for name in ("fred", "eve"):
+        site.enrolment.observe(name, new_request(new_key(), f"fleet.observer.{name}"))
+    first = {row.device: row for row in site.enrolment.observers()}
+    assert list(first) == ["fleet.observer.eve", "fleet.observer.fred"]
+    end_ms = first["fleet.observer.eve"].not_after_unix_ms
+    assert not list(observer_words(first.values(), end_ms - 31 * DAY_MS - 1))
+    site.late_ms = 340 * DAY_MS
+    site.enrolment.observe("fred", new_request(new_key(), "fleet.observer.fred"))
+    (said,) = observer_words(site.enrolment.observers(), site.now())
+    assert said.startswith("the certificate of the observer eve expires in 24 days")
+    site.late_ms = 366 * DAY_MS
+    site.enrolment.tidy()
+    (said,) = observer_words(site.enrolment.observers(), site.now())
+    assert "eve has expired" in said

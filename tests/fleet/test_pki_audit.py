@@ -172,6 +172,10 @@ def test_bad_habits_on_record_are_named(make):
             )  # fmt: skip
         for name in ("cam-01", "cam-03"):
             tx.devices.set_presence(name, PresenceRow("online", "0" * 16, 1, "", "a", now))
+        tx.identities.add_certificate(
+            replace(row, serial="e" * 40, device="fleet.observer.eve", key_digest="e" * 64,
+                    not_after_unix_ms=now + 29 * 86_400_000 + 3_600_000)
+        )  # fmt: skip
         tx.identities.add_token("0" * 64, "cam-02", now, now + 30 * 86_400_000)
     make.pki.ca.key.chmod(0o644)
     found = {finding.subject: finding for finding in audit.run()}
@@ -182,5 +186,6 @@ def test_bad_habits_on_record_are_named(make):
         "several certificates": "cam-01",
         "revoked but active": "cam-03",
         "join tokens": "cam-02",
+        "observers": "fleet.observer.eve in 29 days",
         "keys of the fleet": "ca.key",
     }

@@ -1,5 +1,6 @@
 """Certificates on the real programs: three lives, a long absence, and a device that is put out."""
 
+import json
 import re
 import threading
 import time
@@ -166,6 +167,16 @@ def test_a_device_that_is_removed_is_out_too(make_bed, kind):
     until("its certificate opens nothing", lambda: not intruder.connects())
     with pytest.raises(AssertionError, match="unknown_device"):
         bed.device("cam-0")
+
+
+def test_an_observer_is_told_until_when_it_can_watch(make_bed):
+    bed = make_bed("mosquitto", is_split=False)
+    said = bed.fleet("observer", "eve")
+    assert re.search(r"good until 20\d\d-\d\d-\d\d, and renewed by nobody", said)
+    (eve,) = json.loads(bed.fleet("observers", "--json"))
+    days = (eve["not_after_unix_ms"] - eve["issued_unix_ms"]) / 86_400_000
+    assert (eve["name"], round(days)) == ("eve", 365)
+    assert "eve" in bed.fleet("observers")
 
 
 class _At:
