@@ -36,7 +36,7 @@ from .core.trust import Fault, Marks, Refused, TrustView, Verdict, Waits
 log = logging.getLogger(__name__)
 
 BUILD_UNIX_MS: Final = int(datetime(2026, 11, 25, tzinfo=UTC).timestamp() * 1000)
-"""No signature of today is older than this program; raised with each release of it."""
+"""No signature of today is older than this program; tests/test_supply.py has it raised each month."""
 SETTLE_S: Final = 0.05
 """Retained documents come together; a refresh waits for this long a silence. What it missed by
 that, it finds with the next delivery."""

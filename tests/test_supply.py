@@ -15,10 +15,14 @@ from cyclonedx.validation.json import JsonStrictValidator
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from agent.trust import BUILD_UNIX_MS
+
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 LOCKS = {"requirements.lock": 80, ".ci/audit.lock": 20, ".ci/fuzz.lock": 1}
 """Each with how many entries it has at least."""
+BUILD_AGE_DAYS = 30
+"""So much earlier than it was built may a release believe it is, on a device without a clock."""
 PIN = re.compile(r"([A-Za-z0-9._-]+)==(\S+)(?: ; [^\\]+)?((?: --hash=sha256:[0-9a-f]{64})+)")
 
 
@@ -80,6 +84,16 @@ def test_the_bill_of_materials_is_valid_and_names_all_that_the_extras_need():
     assert not {"pytest", "ruff", "cyclonedx-python-lib"} & named.keys()
     needs = {entry["ref"].split("@")[0]: entry["dependsOn"] for entry in document["dependencies"]}
     assert any("urllib3" in reference for reference in needs["pkg:pypi/tuf"])
+
+
+def test_the_time_that_a_build_believes_without_a_clock_is_near_that_of_its_sources():
+    command = ["git", "log", "-1", "--format=%ct"]
+    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if told.returncode != 0:
+        pytest.skip("not a git checkout")
+    age_days = (int(told.stdout) - BUILD_UNIX_MS // 1000) / 86_400
+    assert age_days >= 0, "BUILD_UNIX_MS is in the future: metadata that is good would have expired"
+    assert age_days <= BUILD_AGE_DAYS, "set BUILD_UNIX_MS in agent/trust.py to the day of today"
 
 
 FAULT = {"id": "PYSEC-1", "fix_versions": ["2.0"]}
