@@ -56,12 +56,15 @@ def cut_power(seed, count):
                 os.kill(writer, signal.SIGCONT)
                 time.sleep(chance.uniform(0, LONGEST_S))  # the instant
                 ledger.read(memory.lines())
-                _clone(pool / "disk.img", pool / "cut.img")
+                # Each in a file of its own: a loop device that lingers would show the one before.
+                cut = pool / f"cut-{number}.img"
+                _clone(pool / "disk.img", cut)
                 os.kill(writer, signal.SIGSTOP)
                 left = copy.deepcopy(ledger)
                 ledger.read(lines := memory.lines())
                 left.read_unacknowledged(lines)
-                _restart(pool, left)
+                _restart(cut, left)
+                cut.unlink()
                 yield row("cut", left, seed=seed, number=number)
                 assert os.waitpid(writer, os.WNOHANG) == (0, 0), "the writer has ended"
         finally:
@@ -76,12 +79,12 @@ def cut_one_disk(seed):
     return list(cut_power(seed, PER_DISK))
 
 
-def _restart(pool, ledger):
+def _restart(image, ledger):
     """Mount the disk that the cut left, and live on it to the end of the scenario."""
     memory = Memory()
     try:
-        with _mounted(pool / "cut.img", pool.parent / "cut"):
-            root = pool.parent / "cut" / "state"
+        with _mounted(image, image.parent.parent / "cut"):
+            root = image.parent.parent / "cut" / "state"
             ended = tracer.run(life(root, memory, ledger), (), root, let_pass)
             ledger.read(memory.lines())
             ledger.check_end(ended.code)
