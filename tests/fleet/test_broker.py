@@ -14,17 +14,12 @@ from pathlib import Path
 import pytest
 
 from fleet.broker import BrokerProcess, BrokerProgram, find_broker, free_port
+from tests.spine.processes import free_port as any_port
 from wire.errors import ConfigError
 from wire.link import Connected, Delivered, Published
 from wire.link_paho import PahoLink
 
 HELLO = b"\x10\x10\x00\x04MQTT\x04\x02\x00\x05\x00\x04test"
-
-
-def any_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def until(fact, what, timeout_s=30):
