@@ -56,8 +56,8 @@ def measure(directory: Path, models: Models, *, is_quick: bool) -> Outcome:
             "same time."
         ),
         why=(
-            "By thread, in switches a second: four in the supervisor's loop, three in the thread that reads "
-            "the runtime's reports, one in each of the link's two threads, one in the runtime."
+            "By thread, in voluntary switches a second: four in the supervisor's loop, one in the thread that "
+            "reads the runtime's reports, one in each of the link's two threads, one in the runtime."
         ),
         lines=[
             Line("processor, whole agent", cpu, [s[0] for s in sums], FLOOR, bare_cpu),

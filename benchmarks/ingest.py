@@ -56,10 +56,10 @@ def measure(directory: Path, models: Models, *, is_quick: bool) -> Outcome:
             "same durability (WAL, `synchronous=FULL`): no broker, no parsing, no answer."
         ),
         why=(
-            "The controller uses about 0.8 of a core meanwhile: 0.13 to 0.17 ms of Python for each record "
-            "from two devices and 0.11 from fifty, whose larger batches share their transactions. Samples "
-            "of what holds the interpreter's lock name the store's statements first, then the checks of "
-            "every field, then paho. A thousand devices that report every minute send 33 records a second."
+            "It is Python for each record; the larger batches of fifty devices share their transactions. "
+            "Samples of what holds the interpreter's lock named the store's statements first, then the "
+            "checks of every field, then paho. A thousand devices that report every minute send 33 "
+            "records a second."
         ),
         lines=[Line("records", "1/s", ours, "SQLite alone", floor, "higher")],
         notes=[

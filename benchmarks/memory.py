@@ -53,7 +53,7 @@ def measure(directory: Path, models: Models, *, is_quick: bool) -> Outcome:
         ],
         why=(
             "Runtimes that serve on the same machine from the same environment share most of "
-            "onnxruntime's pages: beside others of them the whole agent came to 75 to 77 MiB."
+            "onnxruntime's pages: beside others of them the whole agent comes to less."
         ),
         versions=peer_versions(),
     )

@@ -136,9 +136,8 @@ def _outcome(runs: dict[int, list[Run]], starts: list[Start], started_s: float) 
         notes=notes,
         why=(
             "With few agents the command's own start (Python and its imports) and the second until the "
-            "first heartbeat are most of it. With many it is processor time on this one machine: of the 15 "
-            "s that 30 agents used in one traced rollout, 10 went to the new runtimes, 3.5 to the ends of "
-            "the old ones, 0.9 to the supervisors and 0.5 to the controller."
+            "first heartbeat are most of it. With many it is processor time on this one machine, of which "
+            "the second floor is what the starts of the new runtimes take."
         ),
     )
 

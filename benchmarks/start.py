@@ -67,9 +67,8 @@ def measure(directory: Path, models: Models, *, is_quick: bool) -> Outcome:
             Line("runtime alone", "ms", alone, floor, bare),
         ],
         why=(
-            "The supervisor spends 0.25 s on its own imports (pydantic and the messages' models are "
-            "half of them) before it starts the runtime; from then on the time is that of the "
-            "bare script."
+            "Before it starts the runtime the supervisor imports its own parts, which takes about as long "
+            "as the runtime then takes; from there on the time is that of the bare script."
         ),
         versions=peer_versions(),
     )

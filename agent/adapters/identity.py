@@ -147,9 +147,11 @@ class Identity:
         Raises:
             StorageError: `disk_full` or `storage_error`.
         """
-        restored = self._copy.restore()
-        if self.root.exists() and ROOT in find_faults(self.folder):
-            move_aside(self.root)  # a root of trust that has changed is none
+        restored = None
+        if find_faults(self.folder):
+            restored = self._copy.restore()
+            if self.root.exists() and ROOT in find_faults(self.folder):
+                move_aside(self.root)  # a root of trust that has changed is none
         if self.is_on_trial:
             try:
                 check_pair(self._trial, self.ca)

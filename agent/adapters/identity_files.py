@@ -183,9 +183,10 @@ class IdentityCopy:
             StorageError: `identity_unreadable`: what is in use is not whole; `disk_full` or
                 `storage_error`.
         """
-        if (restored := self.restore()) is not None:
-            log.error("%s", restored)
         faults = find_faults(self._folder)
+        if faults and (restored := self.restore()) is not None:
+            log.error("%s", restored)
+            faults = find_faults(self._folder)
         if faults.keys() - {ROOT}:  # a root of trust that is nowhere keeps no certificate from it
             raise StorageError(
                 f"{self._folder}: {in_words(faults)}; nothing is copied", code="identity_unreadable"

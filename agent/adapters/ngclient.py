@@ -1,6 +1,6 @@
 """The door to python-tuf: one run of its unmodified client, and what came of it in our own words.
 
-Imported when it is needed only: with `cryptography` it costs a device 20 MB. `ngclient` has its own clock and
+Imported when it is needed only: it costs a device 3 to 5 MB. `ngclient` has its own clock and
 no mode without a network; it is given the time to judge by, and asks for every file by its name.
 """
 

@@ -37,7 +37,7 @@ MODULES: Final = {
 
 
 class LazyGroup(TyperGroup):
-    """Imports the module of a command when that is given: all of them take three times as long."""
+    """Imports the module of a command when that is given: all of them take twice as long."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Return the names of all commands."""

@@ -17,6 +17,7 @@ from agent.adapters.second_source import SecondSource
 from agent.core import fetch_plan
 from tests.agent.adapters.fetching import Device, publish
 from tests.fleet.site import Site
+from tests.spine.processes import free_port
 from wire.content import encode_chunk
 from wire.errors import ModelfleetError, PeerError, TransferError
 from wire.manifest import MODEL, digest_of
@@ -86,11 +87,6 @@ def listener(site, behave):
         server.shutdown(socket.SHUT_RDWR)
         server.close()
         thread.join()
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
 
 
 def told(caplog):

@@ -41,7 +41,9 @@ def put_up(wall, folder):
 
 def call(number, *arguments):
     """Make a system call by its number; arguments may be -1, bytes or numbers."""
-    if libc.syscall(number, *arguments) == -1:
+    # As words: the upper half of a sixth one, which goes over the stack, would be what lies there.
+    words = [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]
+    if libc.syscall(ctypes.c_long(number), *words) == -1:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
 
