@@ -40,12 +40,18 @@ GONE: Final = (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
 class Connection:
     """One connection, made when it is needed and kept. For one thread; `cut` is for any other."""
 
-    def __init__(self, url: str, context: Callable[[], ssl.SSLContext]) -> None:
+    def __init__(
+        self,
+        url: str,
+        context: Callable[[], ssl.SSLContext],
+        is_cut: Callable[[], bool] = lambda: False,
+    ) -> None:
         """Know where to connect; nothing is done yet.
 
         Args:
             url: Of the controller's listener for devices.
             context: Gives the certificates, anew for each connection.
+            is_cut: Says whether requests shall fail; to be true before `cut` is called.
 
         Raises:
             ConfigError: `enroll_url`.
@@ -61,7 +67,7 @@ class Connection:
         self._host, self._port = parts.hostname, parts.port
         self._context = context
         self._http: http.client.HTTPSConnection | None = None
-        self._is_cut = False
+        self._is_cut = is_cut
 
     @property
     def is_open(self) -> bool:
@@ -75,13 +81,12 @@ class Connection:
             PeerError: The controller refuses; with the code that it gives.
             TransferError: `controller_unreachable`: it does not answer, or too much or too slowly.
         """
-        self._is_cut = False
         is_kept = self._http is not None
         try:
             status, data = self._exchange(method, path, body, max_bytes)
         except (OSError, http.client.HTTPException) as exc:
             self.close()
-            if is_kept and method == "GET" and isinstance(exc, GONE) and not self._is_cut:
+            if is_kept and method == "GET" and isinstance(exc, GONE) and not self._is_cut():
                 return self.ask(method, path, max_bytes=max_bytes)  # once: nothing is kept now
             raise TransferError(
                 f"{self._url} cannot be reached: {exc}"[:300],
@@ -101,8 +106,7 @@ class Connection:
             self._http = None
 
     def cut(self) -> None:
-        """Have a request that is under way fail at once; from any thread."""
-        self._is_cut = True
+        """End what a request waits for, from any thread; one that does not wait yet asks `is_cut`."""
         connection = self._http
         if connection is not None and (sock := connection.sock) is not None:
             with contextlib.suppress(OSError):
@@ -112,6 +116,7 @@ class Connection:
     def _exchange(
         self, method: str, path: str, body: bytes | None, max_bytes: int
     ) -> tuple[int, bytes]:
+        self._check_cut()
         if self._http is None:
             self._http = http.client.HTTPSConnection(
                 self._host, self._port, timeout=CONNECT_S, context=self._context()
@@ -120,8 +125,7 @@ class Connection:
         self._http.response_class = functools.partial(_Response, end_s=end_s)  # type: ignore[assignment]
         headers = {} if body is None else {"Content-Type": "application/json"}
         self._http.request(method, path, body, headers)
-        if self._is_cut:
-            raise ConnectionAbortedError("it was cut")
+        self._check_cut()
         response = self._http.getresponse()
         if response.length is None and not response.chunked:
             raise http.client.HTTPException("its end could not be told from a cut")
@@ -134,6 +138,10 @@ class Connection:
             raise http.client.IncompleteRead(bytes(data), response.length)
         response.close()  # it does not know by itself that it was read to its end
         return response.status, bytes(data)
+
+    def _check_cut(self) -> None:
+        if self._is_cut():
+            raise ConnectionAbortedError("it was cut")
 
 
 class _Response(http.client.HTTPResponse):

@@ -33,6 +33,11 @@ class SecondSource:
         """Know who asks; the identity's files are read anew for each connection."""
         self._identity = identity
         self._connection: Connection | None = None
+        self._is_cut = False
+
+    def begin(self) -> None:
+        """Ask again after a cut. Whether what comes now is still wanted is to be looked at after this."""
+        self._is_cut = False
 
     def chunk(self, digest: str) -> bytes:
         """Return the payload that the broker would have: one zstd frame, not yet verified.
@@ -59,7 +64,8 @@ class SecondSource:
             self._connection.close()
 
     def cut(self) -> None:
-        """Have what is under way fail at once; from any thread."""
+        """Have what is under way, and what is asked for after it, fail at once; from any thread."""
+        self._is_cut = True
         if self._connection is not None:
             self._connection.cut()
 
@@ -67,7 +73,9 @@ class SecondSource:
         identity = self._identity
         if self._connection is None or not self._connection.is_open:
             url = identity.place().door_url  # it may have enrolled anew
-            self._connection = Connection(url, lambda: identity.files().context())
+            self._connection = Connection(
+                url, lambda: identity.files().context(), lambda: self._is_cut
+            )
         return self._connection.ask("GET", path, max_bytes=MAX_MESSAGE_BYTES)
 
 
@@ -149,6 +157,7 @@ class ChunkPulls:
             except queue.Empty:
                 source.close()
                 continue
+            source.begin()
             if number != self._round or self._is_stopping:
                 continue
             result: Pulled | PullFailed

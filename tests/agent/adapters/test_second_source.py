@@ -329,6 +329,19 @@ def test_nobody_without_the_authority_is_asked_and_a_missing_identity_is_an_erro
         SecondSource(identity).chunk("0" * 64)
 
 
+def test_a_cut_holds_for_what_is_asked_after_it_until_a_new_beginning(site, identity):
+    """The cut may come between the decision to ask and the asking: that must not wait for a dripping answer."""
+    source = SecondSource(identity)
+    for _ in range(2):  # without a connection, and with one that is kept
+        source.cut()
+        with pytest.raises(TransferError, match="it was cut"):
+            source.chunk("0" * 64)
+        source.begin()
+        with pytest.raises(PeerError) as caught:
+            source.chunk("0" * 64)
+        assert caught.value.code == "unknown_chunk"
+
+
 def test_a_connection_is_kept_and_made_again_when_it_was_ended(site, identity, make_bundle):
     bundle = make_bundle()
     site.release(bundle.chunks)
