@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import logging
 import shutil
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
@@ -25,6 +26,8 @@ from wire.lifecycle import Code
 from wire.manifest import MANIFEST, Manifest, parse_manifest
 
 from .durable import TEMPORARY, storage_error, sync_directory, sync_file, write_durably
+
+log = logging.getLogger(__name__)
 
 BUNDLES: Final = "bundles"
 DISK_FLOOR_BYTES: Final = 16 * 1024 * 1024
@@ -203,7 +206,10 @@ class ContentStore:
         return parsed, files
 
     def collect(self, keep: frozenset[str]) -> None:
-        """Delete every bundle but those of `keep`, and every file that only they had."""
+        """Delete every bundle but those of `keep`, and every file that only they had.
+
+        While a manifest of those cannot be read, no file is deleted: it may be one that it names.
+        """
         needed: set[str] = set()
         for bundle in list(self._bundles.glob("*.json")):
             if bundle.stem not in keep:
@@ -212,8 +218,13 @@ class ContentStore:
             needed.add(bundle.stem)
             try:
                 parsed = parse_manifest((self.content / bundle.stem).read_bytes())
-            except (OSError, BundleError):
-                continue
+            except (FileNotFoundError, BundleError):
+                continue  # damaged: to be fetched again with what it names
+            except OSError as exc:
+                log.warning(
+                    "deleting nothing: bundle %s: its manifest: %s", bundle.stem[:12], exc.strerror
+                )
+                return
             needed.update(entry.sha256 for entry in parsed.files)
         for path in list(self.content.iterdir()):
             if path.name not in needed:

@@ -15,7 +15,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from agent.core import fetch_plan
@@ -123,9 +123,12 @@ class Fetcher:
         return (self._thread.is_alive() and is_pulling) or self._is_stopping
 
     def fetch(self, assignment: Assignment) -> None:
-        """Begin a bundle; one under way for another manifest ends."""
+        """Begin a bundle; one under way for another manifest ends.
+
+        One that was fetched is looked at again: its content may have been damaged since.
+        """
         with self._lock:
-            self._job = assignment
+            self._job = replace(assignment)  # jobs are told apart by identity
         self._wake()
 
     def cancel(self) -> None:

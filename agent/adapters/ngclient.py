@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Final
 from urllib.parse import quote
 
 from tuf.api import exceptions
-from tuf.api.metadata import Metadata, Root, Snapshot, TargetFile, Targets, Timestamp
+from tuf.api.metadata import Metadata, Root, Signed, Snapshot, TargetFile, Targets, Timestamp
 from tuf.api.serialization import DeserializationError
 from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
@@ -97,14 +97,15 @@ def run(
     try:
         updater = Updater(str(directory), BASE, fetcher=fetcher, config=config, bootstrap=bootstrap)
         # There is no other way to tell it the time; python-tuf's conformance client does the same.
-        updater._trusted_set.reference_time = now  # noqa: SLF001
+        verified = updater._trusted_set  # noqa: SLF001
+        verified.reference_time = now
         error = None
         try:
             updater.refresh()
         except (exceptions.RepositoryError, exceptions.DownloadError) as exc:
             error = _translated(exc, fetcher)
             error.__cause__ = exc
-        result = _collected(directory, is_whole=error is None)
+        result = _collected(directory, verified)
         result.error = error
         if error is None:
             _look_up(updater, fetcher, paths, result)
@@ -125,20 +126,19 @@ def _look_up(updater: Updater, fetcher: _Fetcher, paths: Collection[str], result
             result.faults[path] = Fault(error.code, str(error))
 
 
-def _collected(directory: Path, *, is_whole: bool) -> Run:
-    """Return the documents that the run has left, each verified by it or by an earlier one."""
+def _collected(directory: Path, verified: Mapping[str, Signed]) -> Run:
+    """Return the documents that the run has left: what it has verified is not verified again."""
     root = Metadata[Root].from_bytes((directory / "root.json").read_bytes())
     result = Run(root)
     for name, kind in (("timestamp", Timestamp), ("snapshot", Snapshot), ("targets", Targets)):
         try:
             data = (directory / f"{name}.json").read_bytes()
             document = Metadata[kind].from_bytes(data)  # type: ignore[valid-type]
-            root.signed.verify_delegate(name, document.signed_bytes, document.signatures)
+            # What is on disk can be older than what was verified, and found no good since.
+            if document.signed != verified.get(name):
+                root.signed.verify_delegate(name, document.signed_bytes, document.signatures)
         except (exceptions.RepositoryError, FileNotFoundError):
-            # One of before a rotation of keys, or none yet.
-            if is_whole:
-                raise
-            continue
+            continue  # one of before a rotation of keys, or none yet
         setattr(result, name, document)
     return result
 
@@ -151,6 +151,7 @@ def _collect_delegated(directory: Path, result: Run) -> None:
         try:
             data = (directory / f"{quote(role, '')}.json").read_bytes()
             document = Metadata[Targets].from_bytes(data)
+            # ngclient may have taken it from a role that delegates to the same name.
             targets.verify_delegate(role, document.signed_bytes, document.signatures)
         except (exceptions.RepositoryError, FileNotFoundError):
             continue  # it was not asked for, or is of before

@@ -36,6 +36,23 @@ def test_collect_keeps_what_is_named_and_shared_files(tmp_path, make_bundle):
     }
 
 
+def test_nothing_is_collected_while_a_manifest_that_is_needed_cannot_be_read(tmp_path, make_bundle):
+    store = ContentStore(tmp_path)
+    old, new = make_bundle(b"old" * 9), make_bundle(b"new" * 9, version="2.0.0")
+    install(store, old)
+    install(store, new)
+    keep = digest_of(new.manifest)
+    (store.content / keep).rename(aside := tmp_path / "aside")
+    (store.content / keep).mkdir()  # to read it is an error, and it is there
+    store.collect(frozenset({keep}))
+    (store.content / keep).rmdir()
+    aside.rename(store.content / keep)
+    store.load(keep)
+    store.collect(frozenset({keep}))
+    assert not store.has_file(digest_of(b"old" * 9)), "collected once it can be read"
+    store.load(keep)
+
+
 @pytest.mark.parametrize("damage", ["flip", "truncate", "delete"])
 @pytest.mark.parametrize("which", ["model", "manifest"])
 def test_damage_is_found_at_load(tmp_path, make_bundle, damage, which):

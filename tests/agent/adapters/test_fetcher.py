@@ -172,14 +172,17 @@ def test_a_newer_job_replaces_the_one_under_way(device, controller, make_bundle)
     assert not device.link.filters
 
 
-def test_damaged_content_is_fetched_again(device, controller, make_bundle):
+@pytest.mark.parametrize("is_cancelled", [True, False])
+def test_damaged_content_is_fetched_again(device, controller, make_bundle, is_cancelled):
     bundle = make_bundle()
     publish(controller, bundle.payloads())
-    device.fetcher.fetch(bundle.assignment)
+    assignment = bundle.assignment  # one and the same, as the desired state has it
+    device.fetcher.fetch(assignment)
     device.result()
     path = device.store.content / digest_of(bundle.files[MODEL])
     path.write_bytes(b"rot" + path.read_bytes()[3:])
-    device.fetcher.cancel()
-    device.fetcher.fetch(bundle.assignment)
+    if is_cancelled:
+        device.fetcher.cancel()
+    device.fetcher.fetch(assignment)
     assert device.result() == bundle.staged
-    device.store.load(bundle.assignment.ref.manifest)
+    device.store.load(assignment.ref.manifest)
