@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 JOBS ?= 3
 PYTEST := $(BIN)/python -m pytest -n $(JOBS)
 
-.PHONY: demo test check fire audit wheel wheelhouse docs bench soak env clean
+.PHONY: demo test lint check fire audit wheel wheelhouse docs bench soak env clean
 
 demo: $(STAMP)  ## the main job from end to end on loopback
 	$(BIN)/python examples/demo/demo.py --bin $(BIN) $(DEMO_ARGS)
@@ -15,11 +15,13 @@ demo: $(STAMP)  ## the main job from end to end on loopback
 test: $(STAMP)  ## every test that this machine can run; what is skipped is listed with its reason
 	$(PYTEST) -ra $(PYTEST_ARGS)
 
-check: $(STAMP)  ## before each commit: lint, types, import contracts, unit tests
+lint: $(STAMP)  ## style, types and import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+check: lint  ## before each commit: lint, and the unit tests
 	$(PYTEST) -q -m "not broker and not system and not slow"
 
 fire: $(STAMP)  ## kill one process at an instant that nobody chose; SEED=7 again, SEEDS=100-130 others

@@ -18,6 +18,8 @@ pytestmark = [
 SEED = int(os.environ.get("KILL_SEED", "1"))
 CHAIN_COUNT = int(os.environ.get("KILL_CHAINS", "100"))
 """Of two or three kills, one in each life."""
+EVERY = int(os.environ.get("KILL_EVERY", "1"))
+"""Every call of a life is one to kill at, or every eighth with 8."""
 
 
 def test_a_kill_at_every_call_of_a_scenario():
@@ -31,14 +33,15 @@ def test_a_kill_at_every_call_of_a_scenario():
         )
         for _ in range(CHAIN_COUNT)
     ]
-    print(f"seed {SEED}: {count} points, {CHAIN_COUNT} chains")  # noqa: T201 - to kill there again
+    points = range(1, count + 1, EVERY)
+    print(f"seed {SEED}: {len(points)} points, {CHAIN_COUNT} chains")  # noqa: T201 - to kill there again
     campaign = Campaign()
-    campaign.run(kill_at, [*((SEED, point) for point in range(1, count + 1)), *chains])
+    campaign.run(kill_at, [*((SEED, point) for point in points), *chains])
     print(campaign.table())  # noqa: T201
     assert not campaign.bad(), campaign.words()
     hit = [call for row in campaign.rows for call in row["calls"]]
     # The threads race, so the last points of a sweep may lie beyond the end of a life.
-    assert len(hit) >= 0.98 * count, f"only {len(hit)} kills hit"
+    assert len(hit) >= 0.98 * len(points), f"only {len(hit)} kills hit"
     missed = {"pwrite64", "fdatasync", "fsync", "write", "ftruncate", "openat to write"} - set(hit)
     assert not missed, f"no kill at {missed}: does the agent still write its disk?"
 
