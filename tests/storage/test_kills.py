@@ -42,7 +42,10 @@ def test_a_kill_at_every_call_of_a_scenario():
     hit = [call for row in campaign.rows for call in row["calls"]]
     # The threads race, so the last points of a sweep may lie beyond the end of a life.
     assert len(hit) >= 0.98 * len(points), f"only {len(hit)} kills hit"
-    missed = {"pwrite64", "fdatasync", "fsync", "write", "ftruncate", "openat to write"} - set(hit)
+    expected = {"pwrite64", "fdatasync", "fsync", "write", "openat to write"}
+    if EVERY == 1:
+        expected.add("ftruncate")  # there are six of them
+    missed = expected - set(hit)
     assert not missed, f"no kill at {missed}: does the agent still write its disk?"
 
 
