@@ -89,6 +89,7 @@ class Trust:
         self._device = device
         self._alarm = alarm
         self._delivered = DeliveredMetadata(store.kept)
+        self._pulled: DeliveredMetadata | None = None
         self._view: TrustView | None = None
         self._marks: Marks = {}
         self._models: frozenset[str] = frozenset()
@@ -143,17 +144,27 @@ class Trust:
         if not payload:
             return  # a cleared retained message takes nothing back
         self._delivered.put(topic, payload)
+        self._settle()
+
+    def take(self, documents: Iterable[tuple[topics.Trust | topics.ModelTrust, bytes]]) -> None:
+        """Keep what the controller gave for the refresh that follows.
+
+        It is not mixed with what the broker delivered: a root that the broker invented would be asked
+        for before the documents that are true, and end each refresh.
+        """
+        self._pulled = DeliveredMetadata(self._store.kept)
+        for topic, payload in documents:
+            try:
+                self._pulled.put(topic, payload)
+            except PeerError as exc:
+                log.warning("from the controller, %s: %s", topic.text, exc)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Let the refresh wait for what comes with what has just come."""
         now_s = time.monotonic()
         self._unsettled_s = self._unsettled_s or now_s
         self._due_s = min(now_s + SETTLE_S, self._unsettled_s + MAX_SETTLE_S)
-
-    def take(self, documents: Iterable[tuple[topics.Trust | topics.ModelTrust, bytes]]) -> None:
-        """Keep what the controller gave for the refresh that follows, as if the broker had."""
-        for topic, payload in documents:
-            try:
-                self.deliver(topic, payload)
-            except PeerError as exc:
-                log.warning("from the controller, %s: %s", topic.text, exc)
 
     def open(self, payload: bytes, state: DeviceState) -> Desired | None:
         """Return a desired state that may be acted on; None for one that waits.
@@ -305,9 +316,10 @@ class Trust:
         if self._view is None:
             self._load()  # what has expired is known on, should there be nothing newer
         clock_unix_ms = max(time.time_ns() // 1_000_000, BUILD_UNIX_MS)
+        source, self._pulled = self._pulled or self._delivered, None
         try:
             # Not by the floor clock: after a theft, new roots must be able to undo a time of the thief's.
-            view = self._store.refresh(self._delivered, self._models, now_unix_ms=clock_unix_ms)
+            view = self._store.refresh(source, self._models, now_unix_ms=clock_unix_ms)
             self._marks = self._mark_store.load_marks()
         except ModelfleetError as exc:
             self._failed = "" if isinstance(exc, StorageError) else exc.code

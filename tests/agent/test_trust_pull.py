@@ -150,6 +150,18 @@ def test_metadata_that_a_broker_forged_gives_way_to_the_true(fleet):
     assert fleet.told.empty(), "nothing is wanting any more"
 
 
+def test_a_later_root_that_a_broker_invented_keeps_out_nothing_that_is_true(fleet):
+    fleet.trust.deliver(topics.Trust("root-2"), b'{"signed": {"version": 2}, "signatures": []}')
+    assert fleet.trust.refresh(fleet.state) is None
+    assert fleet.trust.open(fleet.desired(), fleet.state) is None
+    fleet.tick()
+    fleet.tick(PATIENCE_S)
+    fleet.trust.deliver(topics.Trust("root-2"), b'{"signed": {"version": 2}, "signatures": [1]}')
+    _, desired = fleet.pulled()
+    assert desired.generation == 1
+    assert fleet.trust._view.snapshot == fleet.repository.snapshot.version
+
+
 def test_the_controller_is_believed_no_more_than_the_broker(fleet):
     with fleet.site.store.write() as tx:
         tx.trust.add("timestamp", 99, json.dumps({"signed": {"version": 99}, "signatures": []}))
