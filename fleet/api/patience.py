@@ -13,7 +13,8 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEADERS_S: Final = 10.0
-"""From the first byte of a request, or from the connection, to the end of its headers."""
+"""From the first byte of a request, or from the connection, to the end of its headers; and from an
+answer to the end of a body that it did not wait for."""
 IDLE_S: Final = 30
 """Between two requests on one connection."""
 MAX_HEADER_BYTES: Final = 64 * 1024
@@ -46,10 +47,19 @@ class PatientProtocol(H11Protocol):
     def data_received(self, data: bytes) -> None:
         """Take bytes, and know by them whether headers are still on their way."""
         super().data_received(data)
-        if self.conn.their_state is h11.IDLE:
+        if self.conn.their_state is h11.IDLE or self._is_answered_early():
             self._wait()
         else:
             self._wait_no_longer()
+
+    def on_response_complete(self) -> None:
+        """Wait for the rest of a body that was not waited for, since the server does not."""
+        super().on_response_complete()
+        if self._is_answered_early() and not self.transport.is_closing():
+            self._wait()
+
+    def _is_answered_early(self) -> bool:
+        return self.conn.our_state is h11.DONE and self.conn.their_state is h11.SEND_BODY
 
     def _wait(self) -> None:
         if self._deadline is None:

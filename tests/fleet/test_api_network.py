@@ -136,6 +136,29 @@ def test_a_body_that_comes_too_slowly_is_answered_408(
     assert not list((fleet.folder / "uploads").iterdir())
 
 
+@pytest.mark.parametrize("path", ["/v1/devices", "/v1/nothing"])
+def test_who_was_answered_before_the_end_of_the_body_is_cut_off_too(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.setattr(patience, "HEADERS_S", 1.0)
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n".encode()
+    with served(fleet) as port:
+        for drip in (spaces, first_alone):
+            said = dripping(port, head, drip)
+            assert said.startswith(b"HTTP/1.1 40")
+            assert said.count(b"HTTP/1.1") == 1
+        # Who brings the rest in time goes on with the same connection.
+        with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S) as sock:
+            sock.sendall(head)
+            assert sock.recv(65536).startswith(b"HTTP/1.1 40")
+            sock.sendall(b" " * 100_000 + b"GET /v1/health HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert b"200 OK" in sock.recv(65536)
+
+
+def first_alone(number: int) -> bytes:
+    return b"" if number else b" "
+
+
 def test_one_token_cannot_ask_without_end_and_another_is_not_held_up(fleet: Fleet) -> None:
     api = TestClient(build_app(fleet.controller, rate_per_s=2))
     ann, bob = fleet.bearer("ann"), fleet.bearer("bob")
