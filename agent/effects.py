@@ -12,6 +12,7 @@ from wire.messages import UpdateEvent
 
 from .adapters.content_files import ContentStore
 from .adapters.fetcher import Fetcher
+from .core.backoff import respawn_delay_s
 from .core.events import (
     Announce,
     CancelFetch,
@@ -68,8 +69,8 @@ class Effects:
 
     def _run(self, effect: Effect, state: DeviceState) -> Event | None:
         match effect:
-            case Fetch(assignment=assignment):
-                self._fetcher.fetch(assignment)
+            case Fetch(assignment=assignment, failure_count=count):
+                self._fetcher.fetch(assignment, respawn_delay_s(count))
             case CancelFetch():
                 self._fetcher.cancel()
             case Serve():

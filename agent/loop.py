@@ -40,7 +40,7 @@ from .core.events import (
     Stopping,
     TryDue,
 )
-from .core.states import DeviceState, OnProbation, RollingBack
+from .core.states import DeviceState, OnProbation, RollingBack, SelfTesting
 from .core.update import step
 from .effects import Effects
 from .ports import RuntimeEvent, StateStore
@@ -210,6 +210,14 @@ class Loop:
 
     def _tell_of_death(self, event: Event) -> None:
         """Say that a runtime ended by itself; on probation the rollback says it."""
+        if isinstance(event, CandidateRefused) and event.model is None:
+            is_tried = isinstance(self._state.update, SelfTesting | OnProbation)
+            if (
+                not is_tried and self._state.serve_failure_count == 0
+            ):  # then it is repeated for ever
+                log.warning("no runtime could start: %s (%s)", event.detail, event.code)
+                self._uplink.alarm(event.code, event.detail)
+            return
         if not isinstance(event, RuntimeEnded) or event is DISPLACED:
             return
         log.warning("the runtime ended: %s (%s); another is started", event.detail, event.code)

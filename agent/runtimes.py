@@ -139,10 +139,11 @@ class Runtimes:
                 return () if self._is_auto else (CandidatePassed(self._served_p99_ms(state)),)
             case CandidateFailed(incarnation=number) if number == self._candidate:
                 self._candidate = None
+                self._loaded.clear()
                 refused = CandidateRefused(item.model, item.code, item.detail)
                 is_gap = self._is_replacing and self._serving is None and not self._is_auto
                 return (refused, DISPLACED) if is_gap else (refused,)
-            case Promoted(incarnation=number):
+            case Promoted(incarnation=number) if number == self._candidate:
                 self._serving, self._candidate = number, None
                 self._seen, self._seen_at_s = NOTHING, time.monotonic()
                 self._newest = {}
@@ -150,10 +151,12 @@ class Runtimes:
                 return (RuntimeAccepts(),)
             case RuntimeDied(incarnation=number) if number == self._serving:
                 self._serving = None
+                self._loaded.clear()
                 self.restart_count += 1
                 return (RuntimeEnded(item.code, item.detail),)
             case RuntimeDied(incarnation=number) if number == self._candidate:
                 self._candidate = None
+                self._loaded.clear()
                 return (CandidateRefused(None, item.code, item.detail),)
             case Heartbeat(incarnation=number) if number == self._serving:
                 return self._sample(item, state)
@@ -179,7 +182,7 @@ class Runtimes:
         return None
 
     def _load(self, name: str, ref: Ref) -> ServedModel:
-        """Return a model with every byte verified once per start of the agent."""
+        """Return a model with every byte verified, again after each end that nobody asked for."""
         if (known := self._loaded.get(ref.manifest)) is not None:
             return known
         manifest, files = self._content.load(ref.manifest)

@@ -100,6 +100,7 @@ class Fetcher:
         self._sources = fetch_plan.BROKER_ALONE if self._pulls is None else fetch_plan.BOTH
         self._lock = threading.Lock()
         self._job: Assignment | None = None
+        self._due_s = 0.0
         self._is_up = False
         self._refused: set[str] = set()
         self._is_stopping = False
@@ -122,13 +123,14 @@ class Fetcher:
         is_pulling = self._pulls is None or self._pulls.is_alive()
         return (self._thread.is_alive() and is_pulling) or self._is_stopping
 
-    def fetch(self, assignment: Assignment) -> None:
-        """Begin a bundle; one under way for another manifest ends.
+    def fetch(self, assignment: Assignment, delay_s: float = 0.0) -> None:
+        """Begin a bundle, after `delay_s`; one under way ends.
 
         One that was fetched is looked at again: its content may have been damaged since.
         """
         with self._lock:
             self._job = replace(assignment)  # jobs are told apart by identity
+            self._due_s = time.monotonic() + delay_s
         self._wake()
 
     def cancel(self) -> None:
@@ -168,15 +170,27 @@ class Fetcher:
         done: Assignment | None = None
         while not self._is_stopping:
             with self._lock:
-                job = self._job
+                job, due_s = self._job, self._due_s
             if job is None or job is done:
                 self._inbox.get()  # whatever gives work or ends the thread puts something in
                 continue
             try:
+                self._rest(job, due_s)
                 self._tell(self._work(job))
             except _Superseded:
                 continue
             done = job
+
+    def _rest(self, job: Assignment, due_s: float) -> None:
+        """Return when a job is due.
+
+        Raises:
+            _Superseded: Another job came, or the agent ends.
+        """
+        while (left_s := due_s - time.monotonic()) > 0:
+            self._check_wanted(job)
+            with contextlib.suppress(queue.Empty):
+                self._inbox.get(timeout=min(left_s, IDLE_POLL_S))
 
     def _work(self, job: Assignment) -> BundleStaged | FetchFailed:
         """Bring one bundle here; return how it ended.
@@ -408,9 +422,8 @@ class Fetcher:
 
     def _check_wanted(self, job: Assignment) -> None:
         with self._lock:
-            current = self._job
-        is_same = current is not None and current.ref.manifest == job.ref.manifest
-        if self._is_stopping or not is_same:
+            is_wanted = self._job is job
+        if self._is_stopping or not is_wanted:
             raise _Superseded
 
     def _subscribe(self, digests: Sequence[str]) -> None:

@@ -68,6 +68,10 @@ BUNDLE_FAULTS: Final = frozenset(
 """Codes that quarantine the manifest: trying it again on this device would end the same."""
 
 
+DISK_FAULTS: Final = frozenset({Code.CONTENT_CORRUPT, Code.STORAGE_ERROR})
+"""Codes of a runtime that could not begin for want of sound files: not the bundle's fault."""
+
+
 def plan(state: DeviceState, before: tuple[Effect, ...] = ()) -> Result:
     """Settle what needs no work and begin the first update that does; `state` is idle."""
     desired = state.desired
@@ -81,10 +85,11 @@ def plan(state: DeviceState, before: tuple[Effect, ...] = ()) -> Result:
         if settled is not None:
             state = state.with_record(settled)
             continue
+        is_repair = record.outcome is None and record.code in DISK_FAULTS
         record = replace(
             record, target=assignment.ref, outcome=None, code=None, detail="", served=0
         )
-        after = Fetching(assignment)
+        after = Fetching(assignment, is_repair=is_repair)
         note = announce(state, after, assignment, Code.ASSIGNED)
         state = replace(state.with_record(record), update=after, step_count=0)
         return state, (*before, note, Fetch(assignment))
@@ -105,6 +110,14 @@ def plan(state: DeviceState, before: tuple[Effect, ...] = ()) -> Result:
             Code.REMOVED,
         )
         return state, (*before, note, serve(state))
+    for record in state.models:
+        if record.active is not None and record.fallback is not None and not record.is_confirmed:
+            # Superseded on probation, and what came after it has not taken its place.
+            unproven = Assignment(record.name, record.active)
+            detail = "it was superseded on probation"
+            state = replace(state, step_count=0)
+            state, effects = move_back(state, unproven, Code.SUPERSEDED, detail, is_commanded=False)
+            return state, (*before, *effects)
     return state, (*before, Collect())
 
 
@@ -192,18 +205,24 @@ def roll_back(state: DeviceState, target: Assignment, code: str, detail: str) ->
     return move_back(state, target, code, detail, is_commanded=False)
 
 
+def is_settled(record: ModelRecord, bad: Ref) -> bool:
+    """Whether a record tells how another release ended than the one that is taken back."""
+    target = record.target
+    return record.outcome is not None and target is not None and target.manifest != bad.manifest
+
+
 def move_back(
     state: DeviceState, target: Assignment, code: str, detail: str, *, is_commanded: bool
 ) -> Result:
     """Put the pointer back on the fallback and start a runtime with it."""
     record = state.record(target.name)
+    if not is_settled(record, target.ref):
+        record = replace(record, code=None, detail="")
     record = replace(
         record,
         active=record.fallback,
         fallback=None,
         is_confirmed=record.fallback is not None,
-        code=None,
-        detail="",
     )
     after = RollingBack(target.name, target.ref, code, detail, is_commanded)
     note = announce(state, after, target, code, detail)

@@ -131,9 +131,13 @@ Event = (
 
 @dataclass(frozen=True, slots=True)
 class Fetch:
-    """Bring a bundle's content to this disk; a fetch under way for another one ends."""
+    """Bring a bundle's content to this disk; a fetch under way for another one ends.
+
+    `failure_count` is how often this has failed: the next try waits the longer.
+    """
 
     assignment: Assignment
+    failure_count: int = 0
 
 
 @dataclass(frozen=True, slots=True)

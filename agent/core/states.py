@@ -128,10 +128,20 @@ class Idle:
 
 @dataclass(frozen=True, slots=True)
 class Fetching:
-    """The target's content is being brought to this disk; `try_count` as in `SelfTesting`."""
+    """The target's content is being brought to this disk.
+
+    Attributes:
+        assignment: The target.
+        try_count: As in `SelfTesting`.
+        is_repair: Whether it served here before and was damaged: then it is brought until it is here,
+            however often the disk fails.
+        failure_count: Times in a row that this failed, since the agent's start.
+    """
 
     assignment: Assignment
     try_count: int = 0
+    is_repair: bool = False
+    failure_count: int = 0
     kind: Literal["fetching"] = "fetching"
 
 

@@ -22,6 +22,7 @@ from .endings import (
     advance,
     announce,
     confirm,
+    is_settled,
     lift,
     move_back,
     plan,
@@ -76,8 +77,8 @@ MAX_ROLLBACK_STARTS: Final = 3
 """Runtimes with the fallback that end before they accept, for a cause that names no model, before
 the fallback is given up so that the other models serve."""
 
-DISK_FAULTS: Final = frozenset({Code.CONTENT_CORRUPT, Code.STORAGE_ERROR})
-"""Codes of a runtime that could not begin for want of sound files: not the bundle's fault."""
+MAX_READ_TRIES: Final = 3
+"""Starts that could not read a model's files, which may be sound, before the model is left out."""
 
 
 def step(state: DeviceState, event: Event) -> Result:
@@ -110,7 +111,7 @@ def step(state: DeviceState, event: Event) -> Result:
 
 
 def _started(state: DeviceState) -> Result:
-    state = replace(state, is_serving=False, serve_failure_count=0)
+    state = _with_left_out(replace(state, is_serving=False, serve_failure_count=0))
     match state.update:
         case OnProbation(assignment=target) as trial:
             trial = replace(
@@ -127,12 +128,22 @@ def _started(state: DeviceState) -> Result:
             # The content is checked again on the way; it is on disk, so that costs no transfer.
             state = replace(state, update=Fetching(target, count))
             return state, (serve(state), Fetch(target))
-        case Fetching(assignment=target):
+        case Fetching(assignment=target) as fetching:
+            state = replace(state, update=replace(fetching, failure_count=0))
             return state, (serve(state), Fetch(target))
         case RollingBack() | Removing():
             return state, (serve(state),)
         case Idle():
             return plan(state, (serve(state),))
+
+
+def _with_left_out(state: DeviceState) -> DeviceState:
+    """Return the state in which models whose files could not be read are served again."""
+    for record in state.models:
+        if record.active is None and record.fallback is not None:
+            back = replace(record, active=record.fallback, fallback=None, is_confirmed=True)
+            state = state.with_record(back)
+    return state
 
 
 def _stopping(state: DeviceState) -> Result:
@@ -212,7 +223,11 @@ def _staged(state: DeviceState, event: BundleStaged) -> Result:
 
 def _fetch_failed(state: DeviceState, event: FetchFailed) -> Result:
     match state.update:
-        case Fetching(assignment=target) if target.ref.manifest == event.manifest:
+        case Fetching(assignment=target) as fetching if target.ref.manifest == event.manifest:
+            if fetching.is_repair and event.outcome is Outcome.FAILED:
+                count = fetching.failure_count + 1
+                state = replace(state, update=replace(fetching, failure_count=count))
+                return state, (Fetch(target, count),)
             return refuse(state, target, event.outcome, event.code, event.detail)
         case _:
             return state, (Ignored("no fetch of this bundle is under way"),)
@@ -250,38 +265,73 @@ def _candidate_refused(state: DeviceState, event: CandidateRefused) -> Result:
             detail = f"{event.model}: {event.detail}"
             return refuse(state, target, Outcome.FAILED, event.code, detail)
         case OnProbation(assignment=target) if event.model in (target.name, None):
+            if _may_be_read_yet(state, event):
+                return _serve_again(state)
             return roll_back(state, target, event.code, event.detail)
         case _:
             return _could_not_serve(state, event)
 
 
-def _could_not_serve(state: DeviceState, event: CandidateRefused) -> Result:
-    """Answer a failed `Serve`: drop what is known to be at fault to its fallback, and try again."""
+def _may_be_read_yet(state: DeviceState, event: CandidateRefused) -> bool:
+    """Whether to try again what a disk failed to give: its bytes may be sound."""
+    is_unread = event.code == Code.STORAGE_ERROR
+    return is_unread and state.serve_failure_count + 1 < MAX_READ_TRIES
+
+
+def _serve_again(state: DeviceState) -> Result:
     count = state.serve_failure_count + 1
     state = replace(state, is_serving=False, serve_failure_count=count)
-    name = event.model
-    if name is None and isinstance(state.update, RollingBack) and count >= MAX_ROLLBACK_STARTS:
-        name = state.update.name  # all that has changed since a runtime served
-    if name is None or state.record(name).active is None:
-        return state, (serve(state),)
+    return state, (serve(state),)
+
+
+def _could_not_serve(state: DeviceState, event: CandidateRefused) -> Result:
+    """Answer a failed `Serve`: drop what is at fault to its fallback, and try again.
+
+    A model that cannot be read is left out only if others then serve: it has not lost a byte for sure.
+    """
+    name = _culprit(state, event)
+    again, effects = _serve_again(state)
+    if name is None or state.record(name).active is None or _may_be_read_yet(state, event):
+        return again, effects
     record = state.record(name)
-    is_lost = event.code in DISK_FAULTS
+    is_unread = event.code == Code.STORAGE_ERROR
+    where = update_state(state.update)
+    if is_unread and record.fallback is None and len(state.served_set()) == 1:
+        if again.serve_failure_count > MAX_READ_TRIES:
+            return again, effects
+        kept = record.active.manifest if record.active else None
+        return again, (Announce(name, kept, where, where, event.code, event.detail), *effects)
+    is_lost = is_unread or event.code == Code.CONTENT_CORRUPT
     record = replace(
         record,
         active=record.fallback,
-        fallback=None,
+        # What may be sound is kept, and tried again at the next start.
+        fallback=record.active if is_unread and record.fallback is None else None,
         is_confirmed=record.fallback is not None,
-        # Lost content is fetched again, where the disk only failed from itself; what does not load is not tried before a new generation.
+        # Lost content is fetched again; what does not load is not tried before a new generation.
         outcome=None if is_lost else Outcome.FAILED,
         code=event.code,
         detail=event.detail,
         generation=state.generation,
     )
-    state = state.with_record(record)
-    where = update_state(state.update)
+    state = again.with_record(record)
     manifest = record.active.manifest if record.active else None
     note = Announce(name, manifest, where, where, event.code, event.detail)
     return state, (note, serve(state))
+
+
+def _culprit(state: DeviceState, event: CandidateRefused) -> str | None:
+    """Return the model that keeps a runtime from serving; None while that is not known.
+
+    A cause that names none is held against what was changed last, and is then tried on one model
+    after the other that has something to return to: nothing serves as it is.
+    """
+    if event.model is not None or state.serve_failure_count + 1 < MAX_ROLLBACK_STARTS:
+        return event.model
+    if isinstance(state.update, RollingBack):
+        return state.update.name  # all that has changed since a runtime served
+    able = [r for r in state.models if r.active is not None and r.fallback is not None]
+    return min(able, key=lambda r: r.is_confirmed).name if able else None
 
 
 def _accepts(state: DeviceState) -> Result:
@@ -313,7 +363,9 @@ def _rolled_back(state: DeviceState, back: RollingBack) -> Result:
     """End a rollback: the fallback serves, or nothing could take the place of the bad release."""
     record = state.record(back.name)
     outcome, code, detail = record.outcome, record.code, record.detail
-    if record.active is not None:
+    if is_settled(record, back.bad) and record.active is not None:
+        pass  # how the release that is wanted ended is told already
+    elif record.active is not None:
         outcome = Outcome.CONFIRMED if back.is_commanded else Outcome.ROLLED_BACK
         code, detail = back.code, back.detail
     elif not back.is_commanded:
@@ -336,8 +388,12 @@ def _rolled_back(state: DeviceState, back: RollingBack) -> Result:
 
 
 def _ended(state: DeviceState, event: RuntimeEnded) -> Result:
+    was_serving = state.is_serving
     state = replace(state, is_serving=False)
     match state.update:
+        case OnProbation() if not was_serving:
+            # It ended what it served before; the candidate has been told to accept.
+            return state, (Ignored("the runtime that ended is not the one on probation"),)
         case OnProbation(assignment=target):
             return roll_back(state, target, event.code, event.detail)
         case SelfTesting(assignment=target) as test:
@@ -349,9 +405,24 @@ def _ended(state: DeviceState, event: RuntimeEnded) -> Result:
         case RollingBack() | Removing():
             return state, (Ignored("a runtime without this model is already starting"),)
         case _:
+            state, notes = _without_unproven(state, event)
             count = state.serve_failure_count + 1
             state = replace(state, serve_failure_count=count)
-            return state, (serve(state),)
+            return state, (*notes, serve(state))
+
+
+def _without_unproven(state: DeviceState, event: RuntimeEnded) -> Result:
+    """Put what was superseded on probation back to its fallback: a runtime with it has ended."""
+    notes = []
+    for record in state.models:
+        if record.active is None or record.fallback is None or record.is_confirmed:
+            continue
+        where = update_state(state.update)
+        note = Announce(record.name, record.active.manifest, where, where, event.code, event.detail)
+        notes.append(note)
+        back = replace(record, active=record.fallback, fallback=None, is_confirmed=True)
+        state = state.with_record(back)
+    return state, tuple(notes)
 
 
 def _evidence(state: DeviceState, event: Evidence) -> Result:

@@ -107,7 +107,7 @@ def test_a_commanded_return_whose_content_is_lost_fetches_it_again():
         ev.RuntimeAccepts(),
     )
     assert ev.Fetch(V1) in effects
-    assert state.update == Fetching(V1)
+    assert state.update == Fetching(V1, is_repair=True)
 
 
 # -- tries
