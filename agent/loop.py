@@ -30,6 +30,7 @@ from .core.events import (
     BundleStaged,
     CandidatePassed,
     CandidateRefused,
+    DirectorGone,
     Event,
     Evidence,
     FetchFailed,
@@ -258,6 +259,9 @@ class Loop:
     def _refresh_trust(self) -> None:
         """Bring the metadata up to date, and go on with what has waited for it."""
         desired = self._trust.refresh(self._state)
+        if self._trust.is_director_gone and self._state.generation:
+            log.warning("the key that signed the last desired state is trusted no more")
+            self._apply(DirectorGone())
         self._fetcher.on_trust()
         if desired is not None:
             self._apply(report.received(desired))

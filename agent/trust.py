@@ -13,7 +13,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
 
@@ -103,6 +103,8 @@ class Trust:
         self._chance = secrets.randbelow(1000) / 1000
         self._failed = ""
         """Code of the newest refresh, if it failed."""
+        self.is_director_gone = False
+        """Whether the newest refresh found that the generation counts from the beginning."""
 
     @property
     def due_s(self) -> float:
@@ -194,7 +196,9 @@ class Trust:
         Returns:
             A desired state that has waited, and may be acted on now.
         """
-        return self._release(state) if self._refresh() else None
+        if not self._refresh():
+            return None
+        return self._release(replace(state, generation=0) if self.is_director_gone else state)
 
     def tick(self, state: DeviceState, now_s: float) -> None:
         """Tell of what waits for metadata too long, and have the controller asked for it."""
@@ -315,6 +319,7 @@ class Trust:
         self._due_s, self._unsettled_s = time.monotonic() + AGAIN_S, None
         if self._view is None:
             self._load()  # what has expired is known on, should there be nothing newer
+        self.is_director_gone = False
         clock_unix_ms = max(time.time_ns() // 1_000_000, BUILD_UNIX_MS)
         source, self._pulled = self._pulled or self._delivered, None
         try:
@@ -338,6 +343,7 @@ class Trust:
         if self._view is None or view.roles != self._view.roles:
             log.info("trusts root %d, snapshot %d", view.roles["root"].version, view.snapshot)
         self._view = view
+        self.is_director_gone = core.is_director_gone(view, self._marks)
         return True
 
     def _release(self, state: DeviceState) -> Desired | None:

@@ -20,6 +20,11 @@ class Stopping:
 
 
 @dataclass(frozen=True, slots=True)
+class DirectorGone:
+    """The key that signed the desired state that is acted on is trusted no more."""
+
+
+@dataclass(frozen=True, slots=True)
 class DesiredReceived:
     """A desired state arrived."""
 
@@ -113,6 +118,7 @@ class GoldenRowsChecked:
 Event = (
     Started
     | Stopping
+    | DirectorGone
     | DesiredReceived
     | BundleStaged
     | FetchFailed

@@ -150,6 +150,16 @@ def floor_clock(
     return max(latest, issued.version)
 
 
+def is_director_gone(view: TrustView, marks: Marks) -> bool:
+    """Return whether the key that signed what was acted on last is trusted no more.
+
+    The generation counts then from the beginning, as a mark loses its meaning: a thief of that key can
+    have driven it up to the last number that there is. What that key signed is refused by its signature.
+    """
+    issued = marks.get(ISSUED)
+    return issued is not None and not issued.holds(view.directors, 1)
+
+
 def after_desired(marks: Marks, view: TrustView, desired: Desired, keyid: str) -> Marks:
     """Return the marks after a desired state whose signature is good.
 

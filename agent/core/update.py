@@ -39,6 +39,7 @@ from .events import (
     CandidateRefused,
     CheckGolden,
     DesiredReceived,
+    DirectorGone,
     DiscardCandidate,
     Event,
     Evidence,
@@ -88,7 +89,7 @@ def step(state: DeviceState, event: Event) -> Result:
             return _started(state)
         case Stopping():
             return _stopping(state)
-        case DesiredReceived():
+        case DirectorGone() | DesiredReceived():
             return _desired(state, event)
         case BundleStaged():
             return _staged(state, event)
@@ -163,7 +164,20 @@ def _without_try(test: SelfTesting) -> SelfTesting:
     return replace(test, try_count=max(0, test.try_count - 1))
 
 
-def _desired(state: DeviceState, event: DesiredReceived) -> Result:
+def _renumbered(state: DeviceState) -> DeviceState:
+    """Return the state in which any generation is newer; what is desired stays so until then."""
+    return replace(
+        state,
+        generation=0,
+        models=tuple(replace(record, generation=0) for record in state.models),
+        # They end by a word of a later generation.
+        quarantined=tuple(replace(known, generation=0) for known in state.quarantined),
+    )
+
+
+def _desired(state: DeviceState, event: DesiredReceived | DirectorGone) -> Result:
+    if isinstance(event, DirectorGone):
+        return _renumbered(state), ()
     if event.generation <= state.generation:
         return state, (Ignored("generation is not newer"),)
     state = replace(state, generation=event.generation, desired=event.assignments)

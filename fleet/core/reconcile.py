@@ -13,6 +13,10 @@ from .states import ReleaseKey
 REPUBLISH_EVERY_MS: Final = 5_000
 """Shortest time between two desired states to one device that say the same."""
 
+MAX_GENERATION_LEAD: Final = 1_000_000
+"""How far a device may be ahead of this store: more desired states than a store that was set back can
+have forgotten. What is further ahead is a lie, or the work of a thief of the director's key."""
+
 
 class Remedy(Enum):
     """What a device's report asks of the controller."""
@@ -27,10 +31,15 @@ class Remedy(Enum):
 def remedy(*, desired_generation: int, reported_generation: int) -> Remedy:
     """Return what a report calls for; idempotent, since publishing again changes nothing.
 
+    A generation that cannot be is not followed: it would take our own number to the end with it. Such
+    a device listens again when the director's key has been rotated, and counts from the beginning.
+
     A device that was never given anything (generation 0) is left as it is, whatever it runs: its
     models may come from a controller whose store was lost.
     """
     if desired_generation in (0, reported_generation):
+        return Remedy.NOTHING
+    if reported_generation - desired_generation > MAX_GENERATION_LEAD:
         return Remedy.NOTHING
     if reported_generation > desired_generation:
         return Remedy.RENUMBER
@@ -40,9 +49,10 @@ def remedy(*, desired_generation: int, reported_generation: int) -> Remedy:
 def next_generation(*, desired_generation: int, reported_generation: int) -> int:
     """Return the number of the next desired state: above all that the device can have seen.
 
-    A device that claims the last number there is gets that number again, and ignores it: its own
-    doing, which must not keep the controller from commanding the others.
+    One that claims a number that cannot be (see `remedy`) gets ours, and ignores it.
     """
+    if reported_generation - desired_generation > MAX_GENERATION_LEAD:
+        reported_generation = 0
     return min(max(desired_generation, reported_generation) + 1, m.MAX_INTEGER)
 
 

@@ -16,8 +16,8 @@ from tests.conformance.repository import DAY, Repository, direct
 from wire import topics
 from wire.errors import PeerError
 from wire.link_memory import MemoryBroker
-from wire.messages import Desired, DesiredModel
-from wire.trust import model_role
+from wire.messages import MAX_INTEGER, Desired, DesiredModel
+from wire.trust import DIRECTOR, model_role
 
 DEVICE, MODEL = "cam-01", "digits"
 ROLE = model_role(MODEL)
@@ -317,6 +317,23 @@ def test_a_thief_of_all_online_keys_installs_only_what_was_signed_offline(reposi
     # What he may still do: direct devices to what is signed. After the theft, the owner goes on.
     repository.signers[ROLE] = offline
     assert device.hear(desired(repository, 2)).generation == 2
+
+
+def test_a_new_director_undoes_the_generation_that_a_thief_drove_up(repository, device):
+    device.deliver()
+    last = MAX_INTEGER
+    assert device.hear(desired(repository, last)).generation == last
+    stolen, repository.director = repository.director, repository.rotate(DIRECTOR)
+    assert device.hear(desired(repository, 2)) is None, "the metadata does not name it yet"
+    repository.publish_all("targets")
+    assert device.deliver("timestamp", "snapshot", "targets").generation == 2
+    assert device.trust.is_director_gone, "so that the update machine counts anew"
+    device.state = DeviceState(generation=2)
+    device.refresh()
+    assert not device.trust.is_director_gone
+    assert device.hear(desired(repository, last, by=stolen)) is None, "waits, as of no known key"
+    assert device.hear(desired(repository, 1)) == "desired_replayed"
+    assert device.hear(desired(repository, 3)).generation == 3
 
 
 def test_expired_metadata_stops_installs_and_tells(repository, device, monkeypatch):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from fleet.core.reconcile import (
+    MAX_GENERATION_LEAD,
     Remedy,
     Rollback,
     desired_message,
@@ -37,8 +38,15 @@ def test_a_new_generation_is_above_all_that_the_device_has_seen() -> None:
     assert next_generation(desired_generation=9, reported_generation=3) == 10
 
 
-def test_a_device_that_claims_the_last_number_leaves_a_desired_state_that_can_be_sent() -> None:
-    last = next_generation(desired_generation=3, reported_generation=m.MAX_INTEGER)
+@pytest.mark.parametrize("claimed", [4 + MAX_GENERATION_LEAD, m.MAX_INTEGER])
+def test_a_number_that_cannot_be_does_not_take_ours_to_the_end(claimed: int) -> None:
+    """A device that lies, or one that a thief of the director's key has commanded."""
+    assert next_generation(desired_generation=3, reported_generation=claimed) == 4
+    assert remedy(desired_generation=3, reported_generation=claimed) is Remedy.NOTHING
+
+
+def test_the_last_number_can_be_sent() -> None:
+    last = next_generation(desired_generation=m.MAX_INTEGER, reported_generation=0)
     assert desired_message("cam-01", last, []).generation == m.MAX_INTEGER
 
 

@@ -25,7 +25,7 @@ from agent.core.update import MAX_PROBATION_STARTS, step
 from tests.agent.core.journeys import V1, V2, V3, on_probation, ref, run, serving, want
 from wire.latency import LATENCY_BINS
 from wire.lifecycle import Code, Outcome, UpdateState
-from wire.messages import Probation
+from wire.messages import MAX_INTEGER, Probation
 
 
 def test_first_install_is_confirmed_after_time_and_traffic():
@@ -381,3 +381,24 @@ def test_states_are_named_on_the_wire():
         )
     ]
     assert names == list(UpdateState)
+
+
+def test_when_the_director_is_gone_the_generation_counts_from_the_beginning():
+    """A thief of its key can have driven it up to the last number that there is."""
+    state, _ = run(serving(V1), ev.DesiredReceived(MAX_INTEGER, (V1,)))
+    ours = ev.DesiredReceived(7, (V2,))
+    assert run(state, ours)[0] == state
+    state, _ = run(state, ev.DirectorGone())
+    assert state.desired == (V1,), "it goes on as it was until somebody is heard"
+    state, effects = run(state, ours)
+    assert state.generation == 7
+    assert ev.Fetch(V2) in effects
+
+
+def test_a_quarantine_of_before_a_theft_can_be_lifted_after_it():
+    state, _ = run(on_probation(), ev.RuntimeEnded(Code.RUNTIME_DIED, "signal 11"))
+    driven_up = tuple(replace(known, generation=MAX_INTEGER) for known in state.quarantined)
+    state, _ = run(replace(state, quarantined=driven_up), ev.DirectorGone())
+    lifted = (QuarantineLift(V2.ref.manifest, 9),)
+    state, _ = run(state, ev.DesiredReceived(9, (V1,), lifted))
+    assert state.quarantined == ()
