@@ -271,10 +271,10 @@ class Trust:
         return Fault("", ""), desired
 
     def _refuse_dead_fallback(self, desired: Desired, state: DeviceState) -> None:
-        """See that nobody orders a return to a release below the floor; it needs no fetch.
+        """See that nobody orders a return to a release that may be installed no more; it needs no fetch.
 
         Raises:
-            PeerError: `below_floor`.
+            PeerError: `below_floor`, or `not_signed` for one that was retired.
         """
         if not isinstance(state.update, OnProbation):
             return
@@ -283,7 +283,9 @@ class Trust:
         for model in desired.models:
             if model.name == name and fallback and facts and model.manifest == fallback.manifest:
                 release = facts.releases.get(model.version)
-                if release is not None and release.number < facts.floor:
+                if release is None:
+                    raise PeerError(f"{name}:{model.version} was retired", code=Code.NOT_SIGNED)
+                if release.number < facts.floor:
                     raise PeerError(
                         f"{name}:{model.version} is below the floor", code=Code.BELOW_FLOOR
                     )

@@ -17,7 +17,7 @@ from wire import topics
 from wire.errors import PeerError
 from wire.link_memory import MemoryBroker
 from wire.messages import MAX_INTEGER, Desired, DesiredModel
-from wire.trust import DIRECTOR, model_role
+from wire.trust import DIRECTOR, model_role, target_path
 
 DEVICE, MODEL = "cam-01", "digits"
 ROLE = model_role(MODEL)
@@ -367,10 +367,13 @@ def test_what_waits_for_a_minute_is_told_once(repository, device):
     assert "snapshot 99" in device.alarms[0][1]
 
 
-def test_nobody_orders_a_return_below_the_floor(repository, device):
+@pytest.mark.parametrize(("is_retired", "code"), [(False, "below_floor"), (True, "not_signed")])
+def test_nobody_orders_a_return_below_the_floor(repository, device, is_retired, code):
     """It would need no fetch: the release before is on the device."""
     repository.release(MODEL, "2.0.0", 2, b"two")
     repository.documents[ROLE].unrecognized_fields["floor"] = 2
+    if is_retired:
+        del repository.documents[ROLE].targets[target_path(MODEL, "1.0.0")]
     repository.publish_all(ROLE)
     device.deliver()
     device.hear(desired(repository))
@@ -382,7 +385,7 @@ def test_nobody_orders_a_return_below_the_floor(repository, device):
         models=(ModelRecord(MODEL, active=new, fallback=old),),
         update=OnProbation(Assignment(MODEL, new)),
     )
-    assert device.hear(desired(repository, 2)) == "below_floor"
+    assert device.hear(desired(repository, 2)) == code
 
 
 @pytest.mark.parametrize(
