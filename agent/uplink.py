@@ -151,7 +151,13 @@ class Uplink:
         self._pump()
 
     def controller_seen(self) -> None:
-        """Send again at once what waits: a controller has come."""
+        """Say again what the controller may not have heard while it was away: it has come.
+
+        A broker has the report retained, but one that was killed may have handed an older one to a
+        controller that came while the newest was on its way.
+        """
+        if self._is_up and self._reported is not None:
+            self._publish(topics.Reported(self._device), self._reported)
         self._resend_s = RESEND_FIRST_S
         self._start_over()
 

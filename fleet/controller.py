@@ -317,8 +317,6 @@ class Controller:
 
     def _greet(self) -> None:
         """Say what a broker must know that may have forgotten everything."""
-        topic = topics.ControllerPresence()
-        self._link.publish(topic.text, self._presence("online"), qos=topic.qos, retain=True)
         with self.store.write() as tx:
             publish_all(tx)
         self._publisher.on_connected(())
@@ -329,11 +327,14 @@ class Controller:
 
     def _tick(self) -> None:
         now = self._clock()
-        if self.is_connected and self._must_greet:
+        if is_new := self.is_connected and self._must_greet:
             self._greet()
         if self.is_connected and (self._must_listen or self.inbox.has_overflowed()):
             self._must_listen = False
             self._link.subscribe(topics.CONTROLLER_FILTERS, qos=1)
+        if is_new:  # devices answer that, and are heard by now
+            topic = topics.ControllerPresence()
+            self._link.publish(topic.text, self._presence("online"), qos=topic.qos, retain=True)
         # A clock that was set back must not stop the ticks.
         if 0 < self._next_tick_unix_ms - now <= TICK_MS:
             return

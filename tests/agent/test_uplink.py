@@ -143,11 +143,14 @@ def test_a_new_birth_with_each_connection_and_a_will_that_matches(uplink, contro
     assert codec.decode(Presence, json.dumps(says[0]).encode()).agent == "modelfleet 1"
 
 
-def test_reported_state_is_told_again_at_each_connection(uplink, controller, broker):
+def test_reported_state_is_told_again_at_each_connection_and_to_a_controller_that_comes(
+    uplink, controller, broker
+):
     uplink.report(lambda boot, seq: Reported(boot=boot, seq=seq, generation=4))
     uplink.test_connect()
     uplink.report(lambda boot, seq: Reported(boot=boot, seq=seq, generation=5))
-    assert [m["generation"] for m in controller.on(topics.Reported("cam-01"))] == [4, 5]
+    uplink.controller_seen()
+    assert [m["generation"] for m in controller.on(topics.Reported("cam-01"))] == [4, 5, 5]
 
 
 def test_what_is_no_acknowledgement_is_refused(uplink):

@@ -30,9 +30,10 @@ def run_agent(config: AgentConfig) -> str | None:
 SHORT_WATCHDOG = "[Service]\nWatchdogSec=3\nTimeoutAbortSec=1\n"
 NOT_OURS = (
     "srv", "tmp", "run", "proc", "sys", "dev", "var/log", "var/tmp", "var/lib/systemd", "var/cache",
+    "var/lib/apt",
     "usr/lib/python3",
 )  # fmt: skip
-"""Where the test puts its files, where systemd keeps its own, and the system's own bytecode."""
+"""Where the test puts its files, where systemd and apt keep their own, and the system's own bytecode."""
 BACKUPS = {"passwd-", "group-", "shadow-", "gshadow-", ".pwd.lock"}
 
 pytestmark = [pytest.mark.system, pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(900)]
