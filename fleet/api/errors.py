@@ -59,7 +59,8 @@ FORBIDDEN: Final = frozenset(
     }
 )
 TOO_LARGE: Final = frozenset({"bundle_too_large", "body_too_large"})
-HURRIED: Final = frozenset({"too_many_requests"})
+HURRIED: Final = {"too_many_requests": 1, "too_many_renewals": 60}
+"""After how many seconds to try again."""
 BUSY: Final = frozenset({"too_many_watchers"})
 
 
@@ -108,7 +109,7 @@ def answer_to(error: ModelfleetError) -> JSONResponse:
     if error.code in UNPROVEN:
         response.headers["WWW-Authenticate"] = "Bearer"
     if error.code in HURRIED:
-        response.headers["Retry-After"] = "1"
+        response.headers["Retry-After"] = str(HURRIED[error.code])
     return response
 
 

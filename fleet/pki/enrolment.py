@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 import secrets
 import ssl
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from fleet import acts
 from fleet.core.rights import WHOLE_FLEET, Scope
+from fleet.ratelimit import Buckets
 from fleet.registry import require_device
 from fleet.store.identities import CertificateRow
 from fleet.store.journal import EventRow
@@ -44,6 +47,13 @@ from .grants import observer_name
 TOKEN_LIFE_S: Final = 3600.0
 MAX_TOKEN_LIFE_S: Final = 90 * 86_400.0
 PRUNE_DAYS: Final = 30
+RENEW_BURST: Final = 10
+"""Renewals of one device at once: power cuts and restarts, each before the answer was kept."""
+RENEW_EVERY_S: Final = 3600.0
+RENEW_SHARE: Final = 1 / 24
+"""Of a certificate's life, where that is less than `RENEW_EVERY_S`: after so long there may be one more.
+
+An agent asks after 2/3 of a life, and at most every 1/12 where its clock is ahead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +78,7 @@ class Enrolment:
         door_url: str,
         root: Callable[[], str],
         device_days: float = DEVICE_DAYS,
+        monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
         """Take note of what devices are told.
 
@@ -80,6 +91,7 @@ class Enrolment:
             door_url: Where they find us.
             root: Gives the root of trust that a device begins with, or an empty text.
             device_days: Life of a device's certificate.
+            monotonic_s: Seconds of a clock that never goes back.
         """
         self._authority = authority
         self._store = store
@@ -89,6 +101,10 @@ class Enrolment:
         self.door_url = door_url
         self._root = root
         self._device_days = device_days
+        self._monotonic_s = monotonic_s
+        pause_s = min(RENEW_EVERY_S, device_days * 86_400 * RENEW_SHARE)
+        self._renewals = Buckets(1 / pause_s, RENEW_BURST)
+        self._renewals_lock = threading.Lock()
 
     @property
     def ca_pem(self) -> str:
@@ -146,52 +162,46 @@ class Enrolment:
         digest = parse_token(token).digest
         request = read_request(csr)
         now = self._clock()
+        with self._store.read() as tx:  # what is refused need not wait for its turn to write
+            device, known = _admitted(tx, digest, request, now)
+        if known is not None:
+            return self._welcome(device, known)
         with self._store.write() as tx:
-            row = tx.identities.token(digest)
-            if row is None:
-                raise _refused("this join token is unknown here", "token_invalid")
-            if row.serial is not None:
-                known = tx.identities.certificate(row.serial)
-                if known is None or known.key_digest != request.key_digest:
-                    raise _refused("this join token was used before", "token_used")
-                if known.revoked_unix_ms is not None:
-                    raise _refused(f"{row.device} was put out of the fleet", "revoked")
-                return self._welcome(row.device, known.pem)
-            if row.expires_unix_ms <= now:
-                raise _refused("this join token has expired", "token_expired")
-            if request.name != row.device:
-                raise PeerError(
-                    f"this join token is for {row.device}, the request for {request.name[:80]!r}",
-                    code="wrong_device",
-                    hint="[device] id in the agent's configuration must be the device's id",
-                )
+            device, known = _admitted(tx, digest, request, now)
+            if known is not None:
+                return self._welcome(device, known)
             issued = self._issue(tx, request, now)
             tx.identities.use_token(digest, issued.serial)
-            tx.journal.note([EventRow("device", row.device, "enrolled")], now)
+            tx.journal.note([EventRow("device", device, "enrolled")], now)
         self._access.refresh()
-        return self._welcome(row.device, issued.pem)
+        return self._welcome(device, issued.pem)
 
     def renew(self, certificate: str, csr: str, signature: bytes) -> Welcome:
         """Return a device's next certificate, for one that is not revoked; it may have expired.
 
         The request is signed by the key of `certificate`. To say it again is to be answered again.
+        Of the device's other certificates those are retired that it cannot rely on; see `_relied_on`.
 
         Raises:
-            PeerError: `revoked`, `not_ours`, `csr_invalid`, `certificate_invalid` or `wrong_device`.
+            PeerError: `revoked`, `not_ours`, `csr_invalid`, `certificate_invalid`, `wrong_device`
+                or `too_many_renewals`.
         """
         request = read_request(csr)
+        text = RENEW_CONTEXT + csr.encode()
         now = self._clock()
+        with self._store.read() as tx:
+            row = self._proven(tx, certificate, signature, text)
+            known = _answered(tx, row, request, now)
+        if known is not None:
+            return self._welcome(row.device, known)
+        self._slow_down(row.device)
         with self._store.write() as tx:
-            row = self._proven(tx, certificate, signature, RENEW_CONTEXT + csr.encode())
-            if request.name != row.device:
-                raise PeerError(
-                    f"a certificate of {row.device} renews no other's", code="wrong_device"
-                )
-            for known in tx.identities.certificates(row.device):
-                if (known.key_digest, known.revoked_unix_ms) == (request.key_digest, None) and (
-                    known.not_after_unix_ms > now
-                ):
-                    return self._welcome(row.device, known.pem)
+            row = self._proven(tx, certificate, signature, text)
+            known = _answered(tx, row, request, now)
+            if known is not None:
+                return self._welcome(row.device, known)
+            kept = _relied_on(tx.identities.certificates(row.device), row.serial)
+            tx.identities.revoke(row.device, now, but=kept)
             issued = self._issue(tx, request, now)
             tx.journal.note([EventRow("device", row.device, "renewed its certificate")], now)
         self._access.refresh()
@@ -205,7 +215,7 @@ class Enrolment:
         """
         with self._store.write() as tx:
             row = self._proven(tx, certificate, signature, CONFIRM_CONTEXT + certificate.encode())
-            count = tx.identities.revoke(row.device, self._clock(), but=row.serial)
+            count = tx.identities.revoke(row.device, self._clock(), but=[row.serial])
         self._access.refresh()
         return count
 
@@ -277,6 +287,21 @@ class Enrolment:
             raise _refused("the request is not signed by the certificate's key", "not_ours")
         return row
 
+    def _slow_down(self, device: str) -> None:
+        """Let a device's renewal pass, unless it had too many: each is news to the broker.
+
+        Raises:
+            PeerError: `too_many_renewals`.
+        """
+        with self._renewals_lock:
+            is_allowed = self._renewals.takes(device, self._monotonic_s())
+        if not is_allowed:
+            raise PeerError(
+                f"{device} has renewed its certificate too often",
+                code="too_many_renewals",
+                hint="go on with the one that it has, and ask again later",
+            )
+
     def _issue(self, tx: Tx, request: Request, now: int, days: float | None = None) -> Issued:
         issued = self._authority.issue(request, now, days=days or self._device_days)
         tx.identities.add_certificate(
@@ -299,6 +324,65 @@ class Enrolment:
             root=self._root(),
             broker_url=self._broker_url,
         )
+
+
+def _admitted(tx: Tx, digest: str, request: Request, now: int) -> tuple[str, str | None]:
+    """Return whom a token lets in, and the certificate (PEM) that its key has got for it, if any.
+
+    Raises:
+        PeerError: `token_invalid`, `token_used`, `token_expired`, `revoked` or `wrong_device`.
+    """
+    row = tx.identities.token(digest)
+    if row is None:
+        raise _refused("this join token is unknown here", "token_invalid")
+    if row.serial is not None:
+        known = tx.identities.certificate(row.serial)
+        if known is None or known.key_digest != request.key_digest:
+            raise _refused("this join token was used before", "token_used")
+        if known.revoked_unix_ms is not None:
+            raise _refused(f"{row.device} was put out of the fleet", "revoked")
+        return row.device, known.pem
+    if row.expires_unix_ms <= now:
+        raise _refused("this join token has expired", "token_expired")
+    if request.name != row.device:
+        raise PeerError(
+            f"this join token is for {row.device}, the request for {request.name[:80]!r}",
+            code="wrong_device",
+            hint="[device] id in the agent's configuration must be the device's id",
+        )
+    return row.device, None
+
+
+def _answered(tx: Tx, row: CertificateRow, request: Request, now: int) -> str | None:
+    """Return the certificate (PEM) that a renewal's key has got already, or None.
+
+    Raises:
+        PeerError: `wrong_device`.
+    """
+    if request.name != row.device:
+        raise PeerError(f"a certificate of {row.device} renews no other's", code="wrong_device")
+    for known in tx.identities.certificates(row.device):
+        if (known.key_digest, known.revoked_unix_ms) == (request.key_digest, None) and (
+            known.not_after_unix_ms > now
+        ):
+            return known.pem
+    return None
+
+
+def _relied_on(rows: Sequence[CertificateRow], shown: str) -> set[str]:
+    """Return the serial numbers that a device may rely on beside the certificate that comes next.
+
+    These are the one that it shows; the one before, which its second copy holds until it confirms;
+    and the oldest, which it confirmed last or enrolled with. Those after the one that it shows never
+    came into use: their answers were lost, or they did not connect.
+
+    Args:
+        rows: All of the device's certificates, oldest first.
+        shown: The serial number of the one that signed the request.
+    """
+    serials = [row.serial for row in rows if row.revoked_unix_ms is None]
+    before = serials[: serials.index(shown)]
+    return {shown, *before[:1], *before[-1:]}
 
 
 def _known(tx: Tx, certificate: str) -> CertificateRow:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, and_, delete, func, insert, select, update
+from sqlalchemy import Connection, and_, delete, func, insert, literal_column, select, update
 
 from fleet.pki.grants import observer_name
 
@@ -97,8 +98,8 @@ class Identities:
         return None if row is None else CertificateRow(*row)
 
     def certificates(self, device: str | None = None) -> list[CertificateRow]:
-        """Return a device's certificates, or all; oldest first."""
-        query = select(CERTIFICATES).order_by(CERTIFICATES.c.issued_unix_ms)
+        """Return a device's certificates, or all; oldest first, whatever the clock said."""
+        query = select(CERTIFICATES).order_by(literal_column("rowid"))
         if device is not None:
             query = query.where(CERTIFICATES.c.device == device)
         return [CertificateRow(*row) for row in self._connection.execute(query)]
@@ -139,17 +140,19 @@ class Identities:
         )
         return [(row.serial, row.revoked_unix_ms) for row in self._connection.execute(query)]
 
-    def revoke(self, device: str, now_unix_ms: int, *, but: str | None = None) -> int:
+    def revoke(self, device: str, now_unix_ms: int, *, but: Collection[str] = ()) -> int:
         """Revoke a device's certificates, expired ones too; return how many.
 
         Args:
             device: Whose.
             now_unix_ms: The time.
-            but: Serial number of the one that stays.
+            but: Serial numbers of those that stay.
         """
-        chosen = and_(CERTIFICATES.c.device == device, CERTIFICATES.c.revoked_unix_ms.is_(None))
-        if but is not None:
-            chosen = and_(chosen, CERTIFICATES.c.serial != but)
+        chosen = and_(
+            CERTIFICATES.c.device == device,
+            CERTIFICATES.c.revoked_unix_ms.is_(None),
+            CERTIFICATES.c.serial.not_in(but),
+        )
         count: int = self._connection.execute(
             select(func.count()).select_from(CERTIFICATES).where(chosen)
         ).scalar_one()

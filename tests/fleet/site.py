@@ -1,6 +1,7 @@
 """A controller's door for devices on loopback, and what a device keeps of its way in."""
 
 import socket
+import time
 
 from fleet.api.device_app import build_device_app
 from fleet.api.schemas import DeviceIn
@@ -20,7 +21,7 @@ DEVICES = ("cam-01", "cam-02")
 class Site:
     """A controller's door, with a clock that is moved by hand; the other side's runs by itself."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, **more):
         self.late_ms = 0
         self.told = []
         self.store = Store(folder / "fleet.db", folder)
@@ -33,6 +34,7 @@ class Site:
         self.enrolment = Enrolment(
             authority, self.store, access, self.now,
             broker_url=BROKER, door_url="", root=lambda: '{"signed":{}}',
+            monotonic_s=lambda: time.monotonic() + self.late_ms / 1000, **more,
         )  # fmt: skip
         listener = socket.create_server(("127.0.0.1", 0), backlog=256)
         self.url = f"https://127.0.0.1:{listener.getsockname()[1]}"

@@ -12,15 +12,19 @@ import threading
 from types import SimpleNamespace
 
 import pytest
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from agent.adapters import door as agent_door
 from agent.adapters.identity import Identity
+from agent.core.renewal import JITTER_SHARE
+from fleet.api.errors import answer_to
 from fleet.cli.expiries import observer_words
 from fleet.pki.authority import DAY_MS, read_certificate
+from fleet.pki.enrolment import RENEW_BURST, RENEW_EVERY_S
 from tests.fleet.secured import new_key, new_request
 from tests.fleet.site import BROKER, Site
-from wire.enrolment import JoinToken, parse_token
+from wire.enrolment import RENEW_CONTEXT, JoinToken, parse_token
 from wire.errors import PeerError, TransferError
 
 
@@ -202,6 +206,99 @@ def test_a_renewal_that_is_said_again_is_answered_the_same(site, identity):
     assert len(site.certificates()) == 2
 
 
+def renew(site, key, certificate, new=None):
+    """Renew with another key, as no agent would do before the answer has come."""
+    csr = new_request(new or new_key(), "cam-01")
+    signature = key.sign(RENEW_CONTEXT + csr.encode(), ec.ECDSA(hashes.SHA256()))
+    return site.enrolment.renew(certificate, csr, signature).certificate
+
+
+def usable(site):
+    return {row.pem for row in site.certificates() if row.revoked_unix_ms is None}
+
+
+@pytest.mark.parametrize("is_chain", [False, True], ids=["one-shows-all", "each-shows-the-last"])
+def test_who_renews_on_and_on_has_four_certificates_at_most(site, is_chain):
+    key = new_key()
+    shown = first = site.enrolment.enroll(site.token(), new_request(key, "cam-01")).certificate
+    for _ in range(RENEW_BURST):
+        new = new_key()
+        answer = renew(site, key, shown, new)
+        assert {first, shown, answer} <= usable(site)
+        assert len(usable(site)) <= 4
+        if is_chain:
+            key, shown = new, answer
+    told, kept = len(site.told), usable(site)
+    for _ in range(30):
+        with refused("too_many_renewals"):
+            renew(site, key, shown)
+    assert (len(site.told), usable(site)) == (told, kept), "the broker had to read again"
+    site.late_ms = int(RENEW_EVERY_S * 1000) + 1000
+    renew(site, key, shown)
+    with refused("too_many_renewals"):
+        renew(site, key, shown)
+
+
+def test_too_many_renewals_are_told_when_to_come_again(site, identity):
+    enrol(identity, site)
+    for _ in range(RENEW_BURST):
+        agent_door.renew(identity)
+        identity.drop_trial()
+    with refused("too_many_renewals"):
+        agent_door.renew(identity)
+    answer = answer_to(PeerError("", code="too_many_renewals"))
+    assert (answer.status_code, answer.headers["retry-after"]) == (429, "60")
+
+
+def test_a_renewal_that_is_said_again_costs_nothing(site, identity):
+    enrol(identity, site)
+    request = identity.renewal("cam-01")
+    told = (request.certificate, request.csr, bytes.fromhex(request.signature))
+    answers = {site.enrolment.renew(*told).certificate for _ in range(3 * RENEW_BURST)}
+    assert len(answers) == 1
+
+
+def test_what_the_second_copy_may_hold_outlives_two_renewals_without_a_word(site, identity):
+    enrol(identity, site)
+    agent_door.confirm(identity)
+    agent_door.renew(identity)
+    identity.settle_trial()
+    identity.keep()  # so far came a confirmation that never arrived
+    held = (identity.folder / "device.pem").read_bytes()
+    for _ in range(2):
+        agent_door.renew(identity)
+        identity.settle_trial()
+    (identity.folder / "device.pem").unlink()
+    assert identity.heal()
+    assert (identity.folder / "device.pem").read_bytes() == held
+    agent_door.renew(identity)
+    identity.settle_trial()
+    agent_door.confirm(identity)
+    assert len(usable(site)) == 1
+
+
+@pytest.mark.parametrize("life_s", [12, 3600, 86_400, 30 * 86_400])
+def test_an_agent_whose_clock_is_ahead_may_renew_as_often_as_it_does(tmp_path, life_s):
+    site = Site(tmp_path, device_days=life_s / 86_400)
+    key = new_key()
+    certificate = site.enrolment.enroll(site.token(), new_request(key, "cam-01")).certificate
+    for _ in range(5 * RENEW_BURST):
+        site.late_ms += int(life_s * 1000 * JITTER_SHARE)
+        new = new_key()
+        certificate, key = renew(site, key, certificate, new), new
+    site.stop()
+
+
+def test_a_token_that_is_unknown_waits_for_no_other_transaction(site):
+    csr = new_request(new_key(), "cam-01")
+    unknown = str(JoinToken("0" * 64, parse_token(site.token()).fingerprint))
+    pool = concurrent.futures.ThreadPoolExecutor(1)
+    with pool, site.store.write():
+        asked = pool.submit(site.enrolment.enroll, unknown, csr)
+        with refused("token_invalid"):
+            asked.result(timeout=20)
+
+
 CRASH = """
 import os, sys
 from pathlib import Path
@@ -231,6 +328,7 @@ def test_a_device_that_dies_at_any_step_gets_in_the_next_time(site, tmp_path, st
     deaths = 0
     for at in range(1, 60):
         folder = tmp_path / f"{step}-{at}"
+        site.late_ms += 3 * 3_600_000  # all of them are one device, which may not renew so often
         identity = Identity(folder)
         token = site.token()
         if step != "enrol":
