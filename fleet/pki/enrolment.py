@@ -183,8 +183,8 @@ class Enrolment:
         Of the device's other certificates those are retired that it cannot rely on; see `_relied_on`.
 
         Raises:
-            PeerError: `revoked`, `not_ours`, `csr_invalid`, `certificate_invalid`, `wrong_device`
-                or `too_many_renewals`.
+            PeerError: `revoked`, `not_ours`, `not_a_device`, `csr_invalid`, `certificate_invalid`,
+                `wrong_device` or `too_many_renewals`.
         """
         request = read_request(csr)
         text = RENEW_CONTEXT + csr.encode()
@@ -211,7 +211,7 @@ class Enrolment:
         """Retire a device's other certificates, now that this one works; return how many.
 
         Raises:
-            PeerError: `revoked`, `not_ours` or `certificate_invalid`.
+            PeerError: `revoked`, `not_ours`, `not_a_device` or `certificate_invalid`.
         """
         with self._store.write() as tx:
             row = self._proven(tx, certificate, signature, CONFIRM_CONTEXT + certificate.encode())
@@ -229,8 +229,6 @@ class Enrolment:
             row = _known(tx, ssl.DER_cert_to_PEM_cert(certificate))
         if row.not_after_unix_ms <= self._clock():  # a connection may outlive it
             raise PeerError("the certificate has expired", code="certificate_expired")
-        if re.fullmatch(NAME_PATTERN, row.device) is None:
-            raise PeerError(f"{row.device} is no device", code="not_a_device")
         return row.device
 
     def revoke(self, device: str, *, scope: Scope = WHOLE_FLEET) -> tuple[int, bool]:
@@ -386,10 +384,10 @@ def _relied_on(rows: Sequence[CertificateRow], shown: str) -> set[str]:
 
 
 def _known(tx: Tx, certificate: str) -> CertificateRow:
-    """Return a certificate (PEM) that is one of ours and not revoked.
+    """Return a certificate (PEM) of a device that is one of ours and not revoked.
 
     Raises:
-        PeerError: `not_ours`, `revoked` or `certificate_invalid`.
+        PeerError: `not_ours`, `revoked`, `not_a_device` or `certificate_invalid`.
     """
     read = read_certificate(certificate)
     row = tx.identities.certificate(read.serial)
@@ -397,6 +395,8 @@ def _known(tx: Tx, certificate: str) -> CertificateRow:
         raise _refused("this certificate is not one of this fleet", "not_ours")
     if row.revoked_unix_ms is not None:
         raise _refused(f"this certificate of {row.device} is revoked", "revoked")
+    if re.fullmatch(NAME_PATTERN, row.device) is None:  # an observer's is on record too
+        raise PeerError(f"{row.device} is no device", code="not_a_device")
     return row
 
 

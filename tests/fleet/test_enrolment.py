@@ -14,17 +14,19 @@ from types import SimpleNamespace
 import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from starlette.testclient import TestClient
 
 from agent.adapters import door as agent_door
 from agent.adapters.identity import Identity
 from agent.core.renewal import JITTER_SHARE
+from fleet.api.device_app import build_device_app
 from fleet.api.errors import answer_to
 from fleet.cli.expiries import observer_words
 from fleet.pki.authority import DAY_MS, read_certificate
 from fleet.pki.enrolment import RENEW_BURST, RENEW_EVERY_S
 from tests.fleet.secured import new_key, new_request
 from tests.fleet.site import BROKER, Site
-from wire.enrolment import RENEW_CONTEXT, JoinToken, parse_token
+from wire.enrolment import CONFIRM_CONTEXT, RENEW_CONTEXT, JoinToken, parse_token
 from wire.errors import PeerError, TransferError
 
 
@@ -237,6 +239,25 @@ def test_who_renews_on_and_on_has_four_certificates_at_most(site, is_chain):
     renew(site, key, shown)
     with refused("too_many_renewals"):
         renew(site, key, shown)
+
+
+@pytest.mark.parametrize("path", ["/v1/renew", "/v1/confirm"])
+def test_an_observer_renews_and_confirms_nothing(site, path):
+    key, name = new_key(), "fleet.observer.eve"
+    certificate = site.enrolment.observe("eve", new_request(key, name)).certificate
+    csr = new_request(new_key(), name)
+    text = RENEW_CONTEXT + csr.encode()
+    if path == "/v1/confirm":
+        text = CONFIRM_CONTEXT + certificate.encode()
+    signature = key.sign(text, ec.ECDSA(hashes.SHA256())).hex()
+    body = {"certificate": certificate, "signature": signature}
+    if path == "/v1/renew":
+        body["csr"] = csr
+    app = build_device_app(site.enrolment, site.store)
+    with TestClient(app, raise_server_exceptions=False) as client:
+        answer = client.post(path, json=body)
+    assert (answer.status_code, answer.json()["code"]) == (403, "not_a_device")
+    assert [row.pem for row in site.certificates(name)] == [certificate]
 
 
 def test_too_many_renewals_are_told_when_to_come_again(site, identity):
