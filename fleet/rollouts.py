@@ -40,7 +40,8 @@ def start(
 ) -> Rollout:
     """Start a rollout; it takes its devices over from older ones of the same model.
 
-    One of more than `limit` of the fleet (0 to 1, None is any) is only proposed, and takes nothing over.
+    One of more than `limit` of the fleet (0 to 1, None is any) is only proposed, and takes nothing over;
+    what others brought to the fleet of the same release without a second person counts with it.
 
     Raises:
         PeerError: `out_of_scope`, `unknown_release`, `not_signed`, `below_floor`,
@@ -82,8 +83,7 @@ def start(
         guards=request.guards,
     )
     if limit is not None:
-        count, _ = tx.devices.counts(Selection())
-        rollout = engine.propose(rollout, by=by, limit=limit, fleet_count=count)
+        rollout = _proposed(tx, rollout, sight.now_unix_ms, by=by, limit=limit)
     is_proposed = rollout.state == "proposed"
     if not is_proposed:
         _take_over(tx, rollout, sight)
@@ -92,6 +92,17 @@ def start(
     text = f"{verb}: {request.model}:{request.version}, devices: {len(rollout.members)}"
     tx.journal.note([EventRow("rollout", rollout.id, text)], sight.now_unix_ms)
     return advance(tx, rollout, sight)
+
+
+def _proposed(tx: Tx, rollout: Rollout, now_unix_ms: int, *, by: str, limit: float) -> Rollout:
+    """Return a planned rollout as it shall begin, by what the fleet got of its release lately."""
+    earlier = tx.rollouts.of_release(
+        rollout.model, rollout.release.manifest, now_unix_ms - engine.ALONE_MS
+    )
+    moved = engine.moved_alone(rollout, earlier, now_unix_ms)
+    alone = {name: tx.devices.known(devices) for name, devices in moved.items()}
+    count, _ = tx.devices.counts(Selection())
+    return engine.propose(rollout, by=by, limit=limit, fleet_count=count, alone=alone)
 
 
 def approve(

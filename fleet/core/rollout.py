@@ -8,8 +8,9 @@ both are stored in one transaction, so a killed controller repeats a step or has
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
+from typing import Final
 
 from . import gate
 from .cohort import phase_of, phase_sizes, stable_order
@@ -34,6 +35,9 @@ Evidence = Mapping[str, DeviceEvidence]
 
 Only what a step needs is asked for, so that a mapping may load the rest when it is."""
 Result = tuple[Rollout, tuple[Command, ...]]
+ALONE_MS: Final = 7 * 86_400_000
+"""For so long what one person moved counts with what is moved next: others have had a working week
+to see it, and a fleet that is updated by halves each month need not wait for anybody."""
 
 
 def plan(
@@ -116,7 +120,14 @@ def step(
     return _advance(rollout, evidence, now_unix_ms)
 
 
-def propose(rollout: Rollout, *, by: str, limit: float, fleet_count: int) -> Rollout:
+def propose(
+    rollout: Rollout,
+    *,
+    by: str,
+    limit: float,
+    fleet_count: int,
+    alone: Mapping[str, Collection[str]] | None = None,
+) -> Rollout:
     """Return a new rollout as it shall begin: proposed, if it is too large for one person.
 
     Args:
@@ -124,15 +135,48 @@ def propose(rollout: Rollout, *, by: str, limit: float, fleet_count: int) -> Rol
         by: Who starts it.
         limit: The largest part of the fleet that one person may move, 0 to 1.
         fleet_count: Devices in the whole fleet, whatever the rollout matches.
+        alone: Devices that got this release without a second person, by rollout; see `moved_alone`.
     """
-    count = len(rollout.members)
+    devices = {member.device for member in rollout.members}
+    further = {name: more for name, found in (alone or {}).items() if (more := {*found} - devices)}
+    count = len(devices.union(*further.values()))
     if count <= limit * fleet_count:
         return rollout
+    counted = f"{count} of {fleet_count} devices" + (
+        f", those of {', '.join(further)} included," if further else ""
+    )
     reason = (
-        f"{count} of {fleet_count} devices are more than {limit:.0%} of the fleet: waits for a"
+        f"{counted} are more than {limit:.0%} of the fleet: waits for a"
         f" second person, `fleet rollout approve {rollout.id}`"
     )
     return replace(rollout, state="proposed", reason=reason, approval=Approval(by, limit))
+
+
+def moved_alone(
+    rollout: Rollout, earlier: Iterable[Rollout], now_unix_ms: int
+) -> dict[str, frozenset[str]]:
+    """Return the devices that got a new rollout's release, or will, without a second person; by rollout.
+
+    Those count that are live or began within `ALONE_MS`; what they set back counts no more.
+
+    Args:
+        rollout: The new one.
+        earlier: Others with their members, of whatever model and release.
+        now_unix_ms: The time.
+    """
+    return {
+        other.id: frozenset(member.device for member in other.members if _is_moved(other, member))
+        for other in earlier
+        if (other.model, other.release.manifest) == (rollout.model, rollout.release.manifest)
+        and other.approval is None
+        and (other.state in LIVE or other.created_unix_ms > now_unix_ms - ALONE_MS)
+    }
+
+
+def _is_moved(rollout: Rollout, member: Member) -> bool:
+    if member.state == "waiting":
+        return rollout.state in LIVE
+    return member.generation is not None and member.state != "withdrawn"
 
 
 def approve(rollout: Rollout, *, by: str, now_unix_ms: int) -> Rollout:

@@ -139,6 +139,22 @@ class Rollouts:
         rows = self._connection.execute(query).all()
         return [self._whole(row, has_members=False) for row in rows]
 
+    def of_release(self, model: str, manifest: str, since_unix_ms: int) -> list[Rollout]:
+        """Return a release's rollouts that are live or began after an instant, oldest first, whole."""
+        query = (
+            select(ROLLOUTS)
+            .where(
+                ROLLOUTS.c.model == model,
+                ROLLOUTS.c.manifest == manifest,
+                or_(
+                    ROLLOUTS.c.state.in_(("running", "paused")),
+                    ROLLOUTS.c.created_unix_ms > since_unix_ms,
+                ),
+            )
+            .order_by(ROLLOUTS.c.number)
+        )
+        return [self._whole(row) for row in self._connection.execute(query).all()]
+
     def counts(self, rollout: str | None = None) -> dict[str, dict[str, int]]:
         """Return the number of members in each state, by rollout; of one or of all."""
         query = select(MEMBERS.c.rollout, MEMBERS.c.state, func.count()).group_by(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from starlette.testclient import TestClient
 from fleet.api.app import build_app
 from fleet.core import rollout as engine
 from fleet.core.rights import Role
-from fleet.core.states import DeviceEvidence, ReleaseKey
+from fleet.core.states import DeviceEvidence, Member, ReleaseKey, Rollout
 from tests.fleet.peers import Fleet
 from wire.errors import PeerError
 
@@ -133,6 +134,121 @@ def test_a_scope_holds_for_approval(fleet: Fleet, ask: Any) -> None:
     ask("ann", "", body("100%"))
     with pytest.raises(PeerError, match="r-1"):
         fleet.controller.approve_rollout("r-1", by="bob", scope={"site": "lab"})
+
+
+def tag(fleet: Fleet, **sites: str) -> None:
+    for site, devices in sites.items():
+        for device in devices:
+            fleet.controller.set_tags(device, {"site": site})
+
+
+def test_two_halves_of_the_fleet_are_the_whole_of_it(fleet: Fleet, ask: Any) -> None:
+    tag(fleet, north="ab", south="cd")
+    north, south = ({"match": {"site": site}} for site in ("north", "south"))
+    assert ask("ann", "", body("100%") | north).json()["state"] == "running"
+    second = ask("bob", "", body("100%") | south).json()
+    assert second["state"] == "proposed"
+    assert "4 of 4 devices, those of r-1 included," in second["reason"]
+    assert ask("ann", "", body("100%", version="1.1.0") | south).json()["state"] == "running"
+    ask("ann", "/r-2/approve")
+    fleet.settle()
+    assert {fleet.states("r-2")[device] for device in "cd"} == {"confirmed"}
+
+
+def test_halves_a_week_apart_wait_for_nobody(fleet: Fleet, ask: Any) -> None:
+    tag(fleet, north="ab", south="cd")
+    ask("ann", "", body("100%") | {"match": {"site": "north"}})
+    fleet.settle()
+    fleet.wait(engine.ALONE_MS / 1000 + 1, step_s=86_400)
+    assert fleet.rollout("r-1").state == "finished"
+    ask("ann", "", body("100%") | {"match": {"site": "south"}})
+    assert fleet.rollout("r-2").state == "running"
+
+
+def test_devices_that_left_the_fleet_count_no_more(fleet: Fleet, ask: Any) -> None:
+    tag(fleet, north="ab", south="cd")
+    ask("ann", "", body("100%") | {"match": {"site": "north"}})
+    fleet.settle()
+    for device in "ab":
+        fleet.controller.remove_device(device)
+    fleet.add("e", "f")
+    ask("ann", "", body("100%") | {"match": {"site": "south"}})
+    assert fleet.rollout("r-2").state == "running"
+
+
+NOW = 10 * engine.ALONE_MS
+GIVEN = {"generation": 1}
+
+
+def other(*members: Member, manifest: str = KEY.manifest, **more: Any) -> Rollout:
+    whole = {"created_unix_ms": NOW - 1, "approval": None, "state": "finished"} | more
+    return Rollout(
+        id="r-1",
+        model=str(whole.pop("model", "digits")),
+        release=ReleaseKey("1.1.0", manifest),
+        soak_s=0,
+        tolerance=0,
+        phases=(),
+        members=members,
+        **whole,
+    )
+
+
+@pytest.mark.parametrize(
+    ("earlier", "moved"),
+    [
+        (other(Member("a", 0, "confirmed", **GIVEN)), "a"),
+        (other(Member("a", 0, "pending", **GIVEN)), "a"),
+        (other(Member("a", 0, "rolled_back", **GIVEN), state="halted"), "a"),
+        (other(Member("a", 0, "superseded", **GIVEN), state="aborted"), "a"),
+        (other(Member("a", 0, "withdrawn", **GIVEN), state="aborted"), ""),
+        (other(Member("a", 0, "waiting"), state="aborted"), ""),
+        (other(Member("a", 0, "waiting"), state="running"), "a"),
+        (other(Member("a", 0, "waiting"), state="paused"), "a"),
+        (other(Member("a", 0, "superseded"), state="running"), ""),
+        (other(Member("a", 0, "confirmed"), state="running"), ""),
+        (other(Member("a", 0, "confirmed", **GIVEN), created_unix_ms=NOW - engine.ALONE_MS), None),
+        (other(Member("a", 0, "waiting"), created_unix_ms=0, state="running"), "a"),
+        (other(Member("a", 0, "confirmed", **GIVEN), created_unix_ms=NOW + 1), "a"),
+        (other(Member("a", 0, "confirmed", **GIVEN), manifest="b" * 64), None),
+        (other(Member("a", 0, "confirmed", **GIVEN), model="faces"), None),
+        (other(Member("a", 0, "waiting"), state="proposed", approval=engine.Approval("ann", 0.5)), None),
+        (other(Member("a", 0, "waiting"), state="running", approval=engine.Approval("ann", 0.5, "bob", 1)), None),
+    ],
+)  # fmt: skip
+def test_what_a_release_moved_without_a_second_person(earlier: Rollout, moved: str | None) -> None:
+    new = replace(other(), id="r-2")
+    expected = {} if moved is None else {"r-1": frozenset(moved)}
+    assert engine.moved_alone(new, [earlier], NOW) == expected
+
+
+@pytest.mark.parametrize(
+    ("members", "alone", "state", "words"),
+    [
+        ("ab", {}, "running", ""),
+        ("ab", {"r-1": "ab"}, "running", ""),
+        (
+            "ab",
+            {"r-1": "bc"},
+            "proposed",
+            "3 of 4 devices, those of r-1 included, are more than 50%",
+        ),
+        (
+            "a",
+            {"r-1": "b", "r-2": "c"},
+            "proposed",
+            "3 of 4 devices, those of r-1, r-2 included, are",
+        ),
+        ("abc", {"r-1": "a"}, "proposed", "3 of 4 devices are more than 50% of the fleet"),
+    ],
+)
+def test_devices_count_once_whoever_moved_them(
+    members: str, alone: dict[str, str], state: str, words: str
+) -> None:
+    new = other(*(Member(device, 0) for device in members), state="running")
+    made = engine.propose(new, by="ann", limit=0.5, fleet_count=4, alone=alone)
+    assert made.state == state
+    assert words in made.reason
 
 
 @given(
