@@ -23,7 +23,7 @@ from fleet.trust.stored import dead_manifests, require_signed
 from wire import messages as m
 from wire.errors import PeerError
 
-from . import desired, registry
+from . import desired, registry, tokens
 from .evidence import Sight, StoredEvidence, evidence_of
 from .narrate import narrate
 from .tokens import out_of_scope
@@ -118,13 +118,10 @@ def approve(
         raise PeerError(
             f"{rollout.id} is {rollout.state} and waits for nobody", code="not_proposed"
         )
-    new = engine.approve(rollout, by=by, now_unix_ms=sight.now_unix_ms)
+    made_by = tokens.makers(tx, by)
+    new = engine.approve(rollout, by=by, made_by=made_by, now_unix_ms=sight.now_unix_ms)
     if new == rollout:
-        raise PeerError(
-            f"{by} asked for {rollout.id}, so somebody else must approve it",
-            code="same_person",
-            hint="a releaser or administrator with a token of their own can",
-        )
+        raise _same_person(rollout, by)
     _take_over(tx, new, sight)
     new = _carry_out(tx, rollout, new, (), sight)
     return advance(tx, new, sight)
@@ -326,6 +323,17 @@ def _ended(rollout: Rollout, wish: str) -> PeerError:
         f"{rollout.id} is {rollout.state} and cannot be {wish}: {rollout.reason}",
         code="rollout_ended",
         hint="start a new rollout, or use `fleet rollback`",
+    )
+
+
+def _same_person(rollout: Rollout, by: str) -> PeerError:
+    asked_by = rollout.approval.asked_by if rollout.approval else ""
+    whose = "" if by == asked_by else f", and the token {by} comes from theirs"
+    return PeerError(
+        f"{asked_by} asked for {rollout.id}{whose}: somebody else must approve it",
+        code="same_person",
+        hint=f"a releaser or administrator can whose token was not made by {asked_by}, nor by one that"
+        " was: `fleet token list` shows who made which",
     )
 
 

@@ -84,9 +84,9 @@ def create(
     acts.about(f"{name}: {role} of {dict(scope) or 'all devices'}")
     if not is_within(scope, by.scope):
         raise out_of_scope(by.scope, "a token of yours can give no more than yours")
-    if tx.tokens.get(name) is not None:
+    if name == LOCAL or tx.tokens.get(name) is not None:
         raise PeerError(
-            f"there is, or was, a token named {name}",
+            f"{name} is, or was, somebody's name already",
             code="token_exists",
             hint="choose another name: the audit log keeps them apart by it",
         )
@@ -132,6 +132,16 @@ def revoke(tx: Tx, name: str, *, by: Caller, now_unix_ms: int) -> TokenRow:
         )
     tx.tokens.revoke(name, now_unix_ms)
     return tx.tokens.get(name) or row
+
+
+def makers(tx: Tx, name: str) -> list[str]:
+    """Return the names of the tokens behind one: what made it, what made that, and so on."""
+    found: list[str] = []
+    row = tx.tokens.get(name)
+    while row is not None and row.created_by not in found:
+        found.append(row.created_by)
+        row = tx.tokens.get(row.created_by)
+    return found
 
 
 def prove(store: Store, token: str, now_unix_ms: int) -> Caller:

@@ -179,10 +179,21 @@ def _is_moved(rollout: Rollout, member: Member) -> bool:
     return member.generation is not None and member.state != "withdrawn"
 
 
-def approve(rollout: Rollout, *, by: str, now_unix_ms: int) -> Rollout:
-    """Return a proposed rollout running; anything else, or asked for by the same one, as it is."""
+def approve(
+    rollout: Rollout, *, by: str, made_by: Collection[str] = (), now_unix_ms: int
+) -> Rollout:
+    """Return a proposed rollout running; anything else, or by no second person, as it is.
+
+    Args:
+        rollout: The proposed one.
+        by: Whose token approves.
+        made_by: The tokens behind that one: what made it, what made that, and so on. Who asked must
+            be none of them, or they could make the second person themselves. The other way round is
+            well: the first administrator makes everybody's tokens, and is somebody else.
+        now_unix_ms: The time.
+    """
     approval = rollout.approval
-    if rollout.state != "proposed" or approval is None or approval.asked_by == by:
+    if rollout.state != "proposed" or approval is None or approval.asked_by in {by, *made_by}:
         return rollout
     approval = replace(approval, approved_by=by, approved_unix_ms=now_unix_ms)
     return replace(rollout, state="running", reason="", approval=approval)

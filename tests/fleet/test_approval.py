@@ -101,11 +101,52 @@ def test_who_asked_cannot_approve_and_that_is_noted(fleet: Fleet, ask: Any) -> N
     assert (again.status_code, again.json()["code"]) == (409, "not_proposed")
 
 
+@pytest.mark.parametrize(
+    ("asks", "approves", "words"),
+    [
+        ("root", "root", "root asked for r-1: somebody else"),
+        ("root", "ann", "root asked for r-1, and the token ann comes from theirs"),
+        ("root", "second", "the token second comes from theirs"),
+        ("ann", "second", "the token second comes from theirs"),
+        ("ann", "root", ""),
+        ("second", "root", ""),
+        ("second", "ann", ""),
+        ("second", "bob", ""),
+        ("bob", "second", ""),
+    ],
+)
+def test_nobody_makes_their_own_second_person(
+    fleet: Fleet, asks: str, approves: str, words: str
+) -> None:
+    with TestClient(build_app(fleet.controller)) as client:
+        heads = {"root": fleet.bearer("root")}
+        for maker, name in (("root", "ann"), ("root", "bob"), ("ann", "second")):
+            wanted = {"name": name, "role": "admin"}
+            made = client.post("/v1/tokens", json=wanted, headers=heads[maker]).json()
+            heads[name] = {"authorization": f"Bearer {made['token']}"}
+        if "ann" not in {asks, approves}:  # a token that has ended still has made what it made
+            client.delete("/v1/tokens/ann", headers=heads["bob"])
+        client.post("/v1/rollouts", json=body("100%"), headers=heads[asks])
+        answer = client.post("/v1/rollouts/r-1/approve", headers=heads[approves])
+    if not words:
+        assert answer.json()["state"] == "running"
+        return
+    assert (answer.status_code, answer.json()["code"]) == (403, "same_person")
+    assert words in answer.json()["message"]
+    assert f"not made by {asks}" in answer.json()["hint"]
+    assert fleet.rollout("r-1").state == "proposed"
+
+
 @pytest.mark.parametrize(("phases", "state"), [(("2",), "running"), (("3",), "proposed")])
 def test_only_more_than_the_share_waits(
     fleet: Fleet, ask: Any, phases: tuple[str, ...], state: str
 ) -> None:
     assert ask("ann", "", body(*phases)).json()["state"] == state
+
+
+def test_no_token_is_named_as_who_works_on_the_machine(fleet: Fleet) -> None:
+    with pytest.raises(PeerError, match="local is, or was, somebody's name"):
+        fleet.token("local")
 
 
 def test_a_proposal_takes_nothing_over_and_can_be_aborted(fleet: Fleet, ask: Any) -> None:
@@ -283,6 +324,7 @@ def test_no_step_moves_a_device_before_approval(
         if is_large:
             assert (stepped, commands) == (new, ())
     assert engine.approve(new, by="ann", now_unix_ms=1) == new
+    assert engine.approve(new, by="bob", made_by=["eve", "ann"], now_unix_ms=1) == new
     if is_large:
         approved = engine.approve(new, by="bob", now_unix_ms=1)
         _, commands = engine.step(approved, evidence, 1)
