@@ -41,7 +41,7 @@ def add_routes(app: FastAPI, controller: Controller) -> None:
                 name=body.name,
                 role=body.role,
                 scope=body.scope,
-                expires_unix_ms=None if body.expires_s is None else now + body.expires_s * 1000,
+                expires_unix_ms=None if body.expires_s == "never" else now + body.expires_s * 1000,
                 by=by,
                 now_unix_ms=now,
             )

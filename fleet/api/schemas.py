@@ -20,6 +20,8 @@ MAX_TOLERANCE = 1_000_000
 """More devices than one controller has been tried with."""
 TokenName = Annotated[str, Field(pattern=NAME_PATTERN)]
 MAX_EXPIRY_S = 10 * 366 * 86_400
+DEFAULT_EXPIRY_S = 90 * 86_400
+"""A token that was forgotten, in a script or a backup, does not open the fleet for years."""
 """Ten years; longer is never."""
 Tags = Annotated[dict[TagKey, TagValue], Field(max_length=MAX_TAGS)]
 PhaseShare = Annotated[str, Field(pattern=r"^([1-9][0-9]{0,5}|([1-9][0-9]?|100)%)$")]
@@ -361,12 +363,12 @@ class Status(Schema):
 
 
 class TokenIn(Schema):
-    """A token to make. Without `expires_s` it never expires; an empty scope is the whole fleet."""
+    """A token to make; an empty scope is the whole fleet."""
 
     name: TokenName
     role: Role
     scope: Tags = Field(default_factory=dict)
-    expires_s: Annotated[int, Field(ge=1, le=MAX_EXPIRY_S)] | None = None
+    expires_s: Annotated[int, Field(ge=1, le=MAX_EXPIRY_S)] | Literal["never"] = DEFAULT_EXPIRY_S
 
 
 class Token(Schema):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final, Literal
 
 import typer
 
-from fleet.api.schemas import MAX_EXPIRY_S, NewToken, Token, TokenIn
+from fleet.api.schemas import DEFAULT_EXPIRY_S, MAX_EXPIRY_S, NewToken, Token, TokenIn
 from fleet.core.rights import Role
 from fleet.settings import require_settings
 from wire.errors import StorageError
@@ -28,7 +28,8 @@ from .console import (
     show_json,
 )
 
-NEVER = "never"
+NEVER: Final = "never"
+DEFAULT_EXPIRY: Final = f"{DEFAULT_EXPIRY_S // 86_400}d"
 
 
 def register(app: typer.Typer) -> None:
@@ -41,6 +42,20 @@ def register(app: typer.Typer) -> None:
     app.add_typer(token, name="token")
 
 
+def parse_life(text: str) -> int | Literal["never"]:
+    """Return a token's life in seconds, or never.
+
+    Raises:
+        BadParameter: It is no time, or one that no token lives.
+    """
+    if text == NEVER:
+        return NEVER
+    life_s = int(parse_seconds(text, option="--expires"))
+    if not 1 <= life_s <= MAX_EXPIRY_S:
+        raise typer.BadParameter("between 1s and 3660d, or never", param_hint="--expires")
+    return life_s
+
+
 def create(
     name: Annotated[str, typer.Argument(help="Whose it is; the audit log shows it.")],
     role: Annotated[Role, typer.Option(help="What it may do.")],
@@ -49,7 +64,7 @@ def create(
         typer.Option("--scope", help="Only devices with this tag, KEY=VALUE; repeatable."),
     ] = None,
     expires: Annotated[str, typer.Option(help="After how long, such as 12h or 90d; or never.")] = (
-        "90d"
+        DEFAULT_EXPIRY
     ),
     output: Annotated[
         Path | None, typer.Option(help="Write it to this new file, for its owner's eyes only.")
@@ -58,14 +73,11 @@ def create(
     controller: Controller = None,
 ) -> None:
     """Make a token; it is told once, and only its digest is kept."""
-    expires_s = None if expires == NEVER else int(parse_seconds(expires, option="--expires"))
-    if expires_s is not None and not 1 <= expires_s <= MAX_EXPIRY_S:
-        raise typer.BadParameter("between 1s and 3660d, or never", param_hint="--expires")
     body = TokenIn(
         name=given_name(name, what="token name"),
         role=role,
         scope=checked_tags(parse_tags(scope, option="--scope"), option="--scope"),
-        expires_s=expires_s,
+        expires_s=parse_life(expires),
     )
     with Client(controller) as client:
         # Before the token is made: one that cannot be kept must not be left alive.

@@ -21,7 +21,7 @@ from starlette.testclient import TestClient
 
 from fleet import rollouts
 from fleet.api.app import build_app
-from fleet.api.schemas import DeviceIn, RolloutIn
+from fleet.api.schemas import DEFAULT_EXPIRY_S, DeviceIn, RolloutIn
 from fleet.core.rights import Role
 from fleet.evidence import Sight
 from fleet.tokens import prove
@@ -341,6 +341,30 @@ def test_a_token_is_kept_as_its_digest_only_and_cannot_be_made_wider(world: Worl
     assert made["token"].removeprefix("mft_") not in stored
     again = request(client, "POST", {"url": "/v1/tokens", "json": narrower}, mine)
     assert code_of(again) == (409, "token_exists")
+
+
+@pytest.mark.parametrize(
+    ("more", "life_s"),
+    [({}, DEFAULT_EXPIRY_S), ({"expires_s": 60}, 60), ({"expires_s": "never"}, None)],
+)
+def test_a_token_lives_for_ever_only_where_somebody_said_so(
+    world: World, more: dict[str, Any], life_s: int | None
+) -> None:
+    fleet, client = world
+    wanted = {"name": "new", "role": "viewer"} | more
+    made = request(
+        client, "POST", {"url": "/v1/tokens", "json": wanted}, fleet.token("mine")
+    ).json()
+    until = None if life_s is None else fleet.now_unix_ms + life_s * 1000
+    assert made["expires_unix_ms"] == until
+
+
+@pytest.mark.parametrize("expires_s", [None, 0, "", "Never", 11 * 366 * 86_400])
+def test_a_life_that_says_nothing_makes_no_token(world: World, expires_s: object) -> None:
+    fleet, client = world
+    wanted = {"name": "new", "role": "viewer", "expires_s": expires_s}
+    answer = request(client, "POST", {"url": "/v1/tokens", "json": wanted}, fleet.token("mine"))
+    assert code_of(answer) == (422, "invalid_request")
 
 
 def test_a_tag_by_which_a_device_would_leave_the_scope_is_refused(world: World) -> None:
