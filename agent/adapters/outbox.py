@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from wire.errors import StorageError
 from wire.messages import StoredRange
 
 from .database import FAULTS, Database, connect, unreadable
@@ -57,6 +56,10 @@ class Gap:
     count: int
 
 
+_Kept = tuple[Waiting, list[Gap]]
+"""A record, and what had to go for it."""
+
+
 class Outbox:
     """Records by (boot, seq), oldest first. Used by the loop's thread only."""
 
@@ -76,6 +79,10 @@ class Outbox:
         self._seq = 0
         self._max_bytes = max_bytes
         self._bytes = 0
+        self._tried: _Kept | None = None
+        """Of the last append, while it failed; the disk may have it all the same."""
+        self._found: _Kept | None = None
+        """What a reopening found of an append that had failed, until it is tried again."""
         self._database = Database(path, self._prepare)
 
     def append(self, topic: str, make: Callable[[int], bytes]) -> tuple[Waiting, list[Gap]]:
@@ -86,25 +93,37 @@ class Outbox:
             make: Returns the payload for the record's sequence number.
 
         Raises:
-            StorageError: As `storage_fault`; nothing was kept, and no number was used up.
+            StorageError: As `storage_fault`. Whether the record was kept shows when the file works again:
+                until then the same one is to be tried again, and takes up one number in either case.
         """
-        seq = self._seq + 1
-        record = Waiting(self._boot, seq, topic, make(seq))
-        size = record.size_bytes
+        with self._database.use() as db:
+            gaps: list[Gap] = []
+            if self._found is not None:
+                record, gaps = self._found
+                if record == Waiting(self._boot, record.seq, topic, make(record.seq)):
+                    self._found = None
+                    return record, gaps
+            seq = self._seq + 1
+            record = Waiting(self._boot, seq, topic, make(seq))
+            kept = self._put(db, record, gaps)
+            self._seq, self._found = seq, None
+        return kept
+
+    def _put(self, db: sqlite3.Connection, record: Waiting, gaps: list[Gap]) -> _Kept:
+        """Insert a record; return it with these gaps and those of what had to go for it."""
         before = self._bytes
         try:
-            with self._database.use() as db:
-                # In one transaction: what makes room must not be gone without the gap that says so.
-                db.execute("BEGIN IMMEDIATE")
-                gaps = self._make_room(db, size)
-                _insert(db, record)
-                db.execute("COMMIT")
-        except StorageError:
+            # In one transaction: what makes room must not be gone without the gap that says so.
+            db.execute("BEGIN IMMEDIATE")
+            self._tried = record, [*gaps, *self._make_room(db, record.size_bytes)]
+            _insert(db, record)
+            db.execute("COMMIT")
+        except FAULTS:
             self._bytes = before
             raise
-        self._seq = seq
-        self._bytes += size
-        return record, gaps
+        kept, self._tried = self._tried, None
+        self._bytes += record.size_bytes
+        return kept
 
     def adopt(self, damaged: Path) -> int:
         """Take over the sound records of an outbox that is not; return how many there were.
@@ -177,12 +196,25 @@ class Outbox:
             db.execute(
                 "ALTER TABLE record ADD COLUMN sha256 BLOB"
             )  # an older agent wrote no digests
-        size_bytes = 0
+        size_bytes = last = 0
         for record in _records(db):
             if record is None:
                 raise unreadable(self._path, "a record has changed on disk")
             size_bytes += record.size_bytes
+            if record.boot == self._boot:
+                last = max(last, record.seq)
         self._bytes = size_bytes
+        self._look_for_tried(last)
+
+    def _look_for_tried(self, last: int) -> None:
+        """See whether an append that failed is on disk all the same.
+
+        A commit whose sync failed is there if the sync at closing failed too: the journal was kept, and
+        recovered when the file was opened again.
+        """
+        if self._tried is not None and last >= self._tried[0].seq:
+            self._seq, self._found = last, self._tried
+        self._tried = None
 
     def _make_room(self, db: sqlite3.Connection, size: int) -> list[Gap]:
         if self._bytes + size <= self._max_bytes:

@@ -1,13 +1,19 @@
 """Method C: a disk that fails for a while, with each error, at calls all over a device's life."""
 
+import errno
 import os
+import tempfile
+from pathlib import Path
 
 import pytest
 
+from agent.adapters.outbox import Outbox
+from tests.storage import tracer
 from tests.storage.campaign import Campaign
 from tests.storage.faults import CALLS, PARALLEL, fail_at
-from tests.storage.kills import undisturbed
+from tests.storage.kills import SHM, undisturbed
 from tests.storage.soak import fault
+from wire.errors import StorageError
 
 pytestmark = [
     pytest.mark.usefixtures("can_trace"),
@@ -43,3 +49,69 @@ def test_a_model_that_cannot_be_read_once_lasts():
     campaign.run(fail_at, [(SEED, "EIO", number, 1) for number in reads], PARALLEL)
     assert not campaign.bad(), campaign.words()
     assert sum(row["calls"] == ["read"] for row in campaign.rows) > LAST_READS / 2
+
+
+BOOT = "b" * 16
+WORDS = (b"one", b"two", b"three", b"four", b"five")
+ROOM_BYTES = 12
+"""For two or three of these words, with their topic of one letter each."""
+TRIES = 4
+SYNCS = ("fsync", "fdatasync")
+
+
+def keep_words(root, *, is_given_up):
+    """Keep each word as the uplink does: tried again, at once here; or given up for the next one.
+
+    Then look at what is there: each number from 1 on is a record or in a gap, once.
+    """
+    outbox = Outbox(root / "outbox.db", BOOT, max_bytes=ROOM_BYTES)
+    (root / "opened").mkdir()
+    gaps, tries, given_up_count = [], 0, 0
+    for word in WORDS:
+        for _ in range(TRIES):
+            tries += 1
+            try:
+                gaps += outbox.append("t", lambda _seq, word=word: word)[1]
+                break
+            except StorageError:
+                if is_given_up and word != WORDS[-1]:
+                    given_up_count += 1
+                    break
+        else:
+            raise AssertionError(f"{word}: the outbox takes nothing any more")
+    rows = [waiting for _, waiting in outbox.waiting(len(WORDS))]
+    gone = [seq for gap in gaps for seq in range(gap.first, gap.last + 1)]
+    seqs = sorted([*gone, *(row.seq for row in rows)])
+    assert seqs == list(range(1, len(seqs) + 1)), (gone, rows)
+    assert len(WORDS) - given_up_count <= len(seqs) <= len(WORDS), (gone, rows)
+    assert rows[-1].payload == WORDS[-1], rows
+    outbox.close()
+    return 0
+
+
+def keep_words_while_syncs_fail(first, count, *, is_given_up):
+    """Let `count` syncs in a row fail, the `first` one after the opening; return end and number of syncs."""
+    met = []
+
+    def decide(_number, name, _path):
+        met.append(name)
+        number = len(met) - met.index("mkdir") if "mkdir" in met else 0
+        return -errno.EIO if name in SYNCS and first < number <= first + count else None
+
+    with tempfile.TemporaryDirectory(dir=SHM if SHM.is_dir() else None) as folder:
+        root = Path(folder)
+        ended = tracer.run(
+            lambda: keep_words(root, is_given_up=is_given_up), (*SYNCS, "mkdir"), root, decide
+        )
+    return ended.code, len(met) - met.index("mkdir") - 1
+
+
+@pytest.mark.parametrize("is_given_up", [False, True], ids=["tried-again", "given-up"])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_an_outbox_whose_syncs_fail_keeps_each_record_once_and_goes_on(count, is_given_up):
+    """Of two in a row the second may be that of the closing: a reopening finds the record then."""
+    _, sync_count = keep_words_while_syncs_fail(1, 0, is_given_up=is_given_up)
+    assert sync_count >= len(WORDS)
+    for first in range(1, sync_count + 1):
+        code, _ = keep_words_while_syncs_fail(first, count, is_given_up=is_given_up)
+        assert code == 0, f"from sync {first} on"
