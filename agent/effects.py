@@ -5,23 +5,28 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable
+from typing import Final
 
 from wire import topics
-from wire.lifecycle import UpdateState
+from wire.errors import StorageError
+from wire.lifecycle import Code, UpdateState
 from wire.messages import UpdateEvent
 
 from .adapters.content_files import ContentStore
 from .adapters.fetcher import Fetcher
 from .core.backoff import respawn_delay_s
+from .core.endings import set_with
 from .core.events import (
     Announce,
     CancelFetch,
+    CandidateRefused,
     CheckGolden,
     Collect,
     DiscardCandidate,
     Effect,
     Event,
     Fetch,
+    GoldenRowsChecked,
     Ignored,
     Promote,
     Serve,
@@ -29,11 +34,24 @@ from .core.events import (
     TryDue,
     TryStaged,
 )
-from .core.states import DeviceState, subject, update_state
+from .core.states import DeviceState, OnProbation, SelfTesting, subject, update_state
 from .runtimes import Runtimes
 from .uplink import Uplink
 
 log = logging.getLogger(__name__)
+
+DOUBTFUL: Final = frozenset(
+    {
+        Code.MANIFEST_INVALID,
+        Code.MODEL_REFUSED,
+        Code.LOAD_FAILED,
+        Code.SELF_TEST_FAILED,
+        Code.RUNTIME_DIED,
+        Code.STORAGE_ERROR,
+    }
+)
+"""How a candidate ends for want of sound files, too: onnxruntime has words of its own for a read that
+fails, and a page of a mapped file that cannot be read ends the process."""
 
 
 class Effects:
@@ -59,6 +77,33 @@ class Effects:
         """Run effects in order; return the events that are known at once."""
         follow_ups = [self._run(effect, state) for effect in effects]
         return [event for event in follow_ups if event is not None]
+
+    def second_look(self, event: Event, state: DeviceState) -> Event:
+        """Return an event; where it blames a bundle whose files are damaged, or unreadable, that instead.
+
+        Every byte is hashed again before a bundle is blamed for what its disk may have done.
+        """
+        match event:
+            case CandidateRefused(model=model, code=code) if code in DOUBTFUL:
+                pass
+            case GoldenRowsChecked(is_passed=False) if isinstance(state.update, OnProbation):
+                model = state.update.assignment.name
+            case _:
+                return event
+        match state.update:
+            case SelfTesting(assignment=target):
+                tried = set_with(state, target)
+            case _:
+                tried = state.served_set()
+        for name, ref in tried:
+            if model not in (name, None):
+                continue
+            try:
+                self._content.load(ref.manifest)
+            except StorageError as exc:
+                self._runtimes.forget(state.needed_manifests() - {ref.manifest})
+                return CandidateRefused(name, exc.code, str(exc))
+        return event
 
     def summary(self, state: DeviceState) -> str:
         """Return one line for `systemctl status`."""

@@ -201,7 +201,8 @@ class Loop:
             case BundleStaged() | FetchFailed() | CandidateRefused() | RuntimeEnded() | TryDue():
                 self._apply(item)  # told by the fetcher, or known at once when an effect ran
             case _:
-                for event in self._runtimes.translate(item, self._state):
+                for told in self._runtimes.translate(item, self._state):
+                    event = self._effects.second_look(told, self._state)
                     self._tell_of_death(event)
                     self._apply(event)
                 self._telemetry.observe(item)

@@ -19,9 +19,15 @@ MAX_HAND_OVERS: Final = 4096
 """As many as a runtime may have descriptors."""
 
 REFUSALS: Final = frozenset(
-    {Code.MANIFEST_INVALID, Code.MODEL_REFUSED, Code.LOAD_FAILED, Code.SELF_TEST_FAILED}
+    {
+        Code.MANIFEST_INVALID,
+        Code.MODEL_REFUSED,
+        Code.LOAD_FAILED,
+        Code.SELF_TEST_FAILED,
+        Code.STORAGE_ERROR,
+    }
 )
-"""What a runtime may say of a model that it does not serve."""
+"""What a runtime may say of a model that it does not serve; the last is no fault of the model's."""
 
 
 class Conduct:

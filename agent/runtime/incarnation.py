@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 from collections.abc import Coroutine, Sequence
@@ -29,6 +30,8 @@ HEADROOM_BYTES: Final = 256 * 1024 * 1024
 LOAD_FACTOR: Final = 6
 """Times the files' size that loading may take: mapped, read, parsed, unpacked, packed for the CPU,
 and golden rows."""
+READ_AGAIN_S: Final = 5.0
+"""Golden rows that cannot be read are left alone this long: that is no evidence against the model."""
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -50,15 +53,9 @@ def run(
     for model in start.models:
         try:
             models[model.name] = _load(model)
-        except BundleError as exc:
-            control.send(channel, control.Failed(model.name, exc.code, str(exc)[:300]))
-            return 1
-        except OSError as exc:
-            control.send(channel, control.Failed(model.name, Code.STORAGE_ERROR, str(exc)[:300]))
-            return 1
-        except MemoryError:
-            text = "it needs more memory than its budget and this device allow"
-            control.send(channel, control.Failed(model.name, Code.LOAD_FAILED, text))
+        except (BundleError, OSError, MemoryError) as exc:
+            code, text = _why(exc)
+            control.send(channel, control.Failed(model.name, code, text[:300]))
             return 1
     limit_memory(budget_bytes)
     control.send(channel, control.Ready())
@@ -81,6 +78,17 @@ def _load(model: control.Model) -> LoadedModel:
     loaded = LoadedModel(model)
     loaded.measure(run_golden(loaded))
     return loaded
+
+
+def _why(exc: BundleError | OSError | MemoryError) -> tuple[str, str]:
+    """Return code and words of a load that failed: by the bundle's fault, or this disk's."""
+    match exc:
+        case BundleError():
+            return exc.code, str(exc)
+        case OSError() if exc.errno != errno.ENOMEM:
+            return Code.STORAGE_ERROR, str(exc)
+        case _:
+            return Code.LOAD_FAILED, "it needs more memory than its budget and this device allow"
 
 
 class Incarnation:
@@ -139,7 +147,7 @@ class Incarnation:
             case control.CloseWindow():
                 self._tell(self._close_windows())
             case control.CheckGolden(model=name):
-                self._check_golden(name)
+                self._spawn(self._check_golden(name))
             case _:
                 pass
 
@@ -168,17 +176,22 @@ class Incarnation:
             tuple(counters.close_window() for counters in self._app.counters.values())
         )
 
-    def _check_golden(self, name: str) -> None:
+    async def _check_golden(self, name: str) -> None:
         model = self._models.get(name)
         if model is None:
             self._tell(control.Golden(name, is_passed=False, detail="there is no such model"))
             return
-        try:
-            run_golden(model)
-        except BundleError as exc:
-            self._tell(control.Golden(name, is_passed=False, detail=str(exc)[:300]))
-        else:
-            self._tell(control.Golden(name, is_passed=True, detail=""))
+        while True:
+            try:
+                run_golden(model)
+            except OSError:
+                await asyncio.sleep(READ_AGAIN_S)
+            except BundleError as exc:
+                self._tell(control.Golden(name, is_passed=False, detail=str(exc)[:300]))
+                return
+            else:
+                self._tell(control.Golden(name, is_passed=True, detail=""))
+                return
 
     async def _beat(self) -> None:
         while True:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,6 +31,7 @@ def run_golden(model: LoadedModel) -> Mapping[str, Array]:
     Raises:
         BundleError: `self_test_failed` with the worst deviation, or `load_failed` when the file
             is no set of golden rows for this model.
+        OSError: The file cannot be read: that says nothing of the bundle.
     """
     golden = _read(model.golden_path)
     feeds = {
@@ -73,11 +75,14 @@ def _compare(name: str, expected: Array, answer: Array, atol: float, rtol: float
 
 
 def _read(path: Path) -> dict[str, Array]:
+    # At once, so that what is raised below comes of the content, and an OSError of the disk.
+    file = io.BytesIO(path.read_bytes())
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(file) as archive:
             unpacked_bytes = sum(entry.file_size for entry in archive.infolist())
         if unpacked_bytes <= MAX_GOLDEN_BYTES:
-            with np.load(path, allow_pickle=False) as archive:
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as archive:
                 return {name: archive[name] for name in archive.files}
     except MemoryError:
         raise

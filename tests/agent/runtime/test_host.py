@@ -121,6 +121,40 @@ def test_a_damaged_file_never_serves(bench, make_model, pattern, damage, code):
     assert (type(failed), failed.model, failed.code) == (CandidateFailed, "m", code)
 
 
+UNREADABLE = "/proc/self/mem"
+"""To read its first page is an I/O error, as on a disk that goes bad."""
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "model.onnx", "golden.npz"])
+def test_a_file_that_cannot_be_read_is_no_fault_of_the_bundle(bench, make_model, name):
+    model = make_model("1")
+    path = model.files[name]
+    path.unlink()
+    path.mkdir()
+    failed = bench.serve(model)
+    assert (type(failed), failed.model, failed.code) == (CandidateFailed, "m", Code.STORAGE_ERROR)
+
+
+def test_golden_rows_that_cannot_be_read_for_a_while_are_waited_for(bench, make_model):
+    model = make_model("1")
+    path = model.files["golden.npz"]
+    content = path.read_bytes()
+    bench.serve(model)
+    path.unlink()
+    path.symlink_to(UNREADABLE)
+    bench.host.check_golden("m")
+    for _ in range(2):
+        assert isinstance(bench.wait(Heartbeat, GoldenChecked), Heartbeat)
+    path.unlink()
+    path.write_bytes(content)
+    assert bench.wait(GoldenChecked).is_passed
+    path.unlink()
+    path.symlink_to(UNREADABLE)
+    failed = bench.serve(model)
+    assert (type(failed), failed.code) == (CandidateFailed, Code.STORAGE_ERROR)
+    assert "Input/output error" in failed.detail
+
+
 def test_a_killed_runtime_is_reported_and_requests_wait_for_the_next(bench, make_model):
     bench.serve(make_model("1"))
     os.kill(pid_of(bench), signal.SIGKILL)
