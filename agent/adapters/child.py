@@ -251,6 +251,8 @@ class ProcessRuntimeHost:
                     received = child.hear()
                 except BlockingIOError:
                     return
+                except ConnectionResetError:
+                    continue  # it left words of ours unread; its own last words come after this
                 except OSError as exc:
                     log.warning("runtime %d: %s", child.number, exc)
                     received = None

@@ -57,6 +57,14 @@ from .events import (
 )
 from .guards import observe_memory
 from .probation import Breach, Verdict, judge
+from .serving import (
+    could_not_serve,
+    ended,
+    may_be_read_yet,
+    serve_again,
+    with_left_out,
+    without_try,
+)
 from .states import (
     NO_MEMORY,
     Assignment,
@@ -73,13 +81,6 @@ from .states import (
 
 MAX_PROBATION_STARTS: Final = 3
 """Starts of the agent during one probation, bad ends only, before the model is blamed."""
-
-MAX_ROLLBACK_STARTS: Final = 3
-"""Runtimes with the fallback that end before they accept, for a cause that names no model, before
-the fallback is given up so that the other models serve."""
-
-MAX_READ_TRIES: Final = 3
-"""Starts that could not read a model's files, which may be sound, before the model is left out."""
 
 
 def step(state: DeviceState, event: Event) -> Result:
@@ -104,7 +105,7 @@ def step(state: DeviceState, event: Event) -> Result:
         case TryDue():
             return _try_due(state)
         case RuntimeEnded():
-            return _ended(state, event)
+            return ended(state, event)
         case Evidence():
             return _evidence(state, event)
         case GoldenRowsChecked():
@@ -112,7 +113,7 @@ def step(state: DeviceState, event: Event) -> Result:
 
 
 def _started(state: DeviceState) -> Result:
-    state = _with_left_out(replace(state, is_serving=False, serve_failure_count=0))
+    state = with_left_out(replace(state, is_serving=False, serve_failure_count=0))
     match state.update:
         case OnProbation(assignment=target) as trial:
             trial = replace(
@@ -138,15 +139,6 @@ def _started(state: DeviceState) -> Result:
             return plan(state, (serve(state),))
 
 
-def _with_left_out(state: DeviceState) -> DeviceState:
-    """Return the state in which models whose files could not be read are served again."""
-    for record in state.models:
-        if record.active is None and record.fallback is not None:
-            back = replace(record, active=record.fallback, fallback=None, is_confirmed=True)
-            state = state.with_record(back)
-    return state
-
-
 def _stopping(state: DeviceState) -> Result:
     match state.update:
         case OnProbation(start_count=count) as trial:
@@ -154,14 +146,9 @@ def _stopping(state: DeviceState) -> Result:
             trial = replace(trial, start_count=max(0, count - 1))
             return replace(state, update=trial), ()
         case SelfTesting() as test:
-            return replace(state, update=_without_try(test)), ()
+            return replace(state, update=without_try(test)), ()
         case _:
             return state, ()
-
-
-def _without_try(test: SelfTesting) -> SelfTesting:
-    """Give a try back that ended for a reason that is not the candidate's."""
-    return replace(test, try_count=max(0, test.try_count - 1))
 
 
 def _renumbered(state: DeviceState) -> DeviceState:
@@ -279,73 +266,11 @@ def _candidate_refused(state: DeviceState, event: CandidateRefused) -> Result:
             detail = f"{event.model}: {event.detail}"
             return refuse(state, target, Outcome.FAILED, event.code, detail)
         case OnProbation(assignment=target) if event.model in (target.name, None):
-            if _may_be_read_yet(state, event):
-                return _serve_again(state)
+            if may_be_read_yet(state, event):
+                return serve_again(state)
             return roll_back(state, target, event.code, event.detail)
         case _:
-            return _could_not_serve(state, event)
-
-
-def _may_be_read_yet(state: DeviceState, event: CandidateRefused) -> bool:
-    """Whether to try again what a disk failed to give: its bytes may be sound."""
-    is_unread = event.code == Code.STORAGE_ERROR
-    return is_unread and state.serve_failure_count + 1 < MAX_READ_TRIES
-
-
-def _serve_again(state: DeviceState) -> Result:
-    count = state.serve_failure_count + 1
-    state = replace(state, is_serving=False, serve_failure_count=count)
-    return state, (serve(state),)
-
-
-def _could_not_serve(state: DeviceState, event: CandidateRefused) -> Result:
-    """Answer a failed `Serve`: drop what is at fault to its fallback, and try again.
-
-    A model that cannot be read is left out only if others then serve: it has not lost a byte for sure.
-    """
-    name = _culprit(state, event)
-    again, effects = _serve_again(state)
-    if name is None or state.record(name).active is None or _may_be_read_yet(state, event):
-        return again, effects
-    record = state.record(name)
-    is_unread = event.code == Code.STORAGE_ERROR
-    where = update_state(state.update)
-    if is_unread and record.fallback is None and len(state.served_set()) == 1:
-        if again.serve_failure_count > MAX_READ_TRIES:
-            return again, effects
-        kept = record.active.manifest if record.active else None
-        return again, (Announce(name, kept, where, where, event.code, event.detail), *effects)
-    is_lost = is_unread or event.code == Code.CONTENT_CORRUPT
-    record = replace(
-        record,
-        active=record.fallback,
-        # What may be sound is kept, and tried again at the next start.
-        fallback=record.active if is_unread and record.fallback is None else None,
-        is_confirmed=record.fallback is not None,
-        # Lost content is fetched again; what does not load is not tried before a new generation.
-        outcome=None if is_lost else Outcome.FAILED,
-        code=event.code,
-        detail=event.detail,
-        generation=state.generation,
-    )
-    state = again.with_record(record)
-    manifest = record.active.manifest if record.active else None
-    note = Announce(name, manifest, where, where, event.code, event.detail)
-    return state, (note, serve(state))
-
-
-def _culprit(state: DeviceState, event: CandidateRefused) -> str | None:
-    """Return the model that keeps a runtime from serving; None while that is not known.
-
-    A cause that names none is held against what was changed last, and is then tried on one model
-    after the other that has something to return to: nothing serves as it is.
-    """
-    if event.model is not None or state.serve_failure_count + 1 < MAX_ROLLBACK_STARTS:
-        return event.model
-    if isinstance(state.update, RollingBack):
-        return state.update.name  # all that has changed since a runtime served
-    able = [r for r in state.models if r.active is not None and r.fallback is not None]
-    return min(able, key=lambda r: r.is_confirmed).name if able else None
+            return could_not_serve(state, event)
 
 
 def _accepts(state: DeviceState) -> Result:
@@ -399,44 +324,6 @@ def _rolled_back(state: DeviceState, back: RollingBack) -> Result:
     )
     state = replace(state.with_record(record), update=Idle(), step_count=0)
     return plan(state, (note,))
-
-
-def _ended(state: DeviceState, event: RuntimeEnded) -> Result:
-    was_serving = state.is_serving
-    state = replace(state, is_serving=False)
-    match state.update:
-        case OnProbation() if not was_serving:
-            # It ended what it served before; the candidate has been told to accept.
-            return state, (Ignored("the runtime that ended is not the one on probation"),)
-        case OnProbation(assignment=target):
-            return roll_back(state, target, event.code, event.detail)
-        case SelfTesting(assignment=target) as test:
-            # Serving comes first; the self-test waits for it and starts over.
-            test = _without_try(test)
-            after = Staged(target, test.facts, test.try_count)
-            state, effects = advance(state, after, target)
-            return state, (*effects, DiscardCandidate(), serve(state))
-        case RollingBack() | Removing():
-            return state, (Ignored("a runtime without this model is already starting"),)
-        case _:
-            state, notes = _without_unproven(state, event)
-            count = state.serve_failure_count + 1
-            state = replace(state, serve_failure_count=count)
-            return state, (*notes, serve(state))
-
-
-def _without_unproven(state: DeviceState, event: RuntimeEnded) -> Result:
-    """Put what was superseded on probation back to its fallback: a runtime with it has ended."""
-    notes = []
-    for record in state.models:
-        if record.active is None or record.fallback is None or record.is_confirmed:
-            continue
-        where = update_state(state.update)
-        note = Announce(record.name, record.active.manifest, where, where, event.code, event.detail)
-        notes.append(note)
-        back = replace(record, active=record.fallback, fallback=None, is_confirmed=True)
-        state = state.with_record(back)
-    return state, tuple(notes)
 
 
 def _evidence(state: DeviceState, event: Evidence) -> Result:

@@ -6,6 +6,7 @@ import pytest
 
 from agent.core import events as ev
 from agent.core.endings import MAX_STEPS, MAX_TRIES
+from agent.core.serving import MAX_ROLLBACK_STARTS
 from agent.core.states import (
     BundleFacts,
     DeviceState,
@@ -16,7 +17,6 @@ from agent.core.states import (
     RollingBack,
     SelfTesting,
 )
-from agent.core.update import MAX_ROLLBACK_STARTS
 from tests.agent.core.journeys import V1, V2, V3, on_probation, ref, run, serving, want
 from wire.lifecycle import Code, Outcome
 

@@ -3,8 +3,8 @@
 import pytest
 
 from agent.core import events as ev
+from agent.core.serving import MAX_READ_TRIES, MAX_ROLLBACK_STARTS
 from agent.core.states import Fetching, Idle, RollingBack
-from agent.core.update import MAX_READ_TRIES, MAX_ROLLBACK_STARTS
 from tests.agent.core.journeys import V1, V2, V3, on_probation, run, serving, want
 from wire.lifecycle import Code, Outcome
 

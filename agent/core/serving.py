@@ -1,0 +1,141 @@
+"""What is served next when a runtime could not begin, or has ended: rows of the update machine."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from wire.lifecycle import Code, Outcome
+
+from .endings import Result, advance, roll_back, serve
+from .events import Announce, CandidateRefused, DiscardCandidate, Ignored, RuntimeEnded
+from .states import (
+    DeviceState,
+    OnProbation,
+    Removing,
+    RollingBack,
+    SelfTesting,
+    Staged,
+    update_state,
+)
+
+MAX_ROLLBACK_STARTS: Final = 3
+"""Runtimes with the fallback that end before they accept, for a cause that names no model, before
+the fallback is given up so that the other models serve."""
+
+MAX_READ_TRIES: Final = 3
+"""Starts that could not read a model's files, which may be sound, before the model is left out."""
+
+
+def without_try(test: SelfTesting) -> SelfTesting:
+    """Give a try back that ended for a reason that is not the candidate's."""
+    return replace(test, try_count=max(0, test.try_count - 1))
+
+
+def with_left_out(state: DeviceState) -> DeviceState:
+    """Return the state in which models whose files could not be read are served again."""
+    for record in state.models:
+        if record.active is None and record.fallback is not None:
+            back = replace(record, active=record.fallback, fallback=None, is_confirmed=True)
+            state = state.with_record(back)
+    return state
+
+
+def may_be_read_yet(state: DeviceState, event: CandidateRefused) -> bool:
+    """Whether to try again what a disk failed to give: its bytes may be sound."""
+    is_unread = event.code == Code.STORAGE_ERROR
+    return is_unread and state.serve_failure_count + 1 < MAX_READ_TRIES
+
+
+def serve_again(state: DeviceState) -> Result:
+    count = state.serve_failure_count + 1
+    state = replace(state, is_serving=False, serve_failure_count=count)
+    return state, (serve(state),)
+
+
+def could_not_serve(state: DeviceState, event: CandidateRefused) -> Result:
+    """Answer a failed `Serve`: drop what is at fault to its fallback, and try again.
+
+    A model that cannot be read is left out only if others then serve: it has not lost a byte for sure.
+    """
+    name = _culprit(state, event)
+    again, effects = serve_again(state)
+    if name is None or state.record(name).active is None or may_be_read_yet(state, event):
+        return again, effects
+    record = state.record(name)
+    is_unread = event.code == Code.STORAGE_ERROR
+    where = update_state(state.update)
+    if is_unread and record.fallback is None and len(state.served_set()) == 1:
+        if again.serve_failure_count > MAX_READ_TRIES:
+            return again, effects
+        kept = record.active.manifest if record.active else None
+        return again, (Announce(name, kept, where, where, event.code, event.detail), *effects)
+    is_lost = is_unread or event.code == Code.CONTENT_CORRUPT
+    record = replace(
+        record,
+        active=record.fallback,
+        # What may be sound is kept, and tried again at the next start.
+        fallback=record.active if is_unread and record.fallback is None else None,
+        is_confirmed=record.fallback is not None,
+        # Lost content is fetched again; what does not load is not tried before a new generation.
+        outcome=None if is_lost else Outcome.FAILED,
+        code=event.code,
+        detail=event.detail,
+        generation=state.generation,
+    )
+    state = again.with_record(record)
+    manifest = record.active.manifest if record.active else None
+    note = Announce(name, manifest, where, where, event.code, event.detail)
+    return state, (note, serve(state))
+
+
+def _culprit(state: DeviceState, event: CandidateRefused) -> str | None:
+    """Return the model that keeps a runtime from serving; None while that is not known.
+
+    A cause that names none is held against what was changed last, and is then tried on one model
+    after the other that has something to return to: nothing serves as it is.
+    """
+    if event.model is not None or state.serve_failure_count + 1 < MAX_ROLLBACK_STARTS:
+        return event.model
+    if isinstance(state.update, RollingBack):
+        return state.update.name  # all that has changed since a runtime served
+    able = [r for r in state.models if r.active is not None and r.fallback is not None]
+    return min(able, key=lambda r: r.is_confirmed).name if able else None
+
+
+def ended(state: DeviceState, event: RuntimeEnded) -> Result:
+    was_serving = state.is_serving
+    state = replace(state, is_serving=False)
+    match state.update:
+        case OnProbation() if not was_serving:
+            # It ended what it served before; the candidate has been told to accept.
+            return state, (Ignored("the runtime that ended is not the one on probation"),)
+        case OnProbation(assignment=target):
+            return roll_back(state, target, event.code, event.detail)
+        case SelfTesting(assignment=target) as test:
+            # Serving comes first; the self-test waits for it and starts over.
+            test = without_try(test)
+            after = Staged(target, test.facts, test.try_count)
+            state, effects = advance(state, after, target)
+            return state, (*effects, DiscardCandidate(), serve(state))
+        case RollingBack() | Removing():
+            return state, (Ignored("a runtime without this model is already starting"),)
+        case _:
+            state, notes = _without_unproven(state, event)
+            count = state.serve_failure_count + 1
+            state = replace(state, serve_failure_count=count)
+            return state, (*notes, serve(state))
+
+
+def _without_unproven(state: DeviceState, event: RuntimeEnded) -> Result:
+    """Put what was superseded on probation back to its fallback: a runtime with it has ended."""
+    notes = []
+    for record in state.models:
+        if record.active is None or record.fallback is None or record.is_confirmed:
+            continue
+        where = update_state(state.update)
+        note = Announce(record.name, record.active.manifest, where, where, event.code, event.detail)
+        notes.append(note)
+        back = replace(record, active=record.fallback, fallback=None, is_confirmed=True)
+        state = state.with_record(back)
+    return state, tuple(notes)
