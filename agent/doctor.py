@@ -146,14 +146,17 @@ def _read_state(config: AgentConfig) -> tuple[DeviceState | None, Inventory, Fin
         found = Finding("state", Verdict.OK, f"{config.state.dir}: empty")
         return None, Inventory(), found
     try:
-        store = SqliteStateStore(path)
+        store = SqliteStateStore(path, can_wait=True)
         try:
-            state, inventory = store.load(), store.load_inventory()
+            state, inventory, fault = store.load(), store.load_inventory(), store.fault
         finally:
             store.close()
     except StorageError as exc:
         remedy = exc.hint or "run this as root; an agent that starts moves an unreadable file aside"
         return None, Inventory(), Finding("state", Verdict.FAULT, str(exc), remedy)
+    if fault is not None:
+        text = f"{fault}; generation {state.generation} is served, nothing new is kept"
+        return state, inventory, Finding("state", Verdict.FAULT, text, fault.hint)
     text = f"{config.state.dir}, generation {state.generation}"
     return state, inventory, Finding("state", Verdict.OK, text)
 

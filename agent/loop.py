@@ -25,11 +25,13 @@ from wire.messages import ControllerPresence
 from .adapters.fetcher import Fetcher
 from .adapters.metadata_pull import MetadataPulled
 from .adapters.sdnotify import Notifier
+from .adapters.state_sqlite import FOUND_AGAIN
 from .core import report
 from .core.events import (
     BundleStaged,
     CandidatePassed,
     CandidateRefused,
+    Collect,
     DirectorGone,
     Event,
     Evidence,
@@ -158,6 +160,7 @@ class Loop:
     def run(self) -> str | None:
         """Run until a stop is requested; return the error that asked for it, if any."""
         self._state = self._store.load()
+        self._is_on_disk = self._store.fault is None
         self._publish_report()
         self._apply(Started())
         # The runtime loads what is installed meanwhile: serving waits for no metadata.
@@ -286,6 +289,9 @@ class Loop:
             return False
         self._state = after
         is_news = report.is_news(before, after)
+        if self._store.fault is not None:
+            # What is on disk may be newer, and need what this state does not.
+            effects = tuple(effect for effect in effects if not isinstance(effect, Collect))
         for follow_up in self._effects.run(effects, after):
             self._inbox.put(follow_up)
         if is_news:
@@ -316,6 +322,8 @@ class Loop:
             self._store.save(state)
         except StorageError as exc:
             log.error("%s; %s", exc, exc.hint)  # noqa: TRY400 - the cause is in the message
+            if exc.code == FOUND_AGAIN:
+                self._inbox.put(StopRequested(f"{exc}; {exc.hint}"))
             if not self._has_failed:
                 self._uplink.alarm(exc.code, str(exc))
             self._has_failed = True

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from wire.errors import StorageError
 from wire.messages import Inventory
 
 from .core.states import DeviceState, OutputShift
@@ -206,6 +207,10 @@ RuntimeSink = Callable[[RuntimeEvent], None]
 
 class StateStore(Protocol):
     """Keeps the agent's state across power cuts."""
+
+    @property
+    def fault(self) -> StorageError | None:
+        """Why what is on disk could not be opened yet; None once it was."""
 
     def load(self) -> DeviceState:
         """Return the saved state, or a blank one; raises StorageError."""

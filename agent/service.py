@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
 import logging
 import os
@@ -264,16 +266,20 @@ def _open_state(path: Path) -> tuple[SqliteStateStore, str | None]:
     """Open the state; return it, and what was lost.
 
     An unreadable one is moved aside, and the agent goes on from its last settled state. One that is
-    blank though bundles were brought here for it is lost too.
+    blank though bundles were brought here for it is lost too. One on a disk that is full or
+    read-only is read as well as it can be where there are bundles to serve.
     """
+    can_wait = has_bundles(path.parent)
 
     def attempt() -> SqliteStateStore:
-        store = SqliteStateStore(path)
+        store = SqliteStateStore(path, can_wait=can_wait)
         try:
-            store.settle(store.load())
+            state = store.load()
         except StorageError:
             store.close()
             raise
+        with contextlib.suppress(StorageError):  # on a full disk; each save tries it again
+            store.settle(state)
         return store
 
     try:
@@ -288,7 +294,7 @@ def _open_state(path: Path) -> tuple[SqliteStateStore, str | None]:
         log.error("%s; moved to %s, starting %s", exc, aside.name, since)  # noqa: TRY400 - cause in the message
         return store, f"{exc}; moved to {aside.name}, started {since}"
     # A bundle is sealed only after the state that wants it is on disk.
-    if store.load() == DeviceState() and has_bundles(path.parent):
+    if store.load() == DeviceState() and can_wait:
         lost = f"{path} and its copy are gone, and bundles are there; started empty"
         log.error("%s", lost)
         return store, lost
@@ -300,8 +306,9 @@ def _open_outbox(path: Path, boot: str) -> tuple[Outbox, str | None]:
 
     An unreadable one is moved aside; those of its records that are sound go on in the new one.
     """
+    can_wait = has_bundles(path.parent)
     try:
-        return _patiently(lambda: Outbox(path, boot)), None
+        return _patiently(lambda: Outbox(path, boot, can_wait=can_wait)), None
     except StorageError as exc:
         if exc.code != "state_unreadable" or not path.exists():
             raise
@@ -334,7 +341,7 @@ def locked(root: Path) -> BinaryIO:
     """
     try:
         root.mkdir(parents=True, exist_ok=True)
-        file = (root / "lock").open("wb")
+        file = _open_lock(root / "lock")
     except OSError as exc:
         raise StorageError(
             f"cannot write {root}: {exc.strerror}",
@@ -351,3 +358,17 @@ def locked(root: Path) -> BinaryIO:
             hint="each agent on a host needs its own [state] dir and [serve] listen",
         ) from exc
     return file
+
+
+def _open_lock(path: Path) -> BinaryIO:
+    """Return the file, made if need be; on a read-only disk as it can be read, which can be locked too.
+
+    Raises:
+        OSError: There is none and none can be made, or it is somebody else's.
+    """
+    try:
+        return path.open("wb")
+    except OSError as exc:
+        if exc.errno != errno.EROFS or not path.exists():
+            raise
+        return path.open("rb")

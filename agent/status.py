@@ -42,6 +42,7 @@ class Status:
     waiting_records: int
     state: DeviceState
     trust: TrustView | None
+    state_fault: str | None = None
 
     def to_json(self) -> str:
         """Return the status as JSON."""
@@ -52,6 +53,7 @@ class Status:
             "serving": self.is_serving,
             "runtime": self.answer,
             "waiting_records": self.waiting_records,
+            "state_fault": self.state_fault,
             "generation": reported.generation,
             "trust": self._trust(),
             "models": [m.model_dump(mode="json") for m in reported.models],
@@ -85,6 +87,8 @@ class Status:
             f"trust       {trust}",
             f"records     {self.waiting_records} waiting for the controller",
         ]
+        if self.state_fault is not None:
+            lines.append(f"state       {self.state_fault}")
         if (waiting := self._waiting()) is not None:
             lines.append(f"            {waiting}")
         for model in reported.models:
@@ -122,9 +126,9 @@ def read_status(config: AgentConfig) -> Status:
             code="state_missing",
             hint="start it with `fleet-agent run --config FILE`",
         )
-    store = SqliteStateStore(path)
+    store = SqliteStateStore(path, can_wait=True)
     try:
-        state = store.load()
+        state, fault = store.load(), store.fault
     finally:
         store.close()
     try:
@@ -140,6 +144,7 @@ def read_status(config: AgentConfig) -> Status:
         waiting_records=count_records(config.state.dir / "outbox.db"),
         state=state,
         trust=peek(config.state.dir / TRUST),
+        state_fault=None if fault is None else f"{fault}; {fault.hint}",
     )
 
 
@@ -221,5 +226,15 @@ def count_records(path: Path) -> int:
         with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as db:
             (count,) = db.execute("SELECT count(*) FROM record").fetchone()
     except sqlite3.Error:
-        return 0
+        return _count_records_without_index(path)
     return int(count)
+
+
+def _count_records_without_index(path: Path) -> int:
+    from .adapters.database import look_into
+
+    try:
+        row = look_into(path, "SELECT count(*) FROM record")
+    except StorageError:
+        return 0
+    return int(row[0]) if row else 0

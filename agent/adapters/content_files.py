@@ -45,26 +45,33 @@ class ContentStore:
     def __init__(self, root: Path, max_bytes: int | None = None) -> None:
         """Make the directories and sweep what a crash left half-written.
 
+        Where bundles are already, a disk that is full, read-only or fails keeps nobody from loading them.
+
         Args:
             root: The state directory.
             max_bytes: What all content may take of the disk, an update under way included; None
                 is as much as there is.
 
         Raises:
-            StorageError: `state_unwritable`.
+            StorageError: As `storage_error`, with no bundle there.
         """
         self.content = root / "content"
         self._bundles = root / BUNDLES
         self._chunks = root / "chunks"
         self._max_bytes = max_bytes
         try:
-            for directory in (self.content, self._bundles, self._chunks):
-                directory.mkdir(parents=True, exist_ok=True)
-                for path in directory.glob(f"{TEMPORARY}*"):
-                    path.unlink()
-            sync_directory(root)
+            self._make(root)
         except OSError as exc:
-            raise storage_error(root, exc) from exc
+            if not has_bundles(root):
+                raise storage_error(root, exc) from exc
+            log.error("%s; loading what is there", storage_error(root, exc))  # noqa: TRY400 - the cause is in the message
+
+    def _make(self, root: Path) -> None:
+        for directory in (self.content, self._bundles, self._chunks):
+            directory.mkdir(parents=True, exist_ok=True)
+            for path in directory.glob(f"{TEMPORARY}*"):
+                path.unlink()
+        sync_directory(root)
 
     def has_chunk(self, chunk: ChunkRef) -> bool:
         """Return whether the whole chunk is on disk; a damaged one is deleted."""

@@ -12,7 +12,7 @@ import contextlib
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from wire.errors import StorageError
 
@@ -24,6 +24,8 @@ DAMAGE: Final = frozenset(
     {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT, sqlite3.SQLITE_ERROR}
 )
 """Waiting or making room does not help against these; SQLITE_ERROR is a table that is not ours."""
+DISK_FAULTS: Final = frozenset({"disk_full", "state_unwritable"})
+"""Codes of a disk that may work again, with a file that may be as good as ever."""
 LOCKED: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 MAX_ASIDE: Final = 3
 """Damaged files that are kept of each kind, the newest: a disk that goes bad must not fill itself."""
@@ -60,13 +62,49 @@ def open_database(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def connect(path: Path) -> sqlite3.Connection:
+def connect(path: Path, mode: str = "mode=rwc") -> sqlite3.Connection:
     """Return a connection that gives text which is none as well as it can, for digests to find."""
     connection = sqlite3.connect(
-        path, isolation_level=None, check_same_thread=False, timeout=BUSY_S
+        f"{path.absolute().as_uri()}?{mode}",
+        uri=True,
+        isolation_level=None,
+        check_same_thread=False,
+        timeout=BUSY_S,
     )
     connection.text_factory = lambda data: data.decode("utf-8", "replace")
     return connection
+
+
+def look_into(path: Path, query: str) -> tuple[Any, ...] | None:
+    """Return the first row of a query on a file that cannot be opened, with a disk full or read-only.
+
+    SQLite reads no file in WAL mode beside which it cannot make an index of the journal. Where there is no
+    journal, as after an orderly stop, it does when it is told that nobody changes the file; on a
+    read-only disk with the index that is there; and on a full one with an index in memory.
+
+    Raises:
+        StorageError: As `storage_fault`.
+    """
+    ways = (("mode=ro", "NORMAL"), ("mode=rw", "EXCLUSIVE"))
+    fault: StorageError | None = None
+    for mode, locking in ways if _has_journal(path) else (("mode=ro&immutable=1", "NORMAL"),):
+        try:
+            with contextlib.closing(connect(path, mode)) as connection:
+                connection.execute(f"PRAGMA locking_mode={locking}")
+                row: tuple[Any, ...] | None = connection.execute(query).fetchone()
+                return row
+        except FAULTS as exc:
+            fault = storage_fault(path, exc)
+    raise fault or unreadable(path, "there is no way")
+
+
+def _has_journal(path: Path) -> bool:
+    try:
+        return path.with_name(f"{path.name}-wal").stat().st_size > 0
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True  # it may be there: never read past it
 
 
 def renew_journal(connection: sqlite3.Connection) -> bool:
@@ -159,24 +197,38 @@ def unreadable(path: Path, why: str) -> StorageError:
 
 
 class Database:
-    """One file, opened when it is needed; used by one thread only."""
+    """One file, opened when it is needed; used by one thread only.
 
-    def __init__(self, path: Path, prepare: Callable[[sqlite3.Connection], None]) -> None:
+    Attributes:
+        fault: Why it could not be opened yet; None once it was.
+    """
+
+    def __init__(
+        self, path: Path, prepare: Callable[[sqlite3.Connection], None], *, can_wait: bool = False
+    ) -> None:
         """Open the file, or begin a new one.
 
         Args:
             path: The file.
             prepare: Looks at a connection that was just opened, and makes the tables.
+            can_wait: Whether a disk that is full or fails is no reason to give up: the file is opened
+                when it is used and can be.
 
         Raises:
             StorageError: As `storage_fault`, or of `prepare`.
         """
+        self.fault: StorageError | None = None
         self._path = path
         self._prepare = prepare
         self._connection: sqlite3.Connection | None = None
         self._has_failed = False
-        with self.use():
-            pass
+        try:
+            with self.use():
+                pass
+        except StorageError as exc:
+            if not can_wait or exc.code not in DISK_FAULTS:
+                raise
+            self.fault = exc
 
     @contextlib.contextmanager
     def use(self) -> Iterator[sqlite3.Connection]:
@@ -214,6 +266,7 @@ class Database:
         except BaseException:
             connection.close()
             raise
+        self.fault = None
         return connection
 
     def _renew_journal(self, connection: sqlite3.Connection) -> None:

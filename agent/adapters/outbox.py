@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from wire.errors import StorageError
 from wire.messages import StoredRange
 
 from .database import FAULTS, Database, connect, unreadable
@@ -63,13 +64,16 @@ _Kept = tuple[Waiting, list[Gap]]
 class Outbox:
     """Records by (boot, seq), oldest first. Used by the loop's thread only."""
 
-    def __init__(self, path: Path, boot: str, *, max_bytes: int = MAX_BYTES) -> None:
+    def __init__(
+        self, path: Path, boot: str, *, max_bytes: int = MAX_BYTES, can_wait: bool = False
+    ) -> None:
         """Open the file, or begin a new one.
 
         Args:
             path: The database file.
             boot: This start's id; sequence numbers begin at 1 under it.
             max_bytes: Cap on the sum of topics and payloads.
+            can_wait: As of `Database`.
 
         Raises:
             StorageError: As `storage_fault`.
@@ -83,7 +87,12 @@ class Outbox:
         """Of the last append, while it failed; the disk may have it all the same."""
         self._found: _Kept | None = None
         """What a reopening found of an append that had failed, until it is tried again."""
-        self._database = Database(path, self._prepare)
+        self._database = Database(path, self._prepare, can_wait=can_wait)
+
+    @property
+    def fault(self) -> StorageError | None:
+        """Why the file could not be opened yet; None once it was."""
+        return self._database.fault
 
     def append(self, topic: str, make: Callable[[int], bytes]) -> tuple[Waiting, list[Gap]]:
         """Keep a record; return it, and what had to go for it.

@@ -7,7 +7,9 @@ SQLite does not notice a bit that flips inside a row, nor a journal that it cann
 is sealed with its digest and numbered. The last *settled* state, one with no update under way, is kept a
 second time in a file of its own, `state.settled`. A database that is damaged, or older than that, is
 moved aside, and the agent goes on from the settled state: what it names is never collected. One that
-is locked, on a full disk or not writable is as good as ever, and stays where it is.
+is locked, on a full disk or not writable is as good as ever, and stays where it is: a start reads it
+without opening it for writing, or goes on from the settled state, and writes nothing over it before it
+could be opened and is known to be no newer.
 """
 
 from __future__ import annotations
@@ -25,10 +27,12 @@ from agent.core.trust import Mark, Marks
 from wire.errors import StorageError
 from wire.messages import Inventory
 
-from .database import Database, unreadable
+from .database import DISK_FAULTS, Database, look_into, unreadable
 from .durable import sealed, storage_error, unsealed, write_durably
 
 SCHEMA_VERSION: Final = 1
+FOUND_AGAIN: Final = "state_found_again"
+"""Code of a database that shows, when it can be opened at last, another state than was gone on from."""
 TABLES: Final = frozenset({"meta", "state", "inventory", "trust"})
 _NEVER_WRITTEN: Final = 0
 """The second place of the schema's version in a database of an agent that knew of one only."""
@@ -39,11 +43,15 @@ _MARKS: Final = TypeAdapter(dict[str, Mark])
 class SqliteStateStore:
     """Loads and saves `DeviceState`; used by the loop's thread only."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, can_wait: bool = False) -> None:
         """Open the database, or begin a new one.
 
         Opening adds only what is missing, and renews the journal if it can, so that another
         program's lock on writing does not keep the agent from serving what it has.
+
+        Args:
+            path: The file.
+            can_wait: As of `Database`: what is there is read as well as that can be done.
 
         Raises:
             StorageError: As `storage_fault`, or `state_newer` when a newer agent wrote it.
@@ -52,15 +60,34 @@ class SqliteStateStore:
         self._copy = path.with_suffix(".settled")
         self._copied: DeviceState | None = None
         self._number = 0
-        self._database = Database(path, self._prepare)
+        self._is_to_compare = False
+        self._database = Database(path, self._prepare, can_wait=can_wait)
+
+    @property
+    def fault(self) -> StorageError | None:
+        """Why the database could not be opened yet; None once it was."""
+        return self._database.fault
 
     def load(self) -> DeviceState:
         """Return the saved state, or a blank one.
 
+        While the database cannot be opened, it is the settled state, should no newer one be readable.
+
         Raises:
             StorageError: As `storage_fault`; `state_unreadable` also when writes were lost.
         """
-        copied, _ = self._read_copy()  # first: the database of a running agent gets only newer
+        copied, settled = self._read_copy()  # first: a running agent's database gets only newer
+        self._is_to_compare = False
+        try:
+            state = self._load(copied)
+        except StorageError:
+            if self.fault is None or settled is None:
+                raise
+            self._number, state = copied, settled
+        self._is_to_compare = self.fault is not None
+        return state
+
+    def _load(self, copied: int) -> DeviceState:
         try:
             body = self._body("state")
             number, text = (0, None) if body is None else _opened(body)
@@ -160,8 +187,14 @@ class SqliteStateStore:
             return 0, None
 
     def _body(self, table: str) -> str | None:
-        with self._database.use() as db:
-            row = db.execute(f"SELECT body FROM {table} WHERE id = 1").fetchone()  # noqa: S608 - a constant
+        query = f"SELECT body FROM {table} WHERE id = 1"  # noqa: S608 - a constant
+        try:
+            with self._database.use() as db:
+                row = db.execute(query).fetchone()
+        except StorageError as exc:
+            if self.fault is None or exc.code not in DISK_FAULTS:
+                raise
+            row = look_into(self._path, query)
         return None if row is None else row[0]
 
     def _write(self, table: str, body: str) -> None:
@@ -172,6 +205,9 @@ class SqliteStateStore:
         found = {name for (name,) in db.execute("SELECT name FROM sqlite_master")}
         if "meta" in found:
             self._refuse_newer(db)
+        if self._is_to_compare and "state" in found:
+            self._compare(db)
+        self._is_to_compare = False
         if found >= TABLES:
             return
         db.execute("BEGIN IMMEDIATE")
@@ -181,6 +217,23 @@ class SqliteStateStore:
         db.execute("INSERT OR IGNORE INTO meta VALUES ('schema', ?)", (SCHEMA_VERSION,))
         db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         db.execute("COMMIT")
+
+    def _compare(self, db: sqlite3.Connection) -> None:
+        """See that what was gone on from is not older than what is there."""
+        row = db.execute("SELECT body FROM state WHERE id = 1").fetchone()
+        try:
+            number = 0 if row is None else _opened(row[0])[0]
+        except (ValueError, TypeError) as exc:
+            why = f"its state is damaged: {exc}"
+        else:
+            if number <= self._number:
+                return
+            why = f"its state is number {number}, newer than {self._number}"
+        raise StorageError(
+            f"{self._path} can be opened again: {why}",
+            code=FOUND_AGAIN,
+            hint="the agent starts again, from what is there",
+        )
 
     def _refuse_newer(self, db: sqlite3.Connection) -> None:
         query = "SELECT value FROM meta WHERE key = 'schema'"

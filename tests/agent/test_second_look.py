@@ -45,6 +45,9 @@ class Silence:
     def record(self, topic, make):
         pass
 
+    def alarm(self, code, detail):
+        pass
+
     def report(self, make):
         pass
 

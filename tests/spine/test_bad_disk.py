@@ -3,11 +3,13 @@
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 
 import pytest
 
 from tests.conformance.repository import Repository
+from tests.spine.bed import Device
 from tests.spine.claims import check_end, check_records, check_serving
 from tests.spine.models import NAME
 from tests.spine.processes import free_port
@@ -44,7 +46,7 @@ class Disk:
 
     def fill(self, *, free_bytes=0):
         """Leave this much room; to the last byte when it is none."""
-        with (self.path / FILLER).open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        with (self.path / FILLER).open("ab", buffering=0) as file, contextlib.suppress(OSError):
             block = bytes(4096)
             while free_bytes == 0 or shutil.disk_usage(self.path).free > free_bytes:
                 file.write(block)
@@ -54,6 +56,9 @@ class Disk:
 
     def lock(self):
         self._do("mount", "-o", "remount,ro", self.path)
+
+    def unlock(self):
+        self._do("mount", "-o", "remount,rw", self.path)
 
     def remove(self):
         self._do("umount", "--lazy", self.path)
@@ -138,6 +143,47 @@ def test_a_device_without_room_for_an_update_fails_it_and_serves_on(bed):
     bed.state.clear()
     bed.install("3.0.0")
     check_serving(bed, {DEVICE: "3.0.0"})
+
+
+HARMS = {"full": (Disk.fill, Disk.clear), "read-only": (Disk.lock, Disk.unlock)}
+ENDS = {"orderly": Device.end, "killed": lambda device: device.end(signal.SIGKILL)}
+
+
+@pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
+@pytest.mark.parametrize(("harm", "mend"), HARMS.values(), ids=HARMS)
+def test_a_device_starts_and_serves_on_such_a_disk_and_updates_when_it_works_again(
+    bed, harm, mend, end
+):
+    device = bed.devices[DEVICE]
+    before = bed.model(DEVICE)["active_version"]
+    newer = f"{int(before[0]) + 1}.0.0"
+    bed.push(newer)
+    end(device)
+    bed.until_online(DEVICE, is_online=False)
+    told = len(device.log.read_text())
+    harm(bed.state)
+    device.start()
+    check_serving(bed, {DEVICE: before})
+    bed.until_online(DEVICE)
+    harm(bed.state)  # a journal that was not needed any more has made some room
+    rollout = bed.roll_out(newer)
+    for program in ("status", "doctor"):
+        ended = run(bed.fleet_dir, "fleet-agent", program, "--config", f"{DEVICE}.toml")
+        assert before in ended.text, ended
+        is_closed = (
+            end is Device.end or harm is Disk.lock
+        )  # a killed one's journal has its index yet
+        assert not is_closed or "cannot write" in ended.text, ended
+    log = device.log.read_text()[told:]
+    assert "state.db" in log, log
+    assert bed.rollout(rollout)["state"] == "running"
+    mend(bed.state)
+    ended = bed.until_ended(rollout)
+    assert ended["counts"] == {"confirmed": 1}, ended
+    check_serving(bed, {DEVICE: newer})
+    check_records(bed)
+    rows = bed.get(f"/v1/devices/{DEVICE}/records?channel=event/alarm&limit=1000")
+    assert "state.db" in rows[0]["body"]["detail"] or "disk" in rows[0]["body"]["detail"], rows
 
 
 def test_a_bundle_that_does_not_fit_is_not_there_in_part(disk, bundles):

@@ -174,6 +174,10 @@ class WitnessedState:
         self._store = store
         self._witness = witness
 
+    @property
+    def fault(self):
+        return self._store.fault
+
     def load(self):
         return self._store.load()
 

@@ -90,6 +90,22 @@ def test_room_is_not_made_for_a_record_that_cannot_be_kept(tmp_path):
     assert gaps[0].count == 91 - len(outbox)
 
 
+def test_what_cannot_be_opened_takes_records_when_it_can(tmp_path):
+    path = tmp_path / "outbox.db"
+    outbox = Outbox(path, OLD)
+    fill(outbox, 2)
+    outbox.close()
+    (index := tmp_path / "outbox.db-shm").mkdir()
+    outbox = Outbox(path, BOOT, can_wait=True)
+    assert outbox.fault.code == "state_unwritable"
+    with pytest.raises(StorageError, match="cannot write"):
+        fill(outbox, 1)
+    index.rmdir()
+    fill(outbox, 1)
+    keys = [(w.boot, w.seq) for _, w in outbox.waiting(10)]
+    assert (keys, outbox.fault) == ([(OLD, 1), (OLD, 2), (BOOT, 1)], None)
+
+
 def test_the_records_of_an_agent_that_wrote_no_digests_are_believed(tmp_path):
     path = tmp_path / "outbox.db"
     outbox = Outbox(path, OLD)

@@ -1,3 +1,4 @@
+import shutil
 import sqlite3
 from dataclasses import replace
 
@@ -173,6 +174,90 @@ def test_what_an_agent_without_seals_wrote_is_read(tmp_path):
     body = TypeAdapter(DeviceState).dump_json(state).decode()
     database.execute("INSERT INTO state VALUES (1, ?)", (body,))
     assert SqliteStateStore(path).load() == state
+
+
+def make_unopenable(path):
+    """Have SQLite make no index of the journal, as on a disk that is full or read-only."""
+    index = path.with_name(f"{path.name}-shm")
+    index.unlink(missing_ok=True)
+    index.mkdir()
+    return index
+
+
+STATES = [
+    DeviceState(generation=2),
+    DeviceState(generation=3, update=Fetching(Assignment("m", REF))),
+]
+
+
+@pytest.mark.parametrize("is_killed", [False, True], ids=["orderly", "killed"])
+@pytest.mark.parametrize("state", STATES, ids=["settled", "underway"])
+def test_what_cannot_be_opened_is_read_and_goes_on_later(tmp_path, state, is_killed):
+    path = tmp_path / "state.db"
+    store = SqliteStateStore(path)
+    store.save(DeviceState(generation=1))
+    store.save(state)
+    if is_killed:  # with what was committed in the journal alone
+        shutil.copytree(tmp_path, tmp_path / "killed")
+        path = tmp_path / "killed" / "state.db"
+    store.close()
+    index = make_unopenable(path)
+    with pytest.raises(StorageError, match="cannot write"):
+        SqliteStateStore(path)
+    store = SqliteStateStore(path, can_wait=True)
+    assert (store.load(), store.fault.code) == (state, "state_unwritable")
+    with pytest.raises(StorageError, match="cannot write"):
+        store.save(replace(state, generation=4))
+    index.rmdir()
+    store.save(replace(state, generation=5))
+    assert store.fault is None
+    store.close()
+    assert SqliteStateStore(path).load().generation == 5
+
+
+def test_what_can_be_read_by_no_means_is_not_written_over_when_it_is_newer(tmp_path):
+    path = tmp_path / "state.db"
+    store = SqliteStateStore(path)
+    store.save(DeviceState(generation=1))
+    newer = DeviceState(generation=2, update=Fetching(Assignment("m", REF)))
+    store.save(newer)
+    store.close()
+    journal = path.with_name("state.db-wal")
+    journal.mkdir()
+    (journal / "x").touch()
+    store = SqliteStateStore(path, can_wait=True)
+    assert store.load() == DeviceState(generation=1), "the settled one"
+    (journal / "x").unlink()
+    journal.rmdir()
+    for _ in range(2):
+        with pytest.raises(StorageError) as caught:
+            store.save(DeviceState(generation=1, is_serving=True))
+        assert caught.value.code == "state_found_again"
+    store.close()
+    assert SqliteStateStore(path).load() == newer
+
+
+def test_what_opens_only_when_it_is_loaded_is_believed(tmp_path):
+    path = tmp_path / "state.db"
+    store = SqliteStateStore(path)
+    store.save(DeviceState(generation=1))
+    store.close()
+    index = make_unopenable(path)
+    store = SqliteStateStore(path, can_wait=True)
+    index.rmdir()
+    assert (store.load(), store.fault) == (DeviceState(generation=1), None)
+
+
+def test_a_lock_is_nothing_to_wait_for(tmp_path):
+    path = tmp_path / "state.db"
+    SqliteStateStore(path).close()
+    holder = sqlite3.connect(path, isolation_level=None)
+    holder.execute("PRAGMA locking_mode=EXCLUSIVE")
+    holder.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(StorageError) as caught:
+        SqliteStateStore(path, can_wait=True)
+    assert caught.value.code == "state_locked"
+    holder.close()
 
 
 def test_of_many_damaged_files_the_newest_are_kept(tmp_path):
