@@ -31,6 +31,7 @@ LONGEST_S = 0.15
 """A cut comes at most this long after the one before: about two stages of a scenario."""
 PER_DISK = 50
 """Cuts before a device gets a new disk: its outbox fills with what is never acknowledged."""
+LINGERS_S = 30
 _FICLONE = 0x40049409  # linux/fs.h
 
 
@@ -129,7 +130,19 @@ def _mounted(image, target, *options):
     try:
         yield
     finally:
-        _command("umount", target)
+        _unmount(target)
+
+
+def _unmount(target):
+    """Unmount; on a busy machine the loop device of a disk within lingers on for a moment."""
+    deadline_s = time.monotonic() + LINGERS_S
+    while True:
+        try:
+            return _command("umount", target)
+        except Unavailable:
+            if time.monotonic() > deadline_s:
+                raise
+            time.sleep(0.1)
 
 
 def _allocate(path, size_bytes):
