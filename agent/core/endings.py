@@ -44,6 +44,9 @@ MAX_QUARANTINED: Final = 64
 MAX_TRIES: Final = 3
 """Candidates with one target whose end was not seen, before the target is blamed."""
 
+DISK_FAULTS: Final = frozenset({Code.CONTENT_CORRUPT, Code.STORAGE_ERROR})
+"""Codes of a runtime that could not begin for want of sound files: not the bundle's fault."""
+
 Result = tuple[DeviceState, tuple[Effect, ...]]
 
 BUNDLE_FAULTS: Final = frozenset(
@@ -66,10 +69,6 @@ BUNDLE_FAULTS: Final = frozenset(
     }
 )
 """Codes that quarantine the manifest: trying it again on this device would end the same."""
-
-
-DISK_FAULTS: Final = frozenset({Code.CONTENT_CORRUPT, Code.STORAGE_ERROR})
-"""Codes of a runtime that could not begin for want of sound files: not the bundle's fault."""
 
 
 def plan(state: DeviceState, before: tuple[Effect, ...] = ()) -> Result:

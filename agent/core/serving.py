@@ -7,7 +7,7 @@ from typing import Final
 
 from wire.lifecycle import Code, Outcome
 
-from .endings import Result, advance, roll_back, serve
+from .endings import DISK_FAULTS, Result, advance, roll_back, serve
 from .events import Announce, CandidateRefused, DiscardCandidate, Ignored, RuntimeEnded
 from .states import (
     DeviceState,
@@ -70,7 +70,6 @@ def could_not_serve(state: DeviceState, event: CandidateRefused) -> Result:
             return again, effects
         kept = record.active.manifest if record.active else None
         return again, (Announce(name, kept, where, where, event.code, event.detail), *effects)
-    is_lost = is_unread or event.code == Code.CONTENT_CORRUPT
     record = replace(
         record,
         active=record.fallback,
@@ -78,7 +77,7 @@ def could_not_serve(state: DeviceState, event: CandidateRefused) -> Result:
         fallback=record.active if is_unread and record.fallback is None else None,
         is_confirmed=record.fallback is not None,
         # Lost content is fetched again; what does not load is not tried before a new generation.
-        outcome=None if is_lost else Outcome.FAILED,
+        outcome=None if event.code in DISK_FAULTS else Outcome.FAILED,
         code=event.code,
         detail=event.detail,
         generation=state.generation,
