@@ -217,9 +217,8 @@ class Loop:
         """Say that a runtime ended by itself; on probation the rollback says it."""
         if isinstance(event, CandidateRefused) and event.model is None:
             is_tried = isinstance(self._state.update, SelfTesting | OnProbation)
-            if (
-                not is_tried and self._state.serve_failure_count == 0
-            ):  # then it is repeated for ever
+            is_first = self._state.serve_failure_count == 0  # it may be repeated for ever
+            if is_first and not is_tried:
                 log.warning("no runtime could start: %s (%s)", event.detail, event.code)
                 self._uplink.alarm(event.code, event.detail)
             return

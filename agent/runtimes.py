@@ -139,7 +139,6 @@ class Runtimes:
                 return () if self._is_auto else (CandidatePassed(self._served_p99_ms(state)),)
             case CandidateFailed(incarnation=number) if number == self._candidate:
                 self._candidate = None
-                self._loaded.clear()
                 refused = CandidateRefused(item.model, item.code, item.detail)
                 is_gap = self._is_replacing and self._serving is None and not self._is_auto
                 return (refused, DISPLACED) if is_gap else (refused,)
@@ -156,7 +155,6 @@ class Runtimes:
                 return (RuntimeEnded(item.code, item.detail),)
             case RuntimeDied(incarnation=number) if number == self._candidate:
                 self._candidate = None
-                self._loaded.clear()
                 return (CandidateRefused(None, item.code, item.detail),)
             case Heartbeat(incarnation=number) if number == self._serving:
                 return self._sample(item, state)
@@ -182,7 +180,7 @@ class Runtimes:
         return None
 
     def _load(self, name: str, ref: Ref) -> ServedModel:
-        """Return a model with every byte verified, again after each end that nobody asked for."""
+        """Return a model with every byte verified: once, and again after what served has ended by itself."""
         if (known := self._loaded.get(ref.manifest)) is not None:
             return known
         manifest, files = self._content.load(ref.manifest)

@@ -204,6 +204,12 @@ def roll_back(state: DeviceState, target: Assignment, code: str, detail: str) ->
     return move_back(state, target, code, detail, is_commanded=False)
 
 
+def on_fallback(record: ModelRecord) -> ModelRecord:
+    """Return the record with the pointer on its fallback, which was confirmed, or on nothing."""
+    is_confirmed = record.fallback is not None
+    return replace(record, active=record.fallback, fallback=None, is_confirmed=is_confirmed)
+
+
 def is_settled(record: ModelRecord, bad: Ref) -> bool:
     """Whether a record tells how another release ended than the one that is taken back."""
     target = record.target
@@ -217,12 +223,7 @@ def move_back(
     record = state.record(target.name)
     if not is_settled(record, target.ref):
         record = replace(record, code=None, detail="")
-    record = replace(
-        record,
-        active=record.fallback,
-        fallback=None,
-        is_confirmed=record.fallback is not None,
-    )
+    record = on_fallback(record)
     after = RollingBack(target.name, target.ref, code, detail, is_commanded)
     note = announce(state, after, target, code, detail)
     state = replace(state.with_record(record), update=after, is_serving=False)

@@ -7,7 +7,7 @@ from typing import Final
 
 from wire.lifecycle import Code, Outcome
 
-from .endings import DISK_FAULTS, Result, advance, roll_back, serve
+from .endings import DISK_FAULTS, Result, advance, on_fallback, roll_back, serve
 from .events import Announce, CandidateRefused, DiscardCandidate, Ignored, RuntimeEnded
 from .states import (
     DeviceState,
@@ -36,8 +36,7 @@ def with_left_out(state: DeviceState) -> DeviceState:
     """Return the state in which models whose files could not be read are served again."""
     for record in state.models:
         if record.active is None and record.fallback is not None:
-            back = replace(record, active=record.fallback, fallback=None, is_confirmed=True)
-            state = state.with_record(back)
+            state = state.with_record(on_fallback(record))
     return state
 
 
@@ -48,6 +47,7 @@ def may_be_read_yet(state: DeviceState, event: CandidateRefused) -> bool:
 
 
 def serve_again(state: DeviceState) -> Result:
+    """Start a runtime with the same models, the later the oftener that failed."""
     count = state.serve_failure_count + 1
     state = replace(state, is_serving=False, serve_failure_count=count)
     return state, (serve(state),)
@@ -103,6 +103,7 @@ def _culprit(state: DeviceState, event: CandidateRefused) -> str | None:
 
 
 def ended(state: DeviceState, event: RuntimeEnded) -> Result:
+    """Answer the end of what served: start another, without what its end is held against."""
     was_serving = state.is_serving
     state = replace(state, is_serving=False)
     match state.update:
@@ -135,6 +136,5 @@ def _without_unproven(state: DeviceState, event: RuntimeEnded) -> Result:
         where = update_state(state.update)
         note = Announce(record.name, record.active.manifest, where, where, event.code, event.detail)
         notes.append(note)
-        back = replace(record, active=record.fallback, fallback=None, is_confirmed=True)
-        state = state.with_record(back)
+        state = state.with_record(on_fallback(record))
     return state, tuple(notes)
