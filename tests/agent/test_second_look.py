@@ -15,7 +15,7 @@ from agent.core.states import (
 from agent.core.update import step
 from agent.effects import Effects
 from agent.loop import Inbox, Loop
-from agent.ports import CandidateFailed
+from agent.ports import CandidateFailed, Promoted, RuntimeDied
 from agent.runtimes import Runtimes
 from tests.agent.adapters.bundles import make_bundle
 from tests.agent.adapters.test_content_files import install
@@ -154,3 +154,17 @@ def test_golden_rows_that_fail_on_damaged_files_end_the_trial_and_quarantine_not
     device.model.write_bytes(b"n" * 500)
     state, _ = step(state, device.effects.second_look(failed, state))
     assert (state.update.code, state.quarantined) == (Code.CONTENT_CORRUPT, ())
+
+
+def test_what_served_and_ended_by_itself_is_hashed_again(device):
+    assert list(device.runtimes.translate(Promoted(1), device.state)) == [ev.RuntimeAccepts()]
+    device.model.write_bytes(b"n" * 500)
+    assert device.start() is None, "its bytes are known to be sound"
+    list(device.runtimes.translate(RuntimeDied(1, Code.RUNTIME_DIED, "killed"), device.state))
+    assert device.start().code == Code.CONTENT_CORRUPT
+
+
+def test_a_candidate_that_was_replaced_is_not_taken_for_the_one_that_accepts(device):
+    assert device.start() is None
+    assert list(device.runtimes.translate(Promoted(1), device.state)) == []
+    assert list(device.runtimes.translate(Promoted(2), device.state)) == [ev.RuntimeAccepts()]

@@ -1,6 +1,7 @@
 """The fetcher over an in-memory broker: what arrives, what does not, and what lies."""
 
 import json
+import queue
 import time
 
 import pytest
@@ -170,6 +171,18 @@ def test_a_newer_job_replaces_the_one_under_way(device, controller, make_bundle)
     while device.link.filters and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not device.link.filters
+
+
+def test_a_bundle_that_is_fetched_later_makes_way_for_one_that_is_due(
+    device, controller, make_bundle
+):
+    bundle = make_bundle()
+    publish(controller, bundle.payloads())
+    device.fetcher.fetch(bundle.assignment, 3600.0)
+    with pytest.raises(queue.Empty):
+        device.events.get(timeout=1.5)
+    device.fetcher.fetch(bundle.assignment)
+    assert device.result() == bundle.staged
 
 
 @pytest.mark.parametrize("is_cancelled", [True, False])
