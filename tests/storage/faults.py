@@ -11,7 +11,7 @@ from tests.storage.device import REFUSED
 from tests.storage.kills import let_pass, life, place, row, scenario_of
 
 CALLS = (*tracer.WRITING, *tracer.READING)
-PARALLEL = 24
+PARALLEL = 12
 """Devices at once: most of their time they rest for 5 s, as the agent does after a fault."""
 FAULTS = {
     "EIO": (errno.EIO, set(CALLS)),

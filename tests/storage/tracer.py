@@ -8,6 +8,7 @@ each thread's alone.
 
 import contextlib
 import ctypes
+import faulthandler
 import os
 import platform
 import signal
@@ -41,8 +42,8 @@ NUMBERS = {
     },
 }.get(platform.machine(), {})  # fmt: skip
 
-DEADLINE_S = 60
-"""For a life that takes a tenth of a second; a fault may cost it some rests of 5 s."""
+DEADLINE_S = 600
+"""For a life of a second or two on a quiet machine, and of more than a minute on a busy one."""
 BY_DESCRIPTOR = {
     "write", "pwrite64", "writev", "pwritev", "fsync", "fdatasync", "ftruncate", "fallocate", "read",
     "pread64", "getdents64", "fstat",
@@ -113,7 +114,7 @@ def run(main, calls, root, decide):
         _follow(child, names, str(root), decide, ended)
     except TimeoutError:
         ended.is_stuck = True
-        os.kill(child, signal.SIGKILL)
+        os.kill(child, signal.SIGABRT)
         _follow(child, names, str(root), decide, ended)
     except BaseException:
         with contextlib.suppress(ProcessLookupError):
@@ -159,6 +160,7 @@ def _follow(child, names, root, decide, ended):
 
 def _run_child(main, names):
     code = 70
+    faulthandler.enable()  # of a life that is stuck, for `run` aborts it
     try:
         _ptrace(_TRACEME, 0, 0, 0)
         os.kill(os.getpid(), signal.SIGSTOP)
