@@ -50,7 +50,7 @@ wheel: $(STAMP)  ## the project's wheel and its bill of materials (CycloneDX), i
 wheelhouse: $(STAMP)  ## all that a device needs to install without a network; ARCH=aarch64, PYTHON_VERSION=3.12
 	$(BIN)/python systemd/wheelhouse.py --arch $(or $(ARCH),x86_64) --python $(or $(PYTHON_VERSION),3.11)
 
-docs: $(STAMP)  ## docs/topics.md, from what wire/ says
+docs: $(STAMP)  ## docs/topics.md and docs/asyncapi.yaml, from what wire/ says
 	$(BIN)/python docs/generate.py
 
 bench: $(STAMP)  ## measured beside peers and floors, in about ten minutes; writes docs/performance.md

@@ -1,25 +1,24 @@
-"""Write `docs/topics.md`: `topics.in.md` with what `wire/` says filled in, and `topics_examples.py`.
+"""Write `docs/topics.md` (`topics.in.md` with what `wire/` and `topics_examples.py` say filled in) and
+`docs/asyncapi.yaml`.
 
-Run by `make docs`; with `--check` it writes nothing and fails when the file is not up to date.
+Run by `make docs`; with `--check` it writes nothing and fails when a file is not up to date.
 """  # noqa: INP001 - a script beside the text that it writes, not in a package
 
 from __future__ import annotations
 
 import argparse
-import ast
-import inspect
 import json
 import string
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import fields
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
-from itertools import pairwise, product
 from pathlib import Path
-from typing import Any, Final, get_args, get_type_hints
+from typing import Any, Final
 
+import asyncapi
 import topics_examples as examples
 from pydantic import BaseModel
+from wire_words import all_topics, meanings, summary
 
 from agent.core.fetch_plan import SILENCE_S
 from agent.core.fetch_plan import WINDOW as CHUNK_WINDOW
@@ -30,6 +29,7 @@ from wire import codec, content, ids, lifecycle, messages, topics
 from wire.manifest import MAX_FILES, MAX_MANIFEST_BYTES, Manifest, parse_manifest
 
 TARGET: Final = Path(__file__).with_name("topics.md")
+ASYNCAPI: Final = Path(__file__).with_name("asyncapi.yaml")
 TEMPLATE: Final = Path(__file__).with_name("topics.in.md")
 
 _TYPES: Final = {
@@ -49,16 +49,18 @@ _PLACES: Final = {
 
 
 def main() -> int:
-    """Write the file, or compare it; return the exit code."""
+    """Write the files, or compare them; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="compare, write nothing")
-    text = render()
-    if not parser.parse_args().check:
-        TARGET.write_text(text, encoding="utf-8")
-    elif not TARGET.exists() or TARGET.read_text(encoding="utf-8") != text:
-        sys.stderr.write(f"{TARGET.name} is not what the code says: run `make docs`\n")
-        return 1
-    return 0
+    is_check = parser.parse_args().check
+    code = 0
+    for target, text in ((TARGET, render()), (ASYNCAPI, asyncapi.render())):
+        if not is_check:
+            target.write_text(text, encoding="utf-8")
+        elif not target.exists() or target.read_text(encoding="utf-8") != text:
+            sys.stderr.write(f"{target.name} is not what the code says: run `make docs`\n")
+            code = 1
+    return code
 
 
 def render() -> str:
@@ -71,7 +73,7 @@ def render() -> str:
         manifest=_manifest(),
         index=_index(),
         states=_words(lifecycle.UpdateState),
-        outcomes=_summary(lifecycle.Outcome),
+        outcomes=summary(lifecycle.Outcome),
         codes=_words(lifecycle.Code),
         root=topics.ROOT,
         filters=", ".join(f"`{text}`" for text in topics.device_filters("<device>")),
@@ -88,25 +90,16 @@ def render() -> str:
 
 def _topic_table() -> str:
     rows = []
-    for topic in _all_topics():
+    for topic in all_topics(_PLACES):
         channel = codec.channel_of(topic)
         is_signed = isinstance(topic, topics.Trust | topics.ModelTrust)
         bare = "[signed metadata](#trust)" if is_signed else "[a chunk](#content)"
         payload = _link(channel) if channel else bare
         retained = "yes" if topic.retain else "no"
         is_of_kinds = isinstance(topic, topics.Event | topics.Telemetry)
-        meaning = _summary(codec.PAYLOADS[channel] if channel and is_of_kinds else type(topic))
+        meaning = summary(codec.PAYLOADS[channel] if channel and is_of_kinds else type(topic))
         rows.append((f"`{topic.text}`", topic.writer, topic.qos, retained, payload, meaning))
     return _table(("topic", "written by", "QoS", "retained", "payload", "what it is"), rows)
-
-
-def _all_topics() -> Iterator[Any]:
-    for kind in get_args(topics.Topic):
-        if kind is not topics.Unknown:
-            types = get_type_hints(kind)
-            names = [field.name for field in fields(kind)]
-            for values in product(*(_PLACES.get(n) or get_args(types[n]) for n in names)):
-                yield kind(*values)
 
 
 def _limit_table() -> str:
@@ -179,10 +172,10 @@ def _fields(kind: type[BaseModel]) -> str:
     """Return the tables of a payload and, below it, of each part that it is the first to have."""
     schema = kind.model_json_schema(by_alias=True, ref_template="{model}")
     parts = {name: part for name, part in schema.get("$defs", {}).items() if "enum" not in part}
-    text = f"{_summary(kind)}\n\n{_field_table(kind, schema)}"
+    text = f"{summary(kind)}\n\n{_field_table(kind, schema)}"
     for name in _in_order(schema, parts):
         part = _model(kind, name)
-        text += f"\n\n**{name}**: {_summary(part)}\n\n{_field_table(part, parts[name])}"
+        text += f"\n\n**{name}**: {summary(part)}\n\n{_field_table(part, parts[name])}"
     return text
 
 
@@ -214,7 +207,7 @@ def _model(kind: type[BaseModel], name: str) -> type[BaseModel]:
 
 
 def _field_table(kind: type[BaseModel], schema: Mapping[str, Any]) -> str:
-    meanings = _meanings(kind)
+    words = meanings(kind)
     required = schema.get("required", ())
     rows = []
     for name, field in kind.model_fields.items():
@@ -223,7 +216,7 @@ def _field_table(kind: type[BaseModel], schema: Mapping[str, Any]) -> str:
         unit = next((u for suffix, u in _UNITS.items() if key.endswith(suffix)), "")
         kind_text = _type(node) + (f", {unit}" if unit and "$ref" not in node else "")
         default = "required" if key in required else _default(node)
-        rows.append((f"`{key}`", kind_text, default, meanings.get(name, "")))
+        rows.append((f"`{key}`", kind_text, default, words.get(name, "")))
     return _table(("field", "type", "default", "meaning"), rows)
 
 
@@ -280,25 +273,6 @@ def _range(node: Mapping[str, Any]) -> str:
         above = " above" if "exclusiveMinimum" in node else " from"
         return f"{above} {low}" if low is not None else ""
     return f" {low} to {high:,}"
-
-
-def _meanings(kind: type[BaseModel]) -> dict[str, str]:
-    """Return the texts below the fields of a model, inherited ones included."""
-    meanings: dict[str, str] = {}
-    for cls in reversed(kind.__mro__[: kind.__mro__.index(BaseModel)]):
-        (tree,) = ast.parse(inspect.getsource(cls)).body
-        body = tree.body if isinstance(tree, ast.ClassDef) else []
-        for field, below in pairwise(body):
-            match field, below:
-                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(
-                    value=ast.Constant(value=str(text))
-                ):
-                    meanings[name] = " ".join(text.split())
-    return meanings
-
-
-def _summary(kind: type) -> str:
-    return " ".join((kind.__doc__ or "").split())
 
 
 def _words(kind: type[StrEnum]) -> str:
