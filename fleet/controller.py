@@ -42,6 +42,7 @@ from .audit import Witness
 from .evidence import Sight
 from .inbox import Inbox
 from .ingest import Ingest, Outcome, ack_messages
+from .metrics import Metrics, Moment, render
 from .pki.enrolment import Enrolment
 from .publisher import Publisher
 from .version import VERSION
@@ -82,6 +83,7 @@ class Controller:
         self.broker_url = broker_url
         self.enrolment: Enrolment | None = None
         self.ingest = Ingest()
+        self.metrics = Metrics()
         self.inbox = Inbox()
         self._link = link
         self._clock = clock
@@ -169,6 +171,17 @@ class Controller:
     def is_alive(self) -> bool:
         """Whether the link can still recover by itself."""
         return self._link.is_alive()
+
+    def metrics_text(self) -> bytes:
+        """Return what Prometheus scrapes; from any thread."""
+        dropped = {
+            "malformed": self.ingest.malformed_count,
+            "unknown_device": self.ingest.unknown_count,
+            "inbox_full": self.inbox.dropped_count,
+        }
+        moment = Moment(self.is_connected, self.inbox.delivery_count, dropped)
+        with self.store.read() as tx:
+            return render(self.metrics, tx, moment)
 
     def now_unix_ms(self) -> int:
         """Return the time, as everything here sees it."""
@@ -306,6 +319,8 @@ class Controller:
             news = frozenset(outcome.changed)
             for rollout in tx.rollouts.concerned_ids(news):
                 rollouts.advance(tx, rollouts.get(tx, rollout), sight, news=news)
+        with self.store.read() as tx:
+            self.metrics.stored(tx, [record for _, record in outcome.fresh])
         self._publisher.acknowledge(ack_messages(outcome.stored))
         self._publisher.repeat(outcome.lagging, now)
         self._publisher.repeat_chunks(outcome.missing, now)

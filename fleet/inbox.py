@@ -57,6 +57,12 @@ class Inbox:
             return taken
 
     @property
+    def delivery_count(self) -> int:
+        """How many deliveries wait."""
+        with self._condition:
+            return self._delivery_count
+
+    @property
     def is_empty(self) -> bool:
         """Whether no event waits."""
         with self._condition:

@@ -46,6 +46,7 @@ class Outcome:
         missing: Chunks that a device waits for in vain.
         events: Events to store, for watchers.
         heard: Devices that sent something just now.
+        fresh: Records that were not there before, by device.
     """
 
     stored: list[RecordKey] = field(default_factory=list)
@@ -54,6 +55,7 @@ class Outcome:
     missing: set[str] = field(default_factory=set)
     events: list[EventRow] = field(default_factory=list)
     heard: set[str] = field(default_factory=set)
+    fresh: list[tuple[str, m.Record]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,7 @@ class Ingest:
         parsed = [p for d in deliveries if (p := self._parse(d, now_unix_ms, outcome)) is not None]
         known = tx.devices.known(p.device for p in parsed)
         records: list[RecordRow] = []
+        by_key: dict[RecordKey, m.Record] = {}
         for item in parsed:
             if item.device not in known:
                 self._ignore_stranger(item.device, now_unix_ms, outcome)
@@ -104,10 +107,16 @@ class Ingest:
                     outcome.missing.update(chunks)
                 case m.Record() as record:
                     self._check_clock(item.device, record, now_unix_ms, outcome)
-                    records.append(_row(item, record, now_unix_ms))
+                    row = _row(item, record, now_unix_ms)
+                    records.append(row)
+                    by_key.setdefault(row.key, record)
         fresh = tx.journal.add_records(records)
         outcome.stored.extend(row.key for row in records)
-        outcome.events.extend(event for row in fresh if (event := _event_of(tx, row)) is not None)
+        for row in fresh:
+            record = by_key[row.key]
+            outcome.fresh.append((row.key.device, record))
+            if (event := _event_of(tx, row.key.device, record)) is not None:
+                outcome.events.append(event)
         tx.devices.touch(outcome.heard, now_unix_ms)
         tx.journal.note(outcome.events, now_unix_ms)
         return outcome
@@ -254,23 +263,18 @@ def _row(item: _Parsed, record: m.Record, now: int) -> RecordRow:
     )
 
 
-def _event_of(tx: Tx, row: RecordRow) -> EventRow | None:
-    device = row.key.device
-    match row.channel:
-        case "event/update":
-            update = m.UpdateEvent.model_validate_json(row.body)
+def _event_of(tx: Tx, device: str, record: m.Record) -> EventRow | None:
+    match record:
+        case m.UpdateEvent() as update:
             release = tx.releases.by_manifest(update.manifest) if update.manifest else None
             name = f"{update.model}:{release.version}" if release else update.model
             text = f"{name} {update.from_} -> {update.to} ({update.code})"
             return EventRow("update", device, f"{text} {update.detail}".rstrip(), _shown(update))
-        case "event/alarm":
-            alarm = m.AlarmEvent.model_validate_json(row.body)
-            text = f"{alarm.code} {alarm.detail}".rstrip()
-            return EventRow("alarm", device, text, {"code": alarm.code})
-        case "event/gap":
-            gap = m.GapEvent.model_validate_json(row.body)
-            text = f"dropped {gap.count} records ({gap.reason})"
-            return EventRow("alarm", device, text, {"code": gap.reason})
+        case m.AlarmEvent(code=code, detail=detail):
+            return EventRow("alarm", device, f"{code} {detail}".rstrip(), {"code": code})
+        case m.GapEvent(count=count, reason=reason):
+            text = f"dropped {count} records ({reason})"
+            return EventRow("alarm", device, text, {"code": reason})
         case _:
             return None
 

@@ -19,6 +19,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from fleet import registry, rollouts
 from fleet.controller import Controller
 from fleet.core.rights import WHOLE_FLEET, Caller, Right, Scope
+from fleet.metrics import CONTENT_TYPE
 from fleet.settings import DEFAULT_REQUESTS_PER_S
 from fleet.store.devices import BATCH, Selection
 from fleet.store.store import Tx
@@ -284,6 +285,15 @@ def _add_health(app: FastAPI, controller: Controller) -> None:
         )
         code = 200 if is_ok and controller.is_connected else 503
         return JSONResponse(body.model_dump(), status_code=code)
+
+    @app.get(
+        "/metrics",
+        response_class=Response,
+        openapi_extra=needs(Right.SEE, is_whole_fleet=True),
+    )
+    def metrics() -> Response:
+        """Give Prometheus its metrics, in its text format."""
+        return Response(controller.metrics_text(), media_type=CONTENT_TYPE)
 
     @app.get("/openapi.json", include_in_schema=False, openapi_extra=needs(Right.SEE))
     def openapi() -> JSONResponse:

@@ -188,6 +188,16 @@ class Devices:
         query = selection.ids().where(DEVICES.c.id > after).order_by(DEVICES.c.id).limit(limit)
         return frozenset(self._connection.execute(query).scalars())
 
+    def state_counts(self) -> dict[str, int]:
+        """Return how many devices are in each state of connection, `never_seen` included."""
+        state = func.coalesce(PRESENCE.c.state, "never_seen")
+        query = (
+            select(state, func.count())
+            .select_from(DEVICES.outerjoin(PRESENCE, PRESENCE.c.device == DEVICES.c.id))
+            .group_by(state)
+        )
+        return {row[0]: row[1] for row in self._connection.execute(query)}
+
     def counts(self, selection: Selection) -> tuple[int, int]:
         """Return how many devices are selected, and how many of them are online."""
         ids = selection.ids()

@@ -125,6 +125,11 @@ class Journal:
         query = select(PUBLICATIONS).where(PUBLICATIONS.c.id > after).order_by(PUBLICATIONS.c.id)
         return [Publication(r.id, r.topic, r.payload) for r in self._connection.execute(query)]
 
+    def unsent_count(self) -> int:
+        """Return how many publications the broker does not have yet."""
+        query = select(func.count()).select_from(PUBLICATIONS)
+        return self._connection.execute(query).scalar_one()
+
     def set_sent(self, ids: Sequence[int]) -> None:
         """Note that the broker has these publications. A newer one of a topic is not touched."""
         for start in range(0, len(ids), _KEY_BATCH):

@@ -167,6 +167,11 @@ class Rollouts:
             result.setdefault(name, {})[state] = count
         return result
 
+    def state_counts(self) -> dict[str, int]:
+        """Return how many rollouts are in each state."""
+        query = select(ROLLOUTS.c.state, func.count()).group_by(ROLLOUTS.c.state)
+        return {row[0]: row[1] for row in self._connection.execute(query)}
+
     def live_ids(self, model: str | None = None, *, has_proposed: bool = False) -> list[str]:
         """Return the ids of running and paused rollouts, and of proposed ones, oldest first."""
         states = ("running", "paused", "proposed") if has_proposed else ("running", "paused")

@@ -89,6 +89,7 @@ TOKEN = {"name": "new", "role": "admin", "scope": MATCH}
 
 ROUTES = {
     ("GET", "/openapi.json"): Route(VIEWER, at("/openapi.json")),
+    ("GET", "/metrics"): Route(VIEWER, at("/metrics"), is_whole=True),
     ("GET", "/v1/devices"): Route(VIEWER, at("/v1/devices")),
     ("POST", "/v1/devices"): Route(
         ADMIN, at("/v1/devices", json={"id": "new", "tags": MATCH}), BEYOND, done=201

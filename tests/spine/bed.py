@@ -59,8 +59,10 @@ class Bed:
         self._broker_pid_file = folder / "broker.pid"
         self._broker_count = 0
         self._is_split = is_split
-        self._api = f"127.0.0.1:{free_port()}"
-        self._http = httpx.Client(base_url=f"http://{self._api}", timeout=30, trust_env=False)
+        self.api_address = f"127.0.0.1:{free_port()}"
+        self._http = httpx.Client(
+            base_url=f"http://{self.api_address}", timeout=30, trust_env=False
+        )
         self.pki = PkiFolder(self.fleet_dir / "store/pki")
         self.observer = Observer(self._broker_port, self.pki.root)
         argv = ["fleet", "controller", "run"] if is_split else ["fleet", "up"]
@@ -72,7 +74,7 @@ class Bed:
         """Make the fleet and start broker, controller and observer; return when all are there."""
         self._folder.mkdir(parents=True)
         url = f"mqtts://127.0.0.1:{self._broker_port}"
-        listen = ("--listen", self._api, "--devices", f"127.0.0.1:{free_port()}")
+        listen = ("--listen", self.api_address, "--devices", f"127.0.0.1:{free_port()}")
         if self._is_split:
             self.fleet("init", "myfleet", *listen, "--broker", url)
             path = self.fleet_dir / "fleet.toml"

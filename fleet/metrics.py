@@ -1,0 +1,166 @@
+"""What Prometheus scrapes from the controller: counts since its start, and how the fleet stands now.
+
+Names follow Prometheus' rules: base units, `_total` for what only grows. Labels hold nothing that a
+device can make up, so that a hostile one cannot fill the memory with series: an unknown release or
+code counts as `other`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
+
+from fleet.store.devices import Selection
+from fleet.store.releases import ReleaseRow
+from fleet.store.store import Tx
+from wire import codec
+from wire import messages as m
+from wire.lifecycle import Code
+
+from .version import VERSION
+
+CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
+OTHER: Final = "other"
+KNOWN_CODES: Final = frozenset(str(code) for code in Code)
+CHANNELS: Final = {kind: channel for channel, kind in codec.PAYLOADS.items()}
+
+
+class Metrics:
+    """The controller's counts; written by its loop's thread, read by the API's."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self._records = self._counter("records_stored", "Records stored, each once.", "channel")
+        release = ("model", "version")
+        self._requests = self._counter(
+            "inference_requests", "Requests that devices answered, failed ones included.", *release
+        )
+        self._rows = self._counter("inference_rows", "Rows that devices answered.", *release)
+        self._errors = self._counter(
+            "inference_errors", "Requests that failed on devices.", *release, "cause"
+        )
+        self._alarms = self._counter("device_alarms", "Alarms that devices raised.", "code")
+        self._steps = self._counter("update_steps", "Steps of updates on devices.", "to", "code")
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"modelfleet_{name}", text, labels, registry=self.registry)
+
+    def stored(self, tx: Tx, records: Iterable[m.Record]) -> None:
+        """Count records that were stored just now; a release that the store does not know is `other`."""
+        named: dict[str, ReleaseRow | None] = {}
+        for record in records:
+            self._records.labels(CHANNELS[type(record)]).inc()
+            match record:
+                case m.InferenceTelemetry(manifest=manifest):
+                    if manifest not in named:
+                        named[manifest] = tx.releases.by_manifest(manifest)
+                    self._inference(record, named[manifest])
+                case m.AlarmEvent(code=code):
+                    self._alarms.labels(_known(code)).inc()
+                case m.UpdateEvent(to=to, code=code):
+                    self._steps.labels(str(to), _known(code)).inc()
+                case _:
+                    pass
+
+    def _inference(self, record: m.InferenceTelemetry, release: ReleaseRow | None) -> None:
+        labels = (release.model, release.version) if release is not None else (OTHER, OTHER)
+        self._requests.labels(*labels).inc(record.request_count)
+        self._rows.labels(*labels).inc(record.row_count)
+        for cause, count in record.error_count.model_dump().items():
+            self._errors.labels(*labels, cause).inc(count)
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What is not in the store.
+
+    Attributes:
+        is_connected: Whether the broker can be reached.
+        inbox_count: Messages that wait to be stored.
+        dropped: Messages that were not stored, since the start, by reason.
+    """
+
+    is_connected: bool
+    inbox_count: int
+    dropped: Mapping[str, int]
+
+
+class _Now(Collector):
+    """How the fleet stands, read from the store at a scrape."""
+
+    def __init__(self, tx: Tx, moment: Moment) -> None:
+        self._tx = tx
+        self._moment = moment
+
+    def collect(self) -> Iterator[Metric]:
+        moment = self._moment
+        yield _gauge("build_info", "The program.", [((VERSION,), 1)], "version")
+        yield _gauge(
+            "broker_connected", "Whether the broker can be reached.", [((), moment.is_connected)]
+        )
+        yield _gauge(
+            "inbox_messages", "Messages that wait to be stored.", [((), moment.inbox_count)]
+        )
+        dropped = CounterMetricFamily(
+            "modelfleet_messages_dropped",
+            "Messages of devices that were not stored.",
+            labels=("reason",),
+        )
+        for reason, count in sorted(moment.dropped.items()):
+            dropped.add_metric((reason,), count)
+        yield dropped
+        states = self._tx.devices.state_counts()
+        yield _gauge(
+            "devices",
+            "Devices by the state of their connection.",
+            [((state,), count) for state, count in sorted(states.items())],
+            "state",
+        )
+        counts = self._tx.releases.device_counts(Selection())
+        rows = [
+            ((release.model, release.version), counts.pop(release.manifest))
+            for release in self._tx.releases.by_model()
+            if release.manifest in counts
+        ]
+        rows += [((OTHER, OTHER), sum(counts.values()))] if counts else []
+        yield _gauge("release_devices", "Devices that serve a release.", rows, "model", "version")
+        rollouts = self._tx.rollouts.state_counts()
+        yield _gauge(
+            "rollouts",
+            "Rollouts by state.",
+            [((state,), count) for state, count in sorted(rollouts.items())],
+            "state",
+        )
+        yield _gauge(
+            "publications_waiting",
+            "Retained messages that the broker does not have yet.",
+            [((), self._tx.journal.unsent_count())],
+        )
+
+
+def render(metrics: Metrics, tx: Tx, moment: Moment) -> bytes:
+    """Return all metrics in Prometheus' text format."""
+    now = CollectorRegistry()
+    now.register(_Now(tx, moment))
+    return generate_latest(now) + generate_latest(metrics.registry)
+
+
+def _gauge(
+    name: str, text: str, rows: Iterable[tuple[tuple[str, ...], float]], *labels: str
+) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(f"modelfleet_{name}", text, labels=labels)
+    for values, value in rows:
+        family.add_metric(values, value)
+    return family
+
+
+def _known(code: str) -> str:
+    return code if code in KNOWN_CODES else OTHER
