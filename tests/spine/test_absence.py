@@ -126,7 +126,7 @@ def test_a_controller_that_starts_again_in_the_middle_of_a_rollout_skips_no_phas
     bed.add("cam-0", "cam-1", "cam-2")
     bed.install("1.0.0")
     manifest = bed.push("2.0.0")
-    rollout = bed.roll_out("2.0.0", phases=["1", "2", "100%"], min_s=2)
+    rollout = bed.roll_out("2.0.0", phases=["1", "2", "100%"], min_s=5)
     second = bed.rollout(rollout)["members"][1]["device"]
     bed.until("phase 2 is open", lambda: bed.members(rollout)[second]["state"] == "in_progress")
     disturbed_s = time.monotonic()
