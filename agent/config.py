@@ -108,9 +108,13 @@ class StateSection(_Section):
 
 
 class TelemetrySection(_Section):
-    """`[telemetry]`: how often windows and vitals are reported."""
+    """`[telemetry]`: how often requests and vitals are reported, and how features and answers fell.
+
+    `interval_s` is of the former; `window_s` of the latter, which take more bytes.
+    """
 
     interval_s: Annotated[float, Field(ge=1, le=86_400)] = 60.0
+    window_s: Annotated[float, Field(ge=1, le=86_400)] = 900.0
 
 
 class TrustSection(_Section):

@@ -11,13 +11,24 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Final, TypeVar
 
 import msgspec
 
 from wire.errors import PeerError
 from wire.latency import LATENCY_BINS
-from wire.messages import CODE_PATTERN, MAX_DETAIL_BYTES, MAX_INTEGER, MAX_PROTECTIONS
+from wire.messages import (
+    CODE_PATTERN,
+    MAX_COLUMN_COUNTS,
+    MAX_COLUMNS,
+    MAX_DETAIL_BYTES,
+    MAX_INTEGER,
+    MAX_POSITION,
+    MAX_PROTECTIONS,
+    SCORE_BINS,
+    column_bytes,
+)
 
 MAX_DATAGRAM_BYTES: Final = 128 * 1024
 """Below Linux's default socket buffer of 208 kB; eight models with five files each take 10 kB."""
@@ -27,10 +38,15 @@ MAX_TALLY: Final = 2**48
 """Centuries at any rate; what a few incarnations add up to still is an exact number in JSON."""
 MAX_PSI: Final = 1e4
 """Twice ln(10,000) is the most that shares of 0.0001 and more can make; limits are a bundle's."""
+MAX_COUNTS: Final = 16_384
+"""Of one model's columns in one window: 512 of 32 bins each. At 16 digits a count that is 280 kB."""
+MAX_PARTS: Final = 256
+"""Reports of one window's columns: four for each of as many models as may be told of."""
 _YEAR_S: Final = 86_400 * 365
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_INTEGER)]
 _Tally = Annotated[int, msgspec.Meta(ge=0, le=MAX_TALLY)]
+_ColumnCounts = Annotated[tuple[_Tally, ...], msgspec.Meta(max_length=MAX_COLUMN_COUNTS)]
 _Seconds = Annotated[float, msgspec.Meta(ge=0, le=_YEAR_S)]
 _Ms = Annotated[float, msgspec.Meta(ge=0, le=_YEAR_S * 1000)]
 _Psi = Annotated[float, msgspec.Meta(ge=0, le=MAX_PSI)]
@@ -77,6 +93,10 @@ class Adopt(msgspec.Struct, frozen=True, tag="adopt"):
 
 class CloseWindow(msgspec.Struct, frozen=True, tag="close_window"):
     """Close the telemetry window; answer `Windows`."""
+
+
+class CloseColumns(msgspec.Struct, frozen=True, tag="close_columns"):
+    """Close the window over which columns are counted; answer `Columns`, some for each model."""
 
 
 class CheckGolden(msgspec.Struct, frozen=True, tag="check_golden"):
@@ -167,6 +187,18 @@ class Windows(msgspec.Struct, frozen=True, tag="windows"):
     windows: Annotated[tuple[Window, ...], msgspec.Meta(max_length=MAX_REPORTED_MODELS)]
 
 
+class Columns(msgspec.Struct, frozen=True, tag="columns"):
+    """Counts of some columns of one model in one window; see `wire.messages.WindowTelemetry`."""
+
+    model: _Name
+    start_unix_ms: _Count
+    duration_s: _Seconds
+    row_count: _Tally
+    first: Annotated[int, msgspec.Meta(ge=0, le=MAX_POSITION)]
+    columns: Annotated[tuple[_ColumnCounts, ...], msgspec.Meta(max_length=MAX_COLUMNS)]
+    scores: Annotated[tuple[_Tally, ...], msgspec.Meta(max_length=SCORE_BINS)] = ()
+
+
 class Golden(msgspec.Struct, frozen=True, tag="golden"):
     """How a model's golden rows went."""
 
@@ -182,9 +214,19 @@ class Drained(msgspec.Struct, frozen=True, tag="drained"):
     cut: _Count
 
 
-Command = Start | Serve | StopAccepting | Drain | Adopt | CloseWindow | CheckGolden
+Command = Start | Serve | StopAccepting | Drain | Adopt | CloseWindow | CloseColumns | CheckGolden
 Report = (
-    Confined | Ready | Failed | Accepting | Stopped | HandOver | Beat | Windows | Golden | Drained
+    Confined
+    | Ready
+    | Failed
+    | Accepting
+    | Stopped
+    | HandOver
+    | Beat
+    | Windows
+    | Columns
+    | Golden
+    | Drained
 )
 
 MessageT = TypeVar("MessageT")
@@ -225,6 +267,30 @@ def receive_report(channel: socket.socket) -> tuple[Report, int | None] | None:
         PeerError: `control_invalid`; a runtime may have been taken over by a hostile model.
     """
     return _receive(channel, _reports)
+
+
+def in_parts(
+    first: int, columns: Sequence[Sequence[int]], *, max_columns: int, max_bytes: int
+) -> Iterator[tuple[int, tuple[tuple[int, ...], ...]]]:
+    """Yield the columns again in parts, each with the position of its first column.
+
+    Args:
+        first: Position of the first of `columns`.
+        columns: Counts of each.
+        max_columns: Of a part.
+        max_bytes: Of a part's counts as JSON; a column that is longer by itself is a part alone.
+    """
+    part: list[tuple[int, ...]] = []
+    used_bytes = 0
+    for column in columns:
+        size_bytes = column_bytes(column)
+        if len(part) == max_columns or (part and used_bytes + size_bytes > max_bytes):
+            yield first, tuple(part)
+            first, part, used_bytes = first + len(part), [], 0
+        part.append(tuple(column))
+        used_bytes += size_bytes
+    if part:
+        yield first, tuple(part)
 
 
 def printable(text: str) -> str:

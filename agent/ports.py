@@ -68,6 +68,21 @@ class WindowStats:
 
 
 @dataclass(frozen=True, slots=True)
+class ColumnStats:
+    """Counts of some of one model's columns in one window; see `wire.messages.WindowTelemetry`."""
+
+    model: str
+    version: str
+    manifest: str
+    start_unix_ms: int
+    duration_s: float
+    row_count: int
+    first: int
+    columns: tuple[tuple[int, ...], ...]
+    scores: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class CandidateReady:
     """The candidate loaded its models and its golden rows passed; it does not accept yet."""
 
@@ -122,6 +137,14 @@ class WindowClosed:
 
 
 @dataclass(frozen=True, slots=True)
+class ColumnsClosed:
+    """Answer to `close_columns`, some for each model; and sent by a draining incarnation."""
+
+    incarnation: int
+    stats: ColumnStats
+
+
+@dataclass(frozen=True, slots=True)
 class GoldenChecked:
     """Answer to `check_golden`."""
 
@@ -138,6 +161,7 @@ RuntimeEvent = (
     | RuntimeDied
     | Heartbeat
     | WindowClosed
+    | ColumnsClosed
     | GoldenChecked
 )
 
@@ -188,6 +212,9 @@ class RuntimeHost(Protocol):
 
     def close_window(self) -> None:
         """Ask the serving incarnation to close its telemetry window: `WindowClosed`."""
+
+    def close_columns(self) -> None:
+        """Ask the serving incarnation for the counts of its columns: `ColumnsClosed`."""
 
     def check_golden(self, model: str) -> None:
         """Ask the serving incarnation to run a model's golden rows again: `GoldenChecked`."""

@@ -111,6 +111,11 @@ class Runtimes:
         if self._serving is not None:
             self._host.close_window()
 
+    def close_columns(self) -> None:
+        """Ask for the counts of the columns of what serves."""
+        if self._serving is not None:
+            self._host.close_columns()
+
     def forget(self, keep: frozenset[str]) -> None:
         """Drop what is remembered of bundles that are no longer here."""
         self._loaded = {key: model for key, model in self._loaded.items() if key in keep}

@@ -129,6 +129,7 @@ def _run(
     telemetry = TelemetryReporter(
         device=device,
         interval_s=config.telemetry.interval_s,
+        window_s=config.telemetry.window_s,
         host=Host(root),
         runtimes=runtimes,
         uplink=uplink,

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import math
 import time
+from functools import partial
 
 from wire import topics
-from wire.messages import ErrorCount, InferenceTelemetry, LatencyMs, VitalsTelemetry
+from wire.messages import (
+    MAX_PART_BYTES,
+    MAX_PART_COLUMNS,
+    ErrorCount,
+    InferenceTelemetry,
+    LatencyMs,
+    VitalsTelemetry,
+    WindowTelemetry,
+)
 
+from . import control
 from .adapters.host import Host
 from .adapters.starts import StartCounter
 from .core.backoff import SETTLED_S
-from .ports import Heartbeat, WindowClosed, WindowStats
+from .ports import ColumnsClosed, ColumnStats, Heartbeat, WindowClosed, WindowStats
 from .runtimes import Runtimes
 from .uplink import Uplink
 
@@ -24,6 +34,7 @@ class TelemetryReporter:
         *,
         device: str,
         interval_s: float,
+        window_s: float,
         host: Host,
         runtimes: Runtimes,
         uplink: Uplink,
@@ -31,19 +42,24 @@ class TelemetryReporter:
     ) -> None:
         self._device = device
         self._interval_s = interval_s
+        self._window_s = window_s
         self._host = host
         self._runtimes = runtimes
         self._uplink = uplink
         self._starts = starts
         self._settled_at_s = time.monotonic() + SETTLED_S
         self._due_at_s = time.monotonic() + interval_s
+        self._columns_due_at_s = time.monotonic() + window_s
         self._runtime_rss_bytes = 0
 
     def tick(self, now_s: float) -> None:
-        """Close the window and report vitals when the interval has passed; see a start settle."""
+        """Close windows and report vitals when their intervals have passed; see a start settle."""
         if now_s >= self._settled_at_s:
             self._settled_at_s = math.inf
             self._starts.settled()
+        if now_s >= self._columns_due_at_s:
+            self._columns_due_at_s = max(self._columns_due_at_s + self._window_s, now_s)
+            self._runtimes.close_columns()
         if now_s < self._due_at_s:
             return
         # From the due time, not from now, so that the intervals do not drift; never in a burst.
@@ -59,6 +75,8 @@ class TelemetryReporter:
             case WindowClosed(windows=windows):
                 for window in windows:
                     self._report_window(window)
+            case ColumnsClosed(stats=stats):
+                self._report_columns(stats)
             case _:
                 pass
 
@@ -86,6 +104,20 @@ class TelemetryReporter:
             ),
         )
 
+    def _report_columns(self, stats: ColumnStats) -> None:
+        """Record a window of columns, in as many records as it takes."""
+        parts = list(
+            control.in_parts(
+                stats.first, stats.columns, max_columns=MAX_PART_COLUMNS, max_bytes=MAX_PART_BYTES
+            )
+        )
+        for first, columns in parts or [(stats.first, ())]:
+            self._uplink.record(
+                topics.Telemetry(self._device, "window"),
+                # Bound now: what cannot be kept at once is made later.
+                partial(_window_record, stats, first, columns),
+            )
+
     def _report_vitals(self) -> None:
         vitals = self._host.vitals()
         now_unix_ms = time.time_ns() // 1_000_000
@@ -107,3 +139,21 @@ class TelemetryReporter:
                 agent_restarts=self._starts.starts.restart_count,
             ),
         )
+
+
+def _window_record(
+    stats: ColumnStats, first: int, columns: tuple[tuple[int, ...], ...], boot: str, seq: int
+) -> WindowTelemetry:
+    return WindowTelemetry(
+        boot=boot,
+        seq=seq,
+        start_unix_ms=stats.start_unix_ms,
+        duration_s=stats.duration_s,
+        model=stats.model,
+        version=stats.version,
+        manifest=stats.manifest,
+        row_count=stats.row_count,
+        first=first,
+        columns=columns,
+        scores=stats.scores if first == 0 else (),
+    )

@@ -18,6 +18,7 @@ from wire.histogram import (
     psi,
     reference_counts,
     reference_edges,
+    score_counts,
     split_columns,
 )
 from wire.manifest import TensorSpec
@@ -31,6 +32,8 @@ FALSE_ALARM_RATIO: Final = 0.001
 RESAMPLES: Final = 10_000
 """Ten of them are over the limit, which so is true to a few per cent."""
 SEED: Final = 0
+SUM_TOLERANCE: Final = 1e-3
+"""A thousand float32 probabilities, each rounded, are far closer to 1 than that."""
 
 AnyColumn = Column | CategoryColumn
 
@@ -39,6 +42,8 @@ def make_baseline(
     inputs: Sequence[tuple[TensorSpec, Array]],
     outputs: Sequence[tuple[TensorSpec, Array]],
     data_sha256: str,
+    *,
+    probabilities: str = "",
 ) -> Baseline:
     """Return the reference bins of every input feature and every output column.
 
@@ -46,7 +51,9 @@ def make_baseline(
         inputs: Each with its rows, shape (n_rows, …).
         outputs: The same for what the converted model answered.
         data_sha256: Digest of the data they come from.
+        probabilities: Name of the output that is a table of class probabilities, if one is.
     """
+    table = next((rows for spec, rows in outputs if spec.name == probabilities), None)
     return Baseline(
         row_count=len(inputs[0][1]),
         data_sha256=data_sha256,
@@ -57,7 +64,25 @@ def make_baseline(
         ),
         limit_row_counts=LIMIT_ROW_COUNTS,
         false_alarm_ratio=FALSE_ALARM_RATIO,
+        probabilities=probabilities,
+        scores=() if table is None else tuple(score_counts(table).tolist()),
     )
+
+
+def probabilities_among(outputs: Sequence[tuple[TensorSpec, Array]]) -> str:
+    """Return the name of the output of a classifier that is a table of class probabilities, or "".
+
+    It is the first whose reference rows all are what probabilities are: two or more, none below 0,
+    adding up to 1.
+    """
+    return next((spec.name for spec, rows in outputs if _are_probabilities(rows)), "")
+
+
+def _are_probabilities(rows: Array) -> bool:
+    if rows.dtype.kind != "f" or rows.ndim != 2 or rows.shape[1] < 2:
+        return False
+    wide = rows.astype(np.float64)
+    return bool((wide >= 0).all() and np.allclose(wide.sum(axis=1), 1, rtol=0, atol=SUM_TOLERANCE))
 
 
 def _columns(spec: TensorSpec, rows: Array) -> list[AnyColumn]:
@@ -97,11 +122,14 @@ def _bins(name: str, values: Array) -> AnyColumn:
     wide = values.astype(np.float64)
     edges = reference_edges(wide)
     counts, missing = count(wide, edges)
+    finite = wide[np.isfinite(wide)]
     return Column(
         name=name,
         edges=tuple(edges.tolist()),
         counts=tuple(counts.tolist()),
         missing=missing,
+        low=float(finite.min()) if finite.size else None,
+        high=float(finite.max()) if finite.size else None,
     )
 
 

@@ -94,13 +94,14 @@ def _pack(
     proof: bytes,
 ) -> _Pack:
     answers = [converted.answers.converted[spec.name] for spec in converted.outputs]
+    answered = list(zip(converted.outputs, answers, strict=True))
     fed, spec = converted.answers.fed, _with_feature_names(converted)
     chosen = golden.choose_rows(len(fed), sum(a[:1].nbytes for a in (fed, *answers)), margins)
     files = {
         MODEL: converted.model,
         GOLDEN: golden.encode([fed[chosen]], [answer[chosen] for answer in answers]),
         BASELINE: baseline.make_baseline(
-            [(spec, fed)], list(zip(converted.outputs, answers, strict=True)), rows.sha256
+            [(spec, fed)], answered, rows.sha256, probabilities=_probabilities(converted, answered)
         ).model_dump_json().encode(),
         PARITY: proof,
     }  # fmt: skip
@@ -131,6 +132,12 @@ def _pack(
         ),
     )
     return _Pack(manifest, files, len(chosen))
+
+
+def _probabilities(converted: Converted, answered: list[tuple[TensorSpec, Array]]) -> str:
+    """Return the output that is a table of class probabilities; of an ONNX file, going by its answers."""
+    is_possible = converted.facts.kind in ("classifier", "onnx")
+    return baseline.probabilities_among(answered) if is_possible else ""
 
 
 def _check_installed() -> None:

@@ -133,6 +133,22 @@ PAYLOADS: Final[dict[str, m.Message]] = {
         error_count=m.ErrorCount(deadline=1, client=2),
         latency_ms=m.LatencyMs(p50=0.5623, p99=2.2387),
     ),
+    "telemetry/window": m.WindowTelemetry(
+        boot=BOOT,
+        seq=46,
+        start_unix_ms=NOW_UNIX_MS,
+        duration_s=900.0,
+        model="digits",
+        version=_NEW.version,
+        manifest=_NEW.manifest,
+        row_count=588,
+        first=63,
+        columns=(
+            (577, 3, 1, 1, 5, 0, 0, 0, 1),
+            (60, 57, 61, 58, 62, 55, 59, 57, 61, 58),
+            (452, 22, 14, 10, 10, 12, 8, 9, 11, 40, 0, 3),
+        ),
+    ),
     "telemetry/vitals": m.VitalsTelemetry(
         boot=BOOT,
         seq=42,

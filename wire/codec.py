@@ -33,6 +33,7 @@ PAYLOADS: Final[dict[str, type[m.Message]]] = {
     "event/alarm": m.AlarmEvent,
     "event/chunks_missing": m.ChunksMissing,
     "telemetry/inference": m.InferenceTelemetry,
+    "telemetry/window": m.WindowTelemetry,
     "telemetry/vitals": m.VitalsTelemetry,
     "controller/presence": m.ControllerPresence,
 }

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from .ids import Digest
 from .manifest import TensorSpec
-from .messages import Count, Message, Part
+from .messages import SCORE_BINS, Count, Message, Part
 
 REFERENCE_BINS: Final = 10
 """Deciles: PSI over 10 bins is the field's convention, and 500 rows a window suffice for them."""
@@ -44,7 +44,8 @@ class Column(Part):
     """Reference bins of one feature or output column.
 
     `edges` has n ascending numbers, `counts` n + 1: below the first edge, [edge, next edge) …,
-    from the last edge on. `missing` counts NaN. A constant column has a single edge or none.
+    from the last edge on. `missing` counts NaN. A constant column has a single edge or none. `low`
+    and `high` are the least and the greatest finite value; an older baseline has neither.
     `psi_limits` are those of `Baseline`.
     """
 
@@ -52,6 +53,8 @@ class Column(Part):
     edges: tuple[float, ...]
     counts: tuple[Count, ...]
     missing: Count = 0
+    low: float | None = None
+    high: float | None = None
     psi_limits: tuple[float, ...] = ()
 
 
@@ -71,6 +74,9 @@ class Baseline(Message):
     The limit table says how far rows of the same source are from the reference by chance: the PSI
     of `limit_row_counts[i]` of them is over an output's `psi_limits[i]` with a chance of
     `false_alarm_ratio`. An older baseline has no table.
+
+    `probabilities` names the output that is a table of class probabilities, if one is; `scores` are
+    its reference rows by `score_counts`.
     """
 
     row_count: Count
@@ -79,6 +85,8 @@ class Baseline(Message):
     outputs: tuple[Column | CategoryColumn, ...]
     limit_row_counts: tuple[Count, ...] = ()
     false_alarm_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0
+    probabilities: Annotated[str, Field(max_length=MAX_NAME_CHARS)] = ""
+    scores: Annotated[tuple[Count, ...], Field(max_length=SCORE_BINS)] = ()
 
 
 def reference_edges(values: FloatArray, bins: int = REFERENCE_BINS) -> FloatArray:
@@ -100,6 +108,18 @@ def count(values: FloatArray, edges: FloatArray) -> tuple[IntArray, int]:
     present = values[~np.isnan(values)]
     positions = np.searchsorted(edges, present, side="right")
     return np.bincount(positions, minlength=edges.size + 1), int(values.size - present.size)
+
+
+def score_counts(table: FloatArray) -> IntArray:
+    """Return the rows by their highest probability, over `SCORE_BINS` equal bins of [0, 1].
+
+    Args:
+        table: Class probabilities, shape (n_rows, n_classes). Rows with NaN are left out; what is
+            beyond 0 and 1 by rounding counts at the ends.
+    """
+    top = table.max(axis=1, initial=-np.inf).astype(np.float64)
+    places = np.floor(top[np.isfinite(top)] * SCORE_BINS).clip(0, SCORE_BINS - 1)
+    return np.bincount(places.astype(np.intp), minlength=SCORE_BINS)
 
 
 def reference_counts(column: Column | CategoryColumn) -> IntArray:
@@ -132,11 +152,17 @@ def split_columns(spec: TensorSpec, rows: npt.NDArray[Any]) -> Iterator[NamedCol
         rows: Shape (n_rows, …).
     """
     flat = rows.reshape(len(rows), -1)
-    width = flat.shape[1]
     is_label = rows.dtype.kind in "OU" or (rows.ndim == 1 and rows.dtype.kind in "iub")
-    for number in range(width):
-        if len(spec.feature_names) == width:
-            name = spec.feature_names[number]
-        else:
-            name = spec.name if width == 1 else f"{spec.name}[{number}]"
-        yield NamedColumn(name[:MAX_NAME_CHARS], flat[:, number], is_label)
+    for number, name in enumerate(column_names(spec, flat.shape[1])):
+        yield NamedColumn(name, flat[:, number], is_label)
+
+
+def column_names(spec: TensorSpec, width: int) -> list[str]:
+    """Return the names of the columns of a tensor that has `width` of them."""
+    if len(spec.feature_names) == width:
+        names = list(spec.feature_names)
+    elif width == 1:
+        names = [spec.name]
+    else:
+        names = [f"{spec.name}[{number}]" for number in range(width)]
+    return [name[:MAX_NAME_CHARS] for name in names]

@@ -21,6 +21,7 @@ from agent import control
 from agent.ports import (
     CandidateFailed,
     CandidateReady,
+    ColumnsClosed,
     GoldenChecked,
     Promoted,
     RuntimeDied,
@@ -120,6 +121,12 @@ class ProcessRuntimeHost:
         with self._lock:
             if self._serving is not None:
                 self._serving.tell(control.CloseWindow())
+
+    def close_columns(self) -> None:
+        """See `RuntimeHost.close_columns`."""
+        with self._lock:
+            if self._serving is not None:
+                self._serving.tell(control.CloseColumns())
 
     def check_golden(self, model: str) -> None:
         """See `RuntimeHost.check_golden`."""
@@ -286,8 +293,17 @@ class ProcessRuntimeHost:
                 beat = child.beat(report)
                 if child is self._serving:
                     self._sink(beat)
+            case _:
+                self._pass_on(child, report)
+
+    def _pass_on(self, child: Child, report: control.Report) -> None:
+        """Tell the loop what was asked for."""
+        match report:
             case control.Windows():
                 self._sink(WindowClosed(child.number, child.windows(report)))
+            case control.Columns():
+                if (stats := child.columns(report)) is not None:
+                    self._sink(ColumnsClosed(child.number, stats))
             case control.Golden(model=model, is_passed=is_passed, detail=detail):
                 detail = control.printable(detail)
                 self._sink(GoldenChecked(child.number, model, is_passed, detail))

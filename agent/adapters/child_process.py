@@ -13,7 +13,7 @@ from typing import Final
 
 from agent import control
 from agent.core.states import OutputShift
-from agent.ports import Counters, Heartbeat, ServedModel, WindowStats
+from agent.ports import ColumnStats, Counters, Heartbeat, ServedModel, WindowStats
 from wire.errors import PeerError
 from wire.latency import LATENCY_BINS
 from wire.lifecycle import Code
@@ -157,6 +157,23 @@ class Child:
             _window_stats(closed[model.name], model)
             for model in self.models
             if model.name in closed
+        )
+
+    def columns(self, report: control.Columns) -> ColumnStats | None:
+        """Return what it counted of one of the models that it has; None of any other."""
+        model = next((model for model in self.models if model.name == report.model), None)
+        if model is None:
+            return None
+        return ColumnStats(
+            model=model.name,
+            version=model.version,
+            manifest=model.manifest,
+            start_unix_ms=report.start_unix_ms,
+            duration_s=report.duration_s,
+            row_count=report.row_count,
+            first=report.first,
+            columns=report.columns,
+            scores=report.scores,
         )
 
     def lateness(self, now_s: float) -> str | None:

@@ -5,6 +5,7 @@ The bounds of every single field are those of `agent.control`; here are the turn
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Final
 
 from agent import control
@@ -40,14 +41,20 @@ class Conduct:
         self._said: set[type[control.Report]] = set()
         self._told: set[type[control.Command]] = set()
         self._tallies: dict[str, control.Tally] = {}
-        self._due = {control.Windows: 0, control.Golden: 0}
+        self._due = {control.Windows: 0, control.Columns: 0, control.Golden: 0}
+        self._count_counts: Counter[str] = Counter()
 
     def told(self, command: control.Command) -> None:
         """Take note of a command that was sent."""
         self._told.add(type(command))
         match command:
-            case control.CloseWindow() | control.Drain():
+            case control.CloseWindow():
                 self._due[control.Windows] += 1
+            case control.CloseColumns():
+                self._allow_columns()
+            case control.Drain():
+                self._due[control.Windows] += 1
+                self._allow_columns()
             case control.CheckGolden():
                 self._due[control.Golden] += 1
             case _:
@@ -66,8 +73,18 @@ class Conduct:
             return f"its {_name(report)} was out of turn"
         if isinstance(report, control.Beat) and not self._adds_up(report):
             return "its counts do not add up"
+        if isinstance(report, control.Columns) and not self._is_within_size(report):
+            return "it counts more columns than there are"
         self._said.add(type(report))
         return None
+
+    def _allow_columns(self) -> None:
+        self._due[control.Columns] = control.MAX_PARTS
+        self._count_counts.clear()
+
+    def _is_within_size(self, part: control.Columns) -> bool:
+        self._count_counts[part.model] += sum(map(len, part.columns))
+        return self._count_counts[part.model] <= control.MAX_COUNTS
 
     def _adds_up(self, beat: control.Beat) -> bool:
         """Whether no count has fallen, and none is more than that of all requests."""
@@ -81,6 +98,8 @@ class Conduct:
         if isinstance(report, control.HandOver):
             self._hand_over_count += 1
             return self._hand_over_count <= MAX_HAND_OVERS
+        if isinstance(report, control.Columns):
+            return True  # so many are asked for at once, and no more
         since_s = now_s - (self._counted_at_s if self._counted_at_s is not None else now_s)
         self._counted_at_s = now_s
         refilled = self._allowance + since_s * REPORTS_PER_S
@@ -102,7 +121,7 @@ class Conduct:
                 return control.StopAccepting in self._told
             case control.HandOver() | control.Drained():
                 return control.Drain in self._told
-            case control.Windows() | control.Golden():
+            case control.Windows() | control.Columns() | control.Golden():
                 self._due[type(report)] -= 1
                 return self._due[type(report)] >= 0
             case control.Beat():

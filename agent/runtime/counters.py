@@ -10,13 +10,30 @@ from typing import Final
 
 import msgspec
 
-from agent.control import Model, Tally, Window
+from agent.control import Columns, Model, Tally, Window, in_parts
 from wire.latency import LATENCY_BINS, LATENCY_EDGES_MS, latency_quantile, merged
-from wire.manifest import BASELINE
+from wire.manifest import BASELINE, Manifest
+from wire.messages import MAX_COLUMNS
 
-from .outputs import OutputCounts, read_baseline
+from .columns import ColumnCounts, read_baseline
+from .outputs import OutputShift
 
 CAUSES: Final = ("runtime", "deadline", "client", "non_finite")
+
+
+MAX_PART_BYTES: Final = 96 * 1024
+"""Of columns in one report; below `MAX_DATAGRAM_BYTES` with all that stands beside them."""
+
+
+class _Opened:
+    """The instant at which a window began."""
+
+    def __init__(self) -> None:
+        self.unix_ms = time.time_ns() // 1_000_000
+        self._at_s = time.monotonic()
+
+    def duration_s(self) -> float:
+        return round(time.monotonic() - self._at_s, 3)
 
 
 @dataclass(slots=True)
@@ -48,9 +65,12 @@ class _Sums:
 class ModelCounters:
     """Counts of one model; touched by the event loop's thread only."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, manifest: Manifest) -> None:
         self._model = model
-        self.outputs = OutputCounts(read_baseline(Path(model.files[BASELINE])))
+        baseline = read_baseline(Path(model.files[BASELINE]))
+        self.columns = ColumnCounts(baseline, manifest.inputs, manifest.outputs)
+        self._shift = OutputShift(baseline)
+        self._columns_open = _Opened()
         self._total = _Sums()
         self._earlier: tuple[int, ...] = ()
         self._open_window()
@@ -72,7 +92,7 @@ class ModelCounters:
         """Return the counts since the start."""
         latency = merged(self._earlier, self._latency)
         return msgspec.structs.replace(
-            self._total.tally(), latency=latency, shift=self.outputs.shift()
+            self._total.tally(), latency=latency, shift=self._shift.furthest(self.columns)
         )
 
     def close_window(self) -> Window:
@@ -81,8 +101,8 @@ class ModelCounters:
         self._earlier = merged(self._earlier, latency)
         window = Window(
             model=self._model.name,
-            start_unix_ms=self._start_unix_ms,
-            duration_s=round(time.monotonic() - self._start_s, 3),
+            start_unix_ms=self._opened.unix_ms,
+            duration_s=self._opened.duration_s(),
             tally=self._window.tally(),
             p50_ms=latency_quantile(latency, 0.5),
             p99_ms=latency_quantile(latency, 0.99),
@@ -90,8 +110,31 @@ class ModelCounters:
         self._open_window()
         return window
 
+    def close_columns(self) -> list[Columns]:
+        """Return the window of the columns in as many parts as it takes, none where no row came."""
+        opened, self._columns_open = self._columns_open, _Opened()
+        window = self.columns.close_window()
+        if not window.row_count:
+            return []
+        runs = window.runs if window.runs and window.runs[0][0] == 0 else ((0, ()), *window.runs)
+        return [
+            Columns(
+                model=self._model.name,
+                start_unix_ms=opened.unix_ms,
+                duration_s=opened.duration_s(),
+                row_count=window.row_count,
+                first=start,
+                columns=columns,
+                scores=window.scores if start == 0 else (),
+            )
+            for first, run in runs
+            for start, columns in (
+                list(in_parts(first, run, max_columns=MAX_COLUMNS, max_bytes=MAX_PART_BYTES))
+                or [(first, ())]
+            )
+        ]
+
     def _open_window(self) -> None:
         self._window = _Sums()
         self._latency = [0] * LATENCY_BINS
-        self._start_s = time.monotonic()
-        self._start_unix_ms = time.time_ns() // 1_000_000
+        self._opened = _Opened()

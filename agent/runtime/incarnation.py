@@ -108,6 +108,7 @@ class Incarnation:
         self._server = DrainableServer(app)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._ended = asyncio.Event()
+        self._telling = asyncio.Lock()
 
     async def live(self) -> int:
         """Serve until drained, or until the channel ends."""
@@ -146,6 +147,8 @@ class Incarnation:
                 self._spawn(self._server.adopt(descriptor))
             case control.CloseWindow():
                 self._tell(self._close_windows())
+            case control.CloseColumns():
+                self._spawn(self._tell_columns())
             case control.CheckGolden(model=name):
                 self._spawn(self._check_golden(name))
             case _:
@@ -159,6 +162,7 @@ class Incarnation:
         self._server.stop_accepting()
         moved, cut = await self._server.hand_over(self._give_away, drain_s)
         self._tell(self._close_windows())
+        await self._tell_columns()
         self._tell(control.Drained(moved, cut))
         self._ended.set()
 
@@ -175,6 +179,37 @@ class Incarnation:
         return control.Windows(
             tuple(counters.close_window() for counters in self._app.counters.values())
         )
+
+    async def _tell_columns(self) -> None:
+        """Close the window of the columns, and tell of it as fast as the supervisor reads.
+
+        The counts of many models are more than its socket holds at once.
+        """
+        closed = [
+            part for counters in self._app.counters.values() for part in counters.close_columns()
+        ]
+        async with self._telling:
+            for part in closed:
+                while not self._is_told(part):
+                    await self._until_writable()
+
+    def _is_told(self, report: control.Report) -> bool:
+        """Tell, and return whether there was room for it, or nobody to tell."""
+        try:
+            control.send(self._channel, report)
+        except BlockingIOError:
+            return False
+        except OSError:
+            self._ended.set()
+        return True
+
+    async def _until_writable(self) -> None:
+        loop, writable = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_writer(self._channel.fileno(), writable.set)
+        try:
+            await writable.wait()
+        finally:
+            loop.remove_writer(self._channel.fileno())
 
     async def _check_golden(self, name: str) -> None:
         model = self._models.get(name)
@@ -205,12 +240,9 @@ class Incarnation:
             await asyncio.sleep(BEAT_S)
 
     def _tell(self, report: control.Report) -> None:
-        try:
-            control.send(self._channel, report)
-        except BlockingIOError:
-            pass  # a supervisor that does not read for long is ended by its own watchdog
-        except OSError:
-            self._ended.set()
+        self._is_told(
+            report
+        )  # a supervisor that does not read for long is ended by its own watchdog
 
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
 
-from wire.manifest import Manifest, TensorSpec
+from wire.manifest import Manifest
 
 from . import oip
 from .counters import ModelCounters
@@ -32,14 +32,17 @@ _JSON: Final = (b"content-type", b"application/json")
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What goes back, and how it counts: for which model, how many rows, which cause of error, which outputs."""
+    """What goes back, and how it counts: for which model, how many rows, which cause of error.
+
+    `request` and `answers` are there where rows were answered.
+    """
 
     status: int
     body: bytes
     model: str | None = None
-    rows: int = 0
     cause: str | None = None
-    outputs: tuple[tuple[TensorSpec, ...], Sequence[Array]] = ((), ())
+    request: oip.Request | None = None
+    answers: Sequence[Array] = ()
 
 
 class InferenceServer:
@@ -48,7 +51,9 @@ class InferenceServer:
     def __init__(self, models: Mapping[str, LoadedModel], deadline_s: float) -> None:
         self._models = models
         self._deadline_s = deadline_s
-        self._counters = {name: ModelCounters(model.model) for name, model in models.items()}
+        self._counters = {
+            name: ModelCounters(model.model, model.manifest) for name, model in models.items()
+        }
         self._pool = ThreadPoolExecutor(SLOW_THREADS, thread_name_prefix="inference")
         self._running: dict[int, float] = {}
         self._waiting_count = 0
@@ -76,13 +81,16 @@ class InferenceServer:
             else Reply(413, oip.encode_error(f"the body is over {oip.MAX_BODY_BYTES} bytes"))
         )
         await _send_reply(send, reply)
-        if reply.model is not None:
-            self._counters[reply.model].count(
-                rows=reply.rows,
-                cause=reply.cause,
-                latency_ms=(time.perf_counter() - began_s) * 1000,
-            )
-            self._counters[reply.model].outputs.add(*reply.outputs)
+        if reply.model is None:
+            return
+        counters, request = self._counters[reply.model], reply.request
+        counters.count(
+            rows=request.n_rows if request else 0,
+            cause=reply.cause,
+            latency_ms=(time.perf_counter() - began_s) * 1000,
+        )
+        if request is not None:
+            counters.columns.add(request.n_rows, request.feeds, request.outputs, reply.answers)
 
     async def _answer(self, scope: Scope, body: bytes) -> Reply:
         method, parts = scope["method"], oip.split_path(scope["path"])
@@ -168,9 +176,9 @@ def _answered(manifest: Manifest, request: oip.Request, answers: list[Array]) ->
         200,
         oip.encode_answer(manifest, request, answers, is_finite=is_finite),
         manifest.name,
-        rows=request.n_rows,
         cause="non_finite" if is_fault else None,
-        outputs=(request.outputs, answers),
+        request=request,
+        answers=answers,
     )
 
 

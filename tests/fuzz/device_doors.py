@@ -17,7 +17,7 @@ import numpy as np
 
 from agent import config, control, status
 from agent.adapters import durable, identity_files, ngclient, starts, state_sqlite, trust_peek
-from agent.runtime import oip, outputs, selftest
+from agent.runtime import columns, oip, selftest
 from tests.agent.runtime.test_oip import manifest
 from tests.conformance.repository import Repository
 from tests.fuzz.door import Door, Refused
@@ -92,11 +92,11 @@ def doors():
     )
     yield Door(
         "baseline.json",
-        as_file("baseline.json", lambda path: some(outputs.read_baseline(path))),
+        as_file("baseline.json", lambda path: some(columns.read_baseline(path))),
         (),
         sampled_json(Baseline.model_json_schema()),
         lambda baseline: baseline.model_dump_json().encode(),
-        ("agent.runtime.outputs",),
+        ("agent.runtime.columns",),
     )
     yield Door(
         "golden.npz",

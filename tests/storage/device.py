@@ -356,6 +356,9 @@ class Runtime:
     def close_window(self):
         pass
 
+    def close_columns(self):
+        pass
+
     def check_golden(self, model):
         pass
 

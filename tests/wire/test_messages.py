@@ -89,6 +89,11 @@ def longest(node, parts):
             return LONGEST[pattern]
         case {"type": "string"}:
             return "t" * node["maxLength"]
+        case {"type": "array", "maxBytes": most}:
+            item = longest(node["items"], parts)
+            while item and length(item) > most:
+                item = item[:-1]
+            return [item]
         case {"type": "array"}:
             return [longest(node["items"], parts)] * node["maxItems"]
         case {"type": "object"}:
