@@ -117,7 +117,11 @@ class Controller:
         self._link.start(self.inbox.put, self._will)
 
     def run(self) -> None:
-        """Work until `stop` is called, or until the link has ended for good."""
+        """Work until `stop` is called, or until the link has ended for good.
+
+        Raises:
+            StorageError: `store_taken`: another controller has the store now.
+        """
         while not self._stopping.is_set() and self._link.is_alive():
             self.run_once(TICK_MS / 1000)
 
@@ -326,6 +330,8 @@ class Controller:
         self._publisher.repeat_chunks(outcome.missing, now)
 
     def _on_store_failed(self, exc: StorageError) -> None:
+        if exc.code == "store_taken":  # a second controller must not go on beside the first
+            raise exc
         if not self._has_failed:
             log.error("%s (%s)", exc, exc.hint)
         self._has_failed = self._must_listen = True

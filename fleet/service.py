@@ -29,7 +29,7 @@ from fleet.settings import DEFAULT_REQUESTS_PER_S
 from fleet.store.store import Store
 from fleet.trust.authority import Authority
 from fleet.trust.ceremony import online_dir
-from wire.errors import ConfigError
+from wire.errors import ConfigError, ModelfleetError, StorageError
 from wire.link_paho import PahoLink, TlsFiles
 
 from .audit import KEY_FILE, Witness
@@ -76,7 +76,7 @@ class ControllerSettings:
     Attributes:
         broker_url: `mqtt://HOST:PORT` and its kin.
         listen: Host and port of the HTTP API; port 0 takes a free one.
-        store_path: The SQLite file; made when absent.
+        database: The SQLite file, made when absent, or the URL of PostgreSQL.
         data_dir: Where chunk payloads, uploads in progress and online keys are kept.
         checkpoints_path: The file that witnesses the audit log.
         approval_limit: Part of the fleet, 0 to 1, that one person may move; None is all of it.
@@ -89,7 +89,7 @@ class ControllerSettings:
 
     broker_url: str
     listen: tuple[str, int]
-    store_path: Path
+    database: Path | str
     data_dir: Path
     checkpoints_path: Path
     approval_limit: float | None = None
@@ -107,7 +107,7 @@ def run_controller(settings: ControllerSettings) -> None:
 
     Raises:
         ConfigError: `port_taken`, `broker_url`, `audit_key` or `api_certificate`.
-        StorageError: The store cannot be used.
+        StorageError: The store cannot be used, or another controller has taken it.
         RuntimeError: The loop ended by itself; the process must be started again.
     """
     if settings.tls is not None:
@@ -119,7 +119,7 @@ def run_controller(settings: ControllerSettings) -> None:
     pair = certificates.folder.controller
     files = TlsFiles(certificates.folder.ca.certificate, pair.certificate, pair.key)
     link = PahoLink(settings.broker_url, settings.controller_id, tls=files)
-    store = Store(settings.store_path, settings.data_dir)
+    store = Store(settings.database, settings.data_dir, is_sole=True)
     authority = Authority(online_dir(settings.data_dir))
     witness = Witness(store, settings.data_dir / "trust" / KEY_FILE, settings.checkpoints_path)
     controller = Controller(
@@ -142,9 +142,13 @@ def run_controller(settings: ControllerSettings) -> None:
     )
     server.on_ready = settings.on_ready
 
+    failure: list[ModelfleetError] = []
+
     def work() -> None:
         try:
             controller.run()
+        except ModelfleetError as exc:
+            failure.append(exc)
         except Exception:
             log.exception("the controller's loop failed")
         finally:
@@ -162,11 +166,20 @@ def run_controller(settings: ControllerSettings) -> None:
             controller.stop()
             door.stop()
             loop.join(timeout=JOIN_S)
-            witness.look(unix_ms(), is_last=True)
+            _witness_last(witness)
             store.close()
             listener.close()
+    if failure:
+        raise failure[0]
     if not was_asked:
         raise RuntimeError("the controller's loop ended by itself; see the log above")
+
+
+def _witness_last(witness: Witness) -> None:
+    try:
+        witness.look(unix_ms(), is_last=True)
+    except StorageError as exc:
+        log.error("the newest audit rows are not witnessed: %s", exc)  # noqa: TRY400 - no bug
 
 
 def _make_door(

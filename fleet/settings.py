@@ -38,6 +38,8 @@ DEFAULT_REQUESTS_PER_S: Final = 200.0
 DEFAULT_DEVICES_PORT: Final = 8800
 LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 
+EXAMPLE_STORE: Final = '# url = "postgresql://modelfleet@db.example/modelfleet"'
+
 _TEMPLATE: Final = """\
 # A fleet: one broker, one controller, any number of devices. `fleet up` starts it.
 
@@ -68,6 +70,8 @@ hosts = {hosts}
 [store]
 # Everything the controller knows: SQLite, chunks, certificates, logs of the broker.
 dir = "store"
+# PostgreSQL in place of SQLite; the rest stays in dir. The password comes from PGPASSFILE.
+{store_url}
 
 # [approval]
 # A rollout to more of the fleet than this waits until a second person approves it.
@@ -206,6 +210,15 @@ class StoreSection(_Section):
     """`[store]`."""
 
     dir: Path = Path("store")
+    url: Annotated[str, Field(pattern=r"^postgres(ql)?://")] | None = None
+    """PostgreSQL, as libpq names it; without it the database is SQLite, in `dir`."""
+
+    @field_validator("url")
+    @classmethod
+    def _has_no_control_character(cls, url: str | None) -> str | None:
+        if url is not None and not url.isprintable():
+            raise ValueError("it cannot have control characters in it")
+        return url
 
 
 class ApprovalSection(_Section):
@@ -259,9 +272,9 @@ class FleetSettings(_Section):
         return self.root / self.store.dir
 
     @property
-    def store_path(self) -> Path:
-        """The controller's database."""
-        return self.store_dir / "fleet.db"
+    def database(self) -> Path | str:
+        """The controller's database: SQLite's file, or PostgreSQL's URL."""
+        return self.store.url or self.store_dir / "fleet.db"
 
     @property
     def checkpoints_path(self) -> Path:
@@ -321,6 +334,7 @@ def write_settings(
     listen: str,
     devices: str = f"{HOST}:{DEFAULT_DEVICES_PORT}",
     hosts: Sequence[str] = (),
+    store_url: str | None = None,
 ) -> Path:
     """Write a new `fleet.toml` and return its path.
 
@@ -333,7 +347,12 @@ def write_settings(
             f"{path} exists already", code="fleet_exists", hint="choose another directory"
         )
     text = _TEMPLATE.format(
-        kind=kind, url=url, listen=listen, devices=devices, hosts=json.dumps(list(hosts))
+        kind=kind,
+        url=url,
+        listen=listen,
+        devices=devices,
+        hosts=json.dumps(list(hosts)),
+        store_url=f"url = {json.dumps(store_url)}" if store_url is not None else EXAMPLE_STORE,
     )
     parse_settings(text, path).check_loopback()
     try:

@@ -1,11 +1,14 @@
 """How tests are shared out among processes (`make test`, `make check`), and how long they may take."""
 
 from functools import cache
+from itertools import count
 from pathlib import Path
 
 import hypothesis
 import pytest
 from xdist.scheduler import LoadScopeScheduling
+
+from tests.postgres import Cluster, need_postgres
 
 # No assertion on wall-clock time: machines are shared.
 hypothesis.settings.register_profile("shared", deadline=None)
@@ -34,3 +37,37 @@ class ByFixture(LoadScopeScheduling):
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
     return ByFixture(config, log)
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    """A PostgreSQL for all tests of this process; each makes a database of its own."""
+    need_postgres()
+    cluster = Cluster()
+    yield cluster
+    cluster.remove()
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def make_where(request, tmp_path):
+    """Name databases for stores: every test that asks for it runs on SQLite and on PostgreSQL."""
+    numbers = count(1)
+
+    def make(*, is_empty=False):
+        if request.param == "sqlite":
+            return tmp_path / f"fleet-{next(numbers)}.db"
+        return request.getfixturevalue("cluster").database(is_empty=is_empty)
+
+    return make
+
+
+@pytest.fixture
+def where(make_where):
+    """Where a new store is, on either."""
+    return make_where()
+
+
+@pytest.fixture
+def empty(make_where):
+    """Where nothing is yet, on either."""
+    return make_where(is_empty=True)

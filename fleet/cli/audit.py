@@ -69,7 +69,7 @@ def verify(
     from fleet.store.store import Store
 
     settings = require_settings(fleet)
-    store = Store(settings.store_path, settings.store_dir)
+    store = Store(settings.database, settings.store_dir)
     try:
         found = audit.verify(
             store,

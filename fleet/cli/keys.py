@@ -87,6 +87,7 @@ def found_keys(
         settings.root,
         settings.store_dir,
         now_unix_ms(),
+        database=settings.database,
         keys_dir=keys or settings.root / OFFLINE_DIR,
         passphrase=given_passphrase(passphrase_file),
     )

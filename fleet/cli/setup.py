@@ -23,6 +23,7 @@ from fleet.settings import (
     DEFAULT_API_PORT,
     DEFAULT_BROKER_PORT,
     DEFAULT_DEVICES_PORT,
+    FILE_NAME,
     FleetSettings,
     require_settings,
     write_settings,
@@ -90,6 +91,13 @@ def init(
         str | None,
         typer.Option(help="HOST:PORT where devices enrol; else the first free from 8800 on."),
     ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(
+            help="URL of an empty database of PostgreSQL, such as postgresql://USER@HOST/DATABASE; "
+            "else SQLite in the fleet's directory."
+        ),
+    ] = None,
 ) -> None:
     """Make a fleet: a directory with fleet.toml, a store, all keys, and an administrator's token."""
     from fleet.trust.ceremony import found
@@ -110,6 +118,8 @@ def init(
     else:
         parse_broker_url(broker)
         url, broker_kind, note = broker, "external", broker
+    if store is not None:
+        _reach(store, directory)
     path = write_settings(
         directory,
         kind=broker_kind,
@@ -117,6 +127,7 @@ def init(
         listen=listen or f"{HOST}:{free_port(DEFAULT_API_PORT)}",
         devices=devices or f"{EVERYWHERE if hosts else HOST}:{free_port(DEFAULT_DEVICES_PORT)}",
         hosts=hosts,
+        store_url=store,
     )
     settings = require_settings(directory)
     authority = found_pki(settings.pki, hosts, now_unix_ms())
@@ -124,6 +135,7 @@ def init(
         settings.root,
         settings.store_dir,
         now_unix_ms(),
+        database=settings.database,
         keys_dir=keys or settings.root / OFFLINE_DIR,
         passphrase=secret,
     )
@@ -134,6 +146,15 @@ def init(
     typer.echo(f"broker: {note}")
     typer.echo(founding_words(founded))
     typer.echo(f"next:   cd {directory} && fleet up")
+
+
+def _reach(url: str, directory: Path) -> None:
+    """Make the tables, before anything else is made that a second `init` would find."""
+    from fleet.store.store import Store
+
+    if (directory / FILE_NAME).exists():
+        return  # which is refused below
+    Store(url, directory / "store").close()
 
 
 def up(
@@ -209,7 +230,7 @@ def _foreground(settings: FleetSettings, *, has_broker: bool) -> None:
             ControllerSettings(
                 broker_url=settings.broker.local_url,
                 listen=settings.api.address,
-                store_path=settings.store_path,
+                database=settings.database,
                 data_dir=settings.store_dir,
                 checkpoints_path=settings.checkpoints_path,
                 approval_limit=settings.approval.limit,
@@ -237,7 +258,7 @@ def _found(settings: FleetSettings) -> Path | None:
     from fleet import audit, tokens
     from fleet.store.store import Store
 
-    store = Store(settings.store_path, settings.store_dir)
+    store = Store(settings.database, settings.store_dir)
     try:
         audit.found(settings.root, settings.store_dir)
         return tokens.found(settings.root, store)
@@ -263,7 +284,7 @@ def _banner(settings: FleetSettings, broker: BrokerProcess | None) -> None:
     name = f"{broker.program}, process {broker.pid}" if broker else "yours"
     say(f"broker      {settings.broker.url} ({name})")
     say(f"API         {settings.api_url} (what it offers: {settings.api_url}/openapi.json)")
-    say(f"store       {settings.store_dir}")
+    say(f"store       {settings.store_dir}{' and PostgreSQL' if settings.store.url else ''}")
     for line in _warnings(settings):
         say(line)
     say(f"devices     {settings.devices.url} (enrolment, renewal)")
@@ -277,7 +298,7 @@ def _warnings(settings: FleetSettings) -> list[str]:
     from fleet.store.store import Store
     from fleet.trust.stored import load
 
-    store = Store(settings.store_path, settings.store_dir)
+    store = Store(settings.database, settings.store_dir)
     try:
         with store.read() as tx:
             repository, observers = load(tx), tx.identities.observers()

@@ -146,7 +146,7 @@ def recover(
     from fleet.store.store import Store
 
     settings = require_settings(fleet)
-    store = Store(settings.store_path, settings.store_dir)
+    store = Store(settings.database, settings.store_dir)
     try:
         path = tokens.recover(settings.root, store)
     finally:

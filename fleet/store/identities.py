@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
-from sqlalchemy import Connection, and_, delete, func, insert, literal_column, select, update
+from sqlalchemy import Connection, and_, delete, func, insert, select, update
 
 from fleet.pki.grants import observer_name
 
@@ -32,6 +32,9 @@ class CertificateRow:
     issued_unix_ms: int
     not_after_unix_ms: int
     revoked_unix_ms: int | None = None
+
+
+_COLUMNS = tuple(CERTIFICATES.c[field.name] for field in fields(CertificateRow))
 
 
 class Identities:
@@ -77,7 +80,8 @@ class Identities:
         self._connection.execute(delete(JOIN_TOKENS).where(JOIN_TOKENS.c.device == device))
 
     def add_certificate(self, row: CertificateRow) -> None:
-        """Keep a certificate."""
+        """Keep a certificate, after all others."""
+        newest = select(func.coalesce(func.max(CERTIFICATES.c.number), 0)).scalar_subquery()
         self._connection.execute(
             insert(CERTIFICATES).values(
                 serial=row.serial,
@@ -87,19 +91,20 @@ class Identities:
                 issued_unix_ms=row.issued_unix_ms,
                 not_after_unix_ms=row.not_after_unix_ms,
                 revoked_unix_ms=row.revoked_unix_ms,
+                number=newest + 1,
             )
         )
 
     def certificate(self, serial: str) -> CertificateRow | None:
         """Return a certificate by its serial number."""
         row = self._connection.execute(
-            select(CERTIFICATES).where(CERTIFICATES.c.serial == serial)
+            select(*_COLUMNS).where(CERTIFICATES.c.serial == serial)
         ).one_or_none()
         return None if row is None else CertificateRow(*row)
 
     def certificates(self, device: str | None = None) -> list[CertificateRow]:
         """Return a device's certificates, or all; oldest first, whatever the clock said."""
-        query = select(CERTIFICATES).order_by(literal_column("rowid"))
+        query = select(*_COLUMNS).order_by(CERTIFICATES.c.number)
         if device is not None:
             query = query.where(CERTIFICATES.c.device == device)
         return [CertificateRow(*row) for row in self._connection.execute(query)]
@@ -107,7 +112,7 @@ class Identities:
     def observers(self) -> list[CertificateRow]:
         """Return the certificates of observers that are not revoked, by name; expired ones too."""
         query = (
-            select(CERTIFICATES)
+            select(*_COLUMNS)
             .where(
                 CERTIFICATES.c.revoked_unix_ms.is_(None),
                 CERTIFICATES.c.device.startswith(observer_name(""), autoescape=True),

@@ -43,7 +43,13 @@ def online_dir(store_dir: Path) -> Path:
 
 
 def found(
-    home: Path, store_dir: Path, now_unix_ms: int, *, keys_dir: Path, passphrase: str | None
+    home: Path,
+    store_dir: Path,
+    now_unix_ms: int,
+    *,
+    database: Path | str,
+    keys_dir: Path,
+    passphrase: str | None,
 ) -> Founded:
     """Make root and targets keys, the controller's keys, and the first signed documents.
 
@@ -53,6 +59,7 @@ def found(
         home: The fleet's directory; `root.json` goes here.
         store_dir: The controller's; made when absent.
         now_unix_ms: The time; what is signed expires so long after it.
+        database: The controller's: a file, or PostgreSQL's URL.
         keys_dir: For the offline keys.
         passphrase: Protects them; None makes one, and leaves it beside them in a file.
 
@@ -75,12 +82,12 @@ def found(
             write_durably(keys_dir / PASSPHRASE_FILE, f"{secret}\n".encode(), mode=0o600)
         authority = Authority(online_dir(store_dir))
         repository = _sign_first(keys, authority, now_unix_ms)
-        store = Store(store_dir / "fleet.db", store_dir)
+        store = Store(database, store_dir)
         try:
             with store.write() as tx:
                 if load(tx) is not None:
                     raise ConfigError(
-                        f"the store in {store_dir} has trust metadata already, whose root is not"
+                        f"the store {store.name} has trust metadata already, whose root is not"
                         f" {ledger.root_path}",
                         code="trust_exists",
                         hint="copy root.json and the offline keys from where they were made",

@@ -243,18 +243,32 @@ class Fleet:
     broker: MemoryBroker = field(default_factory=MemoryBroker)
     now_unix_ms: int = 1_700_000_000_000
     approval_limit: float | None = None
+    where: Path | str | None = None
+    """Of the database; by default a file in the folder."""
 
     def __post_init__(self) -> None:
         self.devices: dict[str, Device] = {}
         keys_dir = self.folder / "offline"
         if not (self.folder / "root.json").exists():
-            found(self.folder, self.folder, self.now_unix_ms, keys_dir=keys_dir, passphrase=SECRET)
+            found(
+                self.folder,
+                self.folder,
+                self.now_unix_ms,
+                database=self.database,
+                keys_dir=keys_dir,
+                passphrase=SECRET,
+            )
         self.keys = KeyFolder(keys_dir, lambda _: SECRET, lambda _: "")
         self.authority = Authority(online_dir(self.folder))
         self._open()
 
+    @property
+    def database(self) -> Path | str:
+        """Where the database is."""
+        return self.where or self.folder / "fleet.db"
+
     def _open(self) -> None:
-        self.store = Store(self.folder / "fleet.db", self.folder)
+        self.store = Store(self.database, self.folder, is_sole=True)
         self.link = self.broker.link("controller")
         self.controller = Controller(
             self.store,

@@ -14,11 +14,12 @@ from fleet.api.schemas import ErrorBody
 from fleet.core.rights import Right
 from tests.fleet.bundles import bundle
 from tests.fleet.peers import Fleet, dawdles, refuses
+from tests.postgres import away
 
 
 @pytest.fixture
-def fleet(tmp_path: Path) -> Iterator[Fleet]:
-    fleet = Fleet(tmp_path)
+def fleet(tmp_path: Path, where: Path | str) -> Iterator[Fleet]:
+    fleet = Fleet(tmp_path, where=where)
     fleet.settle()
     yield fleet
     fleet.controller.stop()
@@ -365,12 +366,10 @@ def test_health_is_503_without_a_broker(fleet: Fleet, api: TestClient) -> None:
 
 def test_a_failing_store_is_503_everywhere(fleet: Fleet, api: TestClient) -> None:
     fleet.store.close()
-    (fleet.folder / "fleet.db").rename(fleet.folder / "away.db")
-    (fleet.folder / "fleet.db").mkdir()
-    error(api.get("/v1/status"), 503, "store_failed")
-    error(api.get("/v1/devices"), 503, "store_failed")
-    error(api.post("/v1/devices", json={"id": "a"}), 503, "store_failed")
-    (fleet.folder / "fleet.db").rmdir()
+    with away(fleet.database) as code:
+        error(api.get("/v1/status"), 503, code)
+        error(api.get("/v1/devices"), 503, code)
+        error(api.post("/v1/devices", json={"id": "a"}), 503, code)
 
 
 def test_every_error_has_the_same_shape(api: TestClient) -> None:

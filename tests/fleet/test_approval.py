@@ -23,8 +23,8 @@ KEY = ReleaseKey("1.1.0", "a" * 64)
 
 
 @pytest.fixture
-def fleet(tmp_path: Path) -> Iterator[Fleet]:
-    fleet = Fleet(tmp_path, approval_limit=0.5)
+def fleet(tmp_path: Path, where: Path | str) -> Iterator[Fleet]:
+    fleet = Fleet(tmp_path, approval_limit=0.5, where=where)
     fleet.add("a", "b", "c", "d")
     for version in ("1.0.0", "1.1.0"):
         fleet.release(version)

@@ -14,6 +14,7 @@ from fleet.ratelimit import RateLimit
 from fleet.store.devices import Selection
 from fleet.store.journal import RecordKey
 from tests.fleet.peers import Device, Fleet
+from tests.postgres import away
 from wire import codec, topics
 from wire import messages as m
 from wire.lifecycle import UpdateState
@@ -23,8 +24,8 @@ OLD_BOOT = "0" * 16
 
 
 @pytest.fixture
-def fleet(tmp_path: Path) -> Iterator[Fleet]:
-    fleet = Fleet(tmp_path)
+def fleet(tmp_path: Path, where: Path | str) -> Iterator[Fleet]:
+    fleet = Fleet(tmp_path, where=where)
     fleet.settle()
     fleet.add("cam")
     yield fleet
@@ -70,14 +71,11 @@ def test_records_of_an_earlier_boot_are_a_series_of_their_own(fleet: Fleet, cam:
 
 def test_nothing_is_acknowledged_that_is_not_stored(fleet: Fleet, cam: Device) -> None:
     fleet.store.close()
-    (fleet.folder / "fleet.db").rename(fleet.folder / "away.db")
-    (fleet.folder / "fleet.db").mkdir()  # what opens it now fails
-    cam.send_record(1)
-    fleet.controller.run_once()
-    fleet.controller.run_once()
-    assert cam.acks == []
-    (fleet.folder / "fleet.db").rmdir()
-    (fleet.folder / "away.db").rename(fleet.folder / "fleet.db")
+    with away(fleet.database):
+        cam.send_record(1)
+        fleet.controller.run_once()
+        fleet.controller.run_once()
+        assert cam.acks == []
     fleet.wait(2)
     cam.send_record(1)  # the outbox sends what was not acknowledged
     fleet.settle()
@@ -88,12 +86,9 @@ def test_state_that_was_lost_to_a_failing_store_is_asked_for_again(
     fleet: Fleet, cam: Device
 ) -> None:
     fleet.store.close()
-    (fleet.folder / "fleet.db").rename(fleet.folder / "away.db")
-    (fleet.folder / "fleet.db").mkdir()
-    cam.cut()
-    fleet.controller.run_once()
-    (fleet.folder / "fleet.db").rmdir()
-    (fleet.folder / "away.db").rename(fleet.folder / "fleet.db")
+    with away(fleet.database):
+        cam.cut()
+        fleet.controller.run_once()
     fleet.wait(2)
     assert fleet.presence("cam") == "offline"
 

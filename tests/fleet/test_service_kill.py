@@ -80,7 +80,7 @@ class FusedFleet(Fleet):
     def arm(self, fuse: Fuse) -> None:
         """Put a controller in place that dies where the fuse says."""
         self.kill()
-        self.store = FusedStore(self.folder / "fleet.db", self.folder)
+        self.store = FusedStore(self.database, self.folder, is_sole=True)
         self.store.fuse = fuse
         self.link = self.broker.link("controller")
         self.controller = Controller(

@@ -39,7 +39,7 @@ audit.found(Path(folder), Path(folder))
 tokens.found(Path(folder), store)
 store.close()
 run_controller(ControllerSettings(
-    broker_url=url, listen=("127.0.0.1", int(port)), store_path=Path(folder) / "fleet.db",
+    broker_url=url, listen=("127.0.0.1", int(port)), database=Path(folder) / "fleet.db",
     data_dir=Path(folder), checkpoints_path=Path(folder) / "audit.checkpoints",
     on_ready=lambda: print("ready", flush=True),
 ))

@@ -11,8 +11,8 @@ from wire import topics
 
 
 @pytest.fixture
-def fleet(tmp_path: Path) -> Iterator[Fleet]:
-    fleet = Fleet(tmp_path)
+def fleet(tmp_path: Path, where: Path | str) -> Iterator[Fleet]:
+    fleet = Fleet(tmp_path, where=where)
     fleet.settle()
     yield fleet
     fleet.controller.stop()

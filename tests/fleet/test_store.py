@@ -1,14 +1,15 @@
 from __future__ import annotations
 
-import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from fleet.core.audit import Row, first_fault
 from fleet.core.states import ReleaseKey
 from fleet.store.devices import Selection
+from fleet.store.identities import CertificateRow
 from fleet.store.journal import EventRow, RecordKey, RecordRow
 from fleet.store.store import Store
 from wire import messages as m
@@ -16,8 +17,8 @@ from wire.errors import PeerError, StorageError
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    store = Store(tmp_path / "fleet.db", tmp_path)
+def store(where: Path | str, tmp_path: Path) -> Iterator[Store]:
+    store = Store(where, tmp_path)
     yield store
     store.close()
 
@@ -30,63 +31,15 @@ def record(seq: int, *, channel: str = "telemetry/vitals", boot: str = "b" * 16)
     return RecordRow(RecordKey("cam", boot, seq), channel, 1000 + seq, "{}")
 
 
-def test_the_database_is_durable_by_its_settings(store: Store, tmp_path: Path) -> None:
-    with store._writer.connect() as connection:
-        values = {
-            name: connection.exec_driver_sql(f"PRAGMA {name}").scalar()
-            for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
-        }
-    assert values == {
-        "journal_mode": "wal",
-        "synchronous": 2,
-        "foreign_keys": 1,
-        "busy_timeout": 5000,
-    }
-
-
-def test_what_was_written_is_there_after_opening_again(tmp_path: Path) -> None:
-    first = Store(tmp_path / "fleet.db", tmp_path)
+def test_what_was_written_is_there_after_opening_again(where: Path | str, tmp_path: Path) -> None:
+    first = Store(where, tmp_path)
     with first.write() as tx:
         tx.devices.add([("cam", {"site": "lab"})], 1)
     first.close()
-    second = Store(tmp_path / "fleet.db", tmp_path)
+    second = Store(where, tmp_path)
     with second.read() as tx:
         assert [row.tags for row in tx.devices.rows(Selection())] == [{"site": "lab"}]
     second.close()
-
-
-def test_a_store_of_a_newer_program_is_refused_with_advice(tmp_path: Path) -> None:
-    Store(tmp_path / "fleet.db", tmp_path).close()
-    with sqlite3.connect(tmp_path / "fleet.db") as raw:
-        raw.execute("UPDATE meta SET value = '99' WHERE key = 'schema_version'")
-    with pytest.raises(StorageError) as caught:
-        Store(tmp_path / "fleet.db", tmp_path)
-    assert caught.value.code == "store_newer"
-    assert "99" in str(caught.value)
-    assert caught.value.hint
-
-
-def test_a_store_of_before_quarantines_could_be_lifted_is_taken_over(tmp_path: Path) -> None:
-    first = Store(tmp_path / "fleet.db", tmp_path)
-    with first.write() as tx:
-        tx.devices.add([("cam", {})], 1)
-    first.close()
-    with sqlite3.connect(tmp_path / "fleet.db") as raw:
-        raw.execute("DROP TABLE lifted")
-        raw.execute("UPDATE meta SET value = '1' WHERE key = 'schema_version'")
-    second = Store(tmp_path / "fleet.db", tmp_path)
-    with second.write() as tx:
-        tx.states.add_lifted("cam", None, 7)
-        assert tx.states.lifted(Selection())["cam"][0].generation == 7
-    second.close()
-    Store(tmp_path / "fleet.db", tmp_path).close()
-
-
-def test_a_file_that_is_no_database_is_refused_with_advice(tmp_path: Path) -> None:
-    (tmp_path / "fleet.db").write_bytes(b"no database at all" * 100)
-    with pytest.raises(StorageError) as caught:
-        Store(tmp_path / "fleet.db", tmp_path)
-    assert caught.value.code == "store_unreadable"
 
 
 def test_a_transaction_that_raises_leaves_nothing(store: Store) -> None:
@@ -125,6 +78,38 @@ def test_writers_of_many_threads_take_turns(store: Store) -> None:
         assert len(tx.devices.ids(Selection())) == 40
 
 
+def test_a_reader_sees_one_state_from_its_first_look_on(store: Store) -> None:
+    with store.read() as other:
+        assert other.devices.ids(Selection()) == []
+        with store.write() as tx:
+            tx.devices.add([("a", {})], 1)
+        assert other.devices.ids(Selection()) == []
+
+
+def test_programs_that_write_at_once_take_turns(where: Path | str, tmp_path: Path) -> None:
+    """Two stores are what two processes have: the chain of the audit log stays whole."""
+    stores = [Store(where, tmp_path) for _ in range(2)]
+
+    def work(store: Store) -> None:
+        for step in range(25):
+            with store.write() as tx:
+                tx.audit.append(Row(step, "local", "test", "", "done"))
+                tx.journal.note([EventRow("device", "d", str(step))], 1)
+
+    threads = [threading.Thread(target=work, args=(store,)) for store in stores]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with stores[0].read() as tx:
+        rows = list(tx.audit.after(0))
+        assert [row.seq for row in rows] == list(range(1, 51))
+        assert first_fault(rows, []) is None
+        assert len(tx.journal.events(0, 99)) == 50
+    for store in stores:
+        store.close()
+
+
 def test_devices_are_added_all_or_none(store: Store) -> None:
     with store.write() as tx:
         tx.devices.add([("a", {})], 1)
@@ -152,6 +137,40 @@ def test_selections_ask_for_every_tag(store: Store) -> None:
         assert tx.devices.ids(Selection(match={"site": "lab"})) == ["a", "b"]
         assert tx.devices.ids(Selection(match={"site": "lab", "kind": "cam"})) == ["a"]
         assert tx.devices.ids(Selection(match={"site": "moon"})) == []
+
+
+def test_texts_sort_by_code_points(store: Store) -> None:
+    names = ["a", "B", "a-b", "ab", "C_d", "c", "b"]
+    with store.write() as tx:
+        tx.devices.add([(name, {}) for name in names], 1)
+    with store.read() as tx:
+        assert tx.devices.ids(Selection()) == sorted(names)
+        page = tx.devices.page(Selection(), after="C_d", limit=2)
+    assert sorted(page) == ["a", "a-b"]
+
+
+def test_certificates_keep_their_order_whatever_the_clock_said(store: Store) -> None:
+    def certificate(serial: str, issued_unix_ms: int) -> CertificateRow:
+        return CertificateRow(serial, "cam", "k", "pem", issued_unix_ms, 9_000)
+
+    with store.write() as tx:
+        for serial, at in ("b", 500), ("c", 100), ("a", 300):
+            tx.identities.add_certificate(certificate(serial, at))
+    with store.write() as tx:
+        assert [row.serial for row in tx.identities.certificates()] == ["b", "c", "a"]
+        tx.identities.revoke("cam", 1, but={"a", "c"})
+        tx.identities.prune(10_000)
+        tx.identities.add_certificate(certificate("d", 50))
+        assert [row.serial for row in tx.identities.certificates("cam")] == ["c", "a", "d"]
+
+
+def test_numbers_are_as_large_as_the_wire_lets_them_be(store: Store) -> None:
+    with store.write() as tx:
+        tx.devices.add([("cam", {})], 1)
+        tx.journal.add_records([record(m.MAX_INTEGER)])
+        assert [r.key.seq for r in tx.journal.records("cam", channel=None, limit=9)] == [
+            m.MAX_INTEGER
+        ]
 
 
 def test_records_are_stored_once(store: Store) -> None:

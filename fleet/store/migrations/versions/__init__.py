@@ -1,0 +1,1 @@
+"""The revisions; each is named by the version of the tables that it makes."""
