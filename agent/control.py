@@ -20,6 +20,7 @@ from wire.errors import PeerError
 from wire.latency import LATENCY_BINS
 from wire.messages import (
     CODE_PATTERN,
+    MAX_BETWEEN,
     MAX_COLUMN_COUNTS,
     MAX_COLUMNS,
     MAX_DETAIL_BYTES,
@@ -46,6 +47,7 @@ _YEAR_S: Final = 86_400 * 365
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_INTEGER)]
 _Tally = Annotated[int, msgspec.Meta(ge=0, le=MAX_TALLY)]
+_Between = Annotated[float, msgspec.Meta(ge=0, le=MAX_BETWEEN)]
 _ColumnCounts = Annotated[tuple[_Tally, ...], msgspec.Meta(max_length=MAX_COLUMN_COUNTS)]
 _Seconds = Annotated[float, msgspec.Meta(ge=0, le=_YEAR_S)]
 _Ms = Annotated[float, msgspec.Meta(ge=0, le=_YEAR_S * 1000)]
@@ -196,6 +198,7 @@ class Columns(msgspec.Struct, frozen=True, tag="columns"):
     row_count: _Tally
     first: Annotated[int, msgspec.Meta(ge=0, le=MAX_POSITION)]
     columns: Annotated[tuple[_ColumnCounts, ...], msgspec.Meta(max_length=MAX_COLUMNS)]
+    between: Annotated[tuple[_Between, ...], msgspec.Meta(max_length=MAX_COLUMNS)] = ()
     scores: Annotated[tuple[_Tally, ...], msgspec.Meta(max_length=SCORE_BINS)] = ()
 
 
@@ -270,27 +273,24 @@ def receive_report(channel: socket.socket) -> tuple[Report, int | None] | None:
 
 
 def in_parts(
-    first: int, columns: Sequence[Sequence[int]], *, max_columns: int, max_bytes: int
-) -> Iterator[tuple[int, tuple[tuple[int, ...], ...]]]:
-    """Yield the columns again in parts, each with the position of its first column.
+    columns: Sequence[Sequence[int]], *, max_columns: int, max_bytes: int
+) -> Iterator[tuple[int, int]]:
+    """Yield begin and end of each part of the columns; of none, one part without any.
 
     Args:
-        first: Position of the first of `columns`.
         columns: Counts of each.
         max_columns: Of a part.
         max_bytes: Of a part's counts as JSON; a column that is longer by itself is a part alone.
     """
-    part: list[tuple[int, ...]] = []
-    used_bytes = 0
-    for column in columns:
+    begin, used_bytes = 0, 0
+    for number, column in enumerate(columns):
         size_bytes = column_bytes(column)
-        if len(part) == max_columns or (part and used_bytes + size_bytes > max_bytes):
-            yield first, tuple(part)
-            first, part, used_bytes = first + len(part), [], 0
-        part.append(tuple(column))
+        is_full = number - begin == max_columns or used_bytes + size_bytes > max_bytes
+        if is_full and number > begin:
+            yield begin, number
+            begin, used_bytes = number, 0
         used_bytes += size_bytes
-    if part:
-        yield first, tuple(part)
+    yield begin, len(columns)
 
 
 def printable(text: str) -> str:

@@ -79,6 +79,7 @@ class ColumnStats:
     row_count: int
     first: int
     columns: tuple[tuple[int, ...], ...]
+    between: tuple[float, ...]
     scores: tuple[int, ...]
 
 

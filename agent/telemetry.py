@@ -106,16 +106,11 @@ class TelemetryReporter:
 
     def _report_columns(self, stats: ColumnStats) -> None:
         """Record a window of columns, in as many records as it takes."""
-        parts = list(
-            control.in_parts(
-                stats.first, stats.columns, max_columns=MAX_PART_COLUMNS, max_bytes=MAX_PART_BYTES
-            )
-        )
-        for first, columns in parts or [(stats.first, ())]:
+        for part in control.in_parts(
+            stats.columns, max_columns=MAX_PART_COLUMNS, max_bytes=MAX_PART_BYTES
+        ):
             self._uplink.record(
-                topics.Telemetry(self._device, "window"),
-                # Bound now: what cannot be kept at once is made later.
-                partial(_window_record, stats, first, columns),
+                topics.Telemetry(self._device, "window"), partial(_window_record, stats, part)
             )
 
     def _report_vitals(self) -> None:
@@ -142,8 +137,10 @@ class TelemetryReporter:
 
 
 def _window_record(
-    stats: ColumnStats, first: int, columns: tuple[tuple[int, ...], ...], boot: str, seq: int
+    stats: ColumnStats, part: tuple[int, int], boot: str, seq: int
 ) -> WindowTelemetry:
+    begin, end = part
+    first = stats.first + begin
     return WindowTelemetry(
         boot=boot,
         seq=seq,
@@ -154,6 +151,7 @@ def _window_record(
         manifest=stats.manifest,
         row_count=stats.row_count,
         first=first,
-        columns=columns,
+        columns=stats.columns[begin:end],
+        between=stats.between[begin:end],
         scores=stats.scores if first == 0 else (),
     )

@@ -148,6 +148,7 @@ PAYLOADS: Final[dict[str, m.Message]] = {
             (60, 57, 61, 58, 62, 55, 59, 57, 61, 58),
             (452, 22, 14, 10, 10, 12, 8, 9, 11, 40, 0, 3),
         ),
+        between=(12.93, 131.2, 104.7),
     ),
     "telemetry/vitals": m.VitalsTelemetry(
         boot=BOOT,

@@ -32,6 +32,8 @@ MAX_COLUMN_COUNTS: Final = 260
 MAX_PART_COLUMNS: Final = 96
 MAX_PART_BYTES: Final = 4608
 """Of one record's columns as JSON, so that a record stays below 8 kB; one column always fits."""
+MAX_BETWEEN: Final = 1e20
+"""Of 2^48 rows in the last of 260 places."""
 MAX_POSITION: Final = 2**22
 """Among the columns of a baseline: 64 tensors of 65,536 columns each."""
 SCORE_BINS: Final = 20
@@ -422,6 +424,14 @@ class WindowTelemetry(Record):
     last two stand in the first or last bin as well. Labels: those of its categories, then of all
     others. Zeros at the end are left out. A column that was not counted, or was in no answer that was
     asked for, has fewer than `row_count`."""
+    between: Annotated[
+        tuple[Annotated[float, Field(ge=0, le=MAX_BETWEEN)], ...],
+        Field(max_length=MAX_PART_COLUMNS, fail_fast=True),
+    ] = ()
+    """How far rows of one time are alike, for each of `columns`; or nothing. A row's value is its place
+    among the column's counts, `below` and `above` aside. The rows in their order are cut into blocks of
+    the least power of two with which 16 suffice. This is the sum of S² / n over blocks, less that of all rows
+    as one block, S being the sum of a block's values and n its rows."""
     scores: Annotated[tuple[Count, ...], Field(max_length=SCORE_BINS, fail_fast=True)] = ()
     """Rows by their highest class probability, in 20 equal bins of 0 to 1; where `first` is 0 and the
     baseline names its `probabilities`."""

@@ -173,6 +173,7 @@ class Child:
             row_count=report.row_count,
             first=report.first,
             columns=report.columns,
+            between=report.between if len(report.between) == len(report.columns) else (),
             scores=report.scores,
         )
 

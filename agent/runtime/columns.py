@@ -25,6 +25,7 @@ from wire.histogram import (
 from wire.manifest import TensorSpec
 from wire.messages import MAX_COLUMNS, SCORE_BINS
 
+from .blocks import Blocks
 from .thresholds import Thresholds
 
 Array = npt.NDArray[Any]
@@ -67,11 +68,20 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
+class Run:
+    """Columns side by side, from position `first` on: the counts of each, and `Blocks.between`."""
+
+    first: int
+    columns: tuple[tuple[int, ...], ...] = ()
+    between: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Window:
-    """What was counted in one window; `runs` has columns side by side, by the position of the first."""
+    """What was counted in one window."""
 
     row_count: int
-    runs: tuple[tuple[int, tuple[tuple[int, ...], ...]], ...]
+    runs: tuple[Run, ...]
     scores: tuple[int, ...]
 
 
@@ -105,6 +115,7 @@ class ColumnCounts:
             "input": _Positions([column.name for column in baseline.inputs], 0),
             "output": _Positions([c.name for c in baseline.outputs], len(baseline.inputs)),
         }
+        self._blocks: dict[int, Blocks] = {}
         self._tables: dict[tuple[int, int, str], Thresholds] = {}
         self._waiting: list[tuple[Side, TensorSpec, Array]] = []
         self._waiting_bytes = 0
@@ -160,17 +171,24 @@ class ColumnCounts:
         self._earlier += self._counts
         self._counts[:] = 0
         self._scores[:] = 0
+        self._blocks.clear()
         self._row_count = 0
         return window
 
-    def _runs(self) -> Iterable[tuple[int, tuple[tuple[int, ...], ...]]]:
+    def _runs(self) -> Iterable[Run]:
+        between = {
+            start + number: float(f"{value:.4g}")
+            for start, blocks in self._blocks.items()
+            for number, value in enumerate(blocks.between().tolist())
+        }
         positions = sorted(self._places)
         begins = [p for p in positions if p == 0 or p - 1 not in self._places]
         for begin in begins:
             run: list[tuple[int, ...]] = []
             while (place := self._places.get(begin + len(run))) is not None:
                 run.append(_trimmed(self._counts[place.start : place.start + place.size]))
-            yield begin, tuple(run)
+            places = range(begin, begin + len(run))
+            yield Run(begin, tuple(run), tuple(between.get(place, 0.0) for place in places))
 
     def _settle(self) -> None:
         waiting, self._waiting, self._waiting_bytes = self._waiting, [], 0
@@ -183,18 +201,29 @@ class ColumnCounts:
 
     def _count(self, side: Side, spec: TensorSpec, rows: Array) -> None:
         flat = rows.reshape(len(rows), -1)
-        start = self._positions[side].start_of(spec, flat.shape[1])
+        width = flat.shape[1]
+        start = self._positions[side].start_of(spec, width)
         if start is None:
             return
-        width = flat.shape[1]
+        if start not in self._blocks:
+            self._blocks[start] = Blocks(width)
+        blocks = self._blocks[start]
+        for block, begin, end in blocks.take(len(flat)):
+            blocks.add(block, self._count_part(start, flat[begin:end]))
+        if side == "output" and self._is_table(spec, flat):
+            self._scores += score_counts(flat)
+
+    def _count_part(self, start: int, rows: Array) -> IntArray:
+        """Count rows of shape (n_rows, width); return the sums of their places in each column."""
+        width = rows.shape[1]
+        sums: IntArray = np.zeros(width, dtype=np.int64)
         if rows.dtype.kind in "fiub":
-            self._thresholds(start, width, rows.dtype).count(flat, self._counts)
+            sums += self._thresholds(start, width, rows.dtype).count(rows, self._counts)
         for number in range(width):
             place = self._places.get(start + number)
             if place is not None and place.is_of_labels:
-                self._count_labels(place, flat[:, number])
-        if side == "output" and self._is_table(spec, flat):
-            self._scores += score_counts(flat)
+                sums[number] = self._count_labels(place, rows[:, number])
+        return sums
 
     def _is_table(self, spec: TensorSpec, flat: Array) -> bool:
         is_named = spec.name == self._baseline.probabilities
@@ -213,10 +242,13 @@ class ColumnCounts:
             self._tables[key] = Thresholds(columns, width, dtype, rest=self._counts.size - 1)
         return self._tables[key]
 
-    def _count_labels(self, place: Place, values: Array) -> None:
-        rest = place.size - 1
+    def _count_labels(self, place: Place, values: Array) -> int:
+        rest, total = place.size - 1, 0
         for value, number in Counter(values.tolist()).items():
-            self._counts[place.start + place.labels.get(str(value), rest)] += number
+            category = place.labels.get(str(value), rest)
+            self._counts[place.start + category] += number
+            total += category * number
+        return total
 
 
 class _Positions:

@@ -15,7 +15,7 @@ from wire.latency import LATENCY_BINS, LATENCY_EDGES_MS, latency_quantile, merge
 from wire.manifest import BASELINE, Manifest
 from wire.messages import MAX_COLUMNS
 
-from .columns import ColumnCounts, read_baseline
+from .columns import ColumnCounts, Run, read_baseline
 from .outputs import OutputShift
 
 CAUSES: Final = ("runtime", "deadline", "client", "non_finite")
@@ -116,21 +116,22 @@ class ModelCounters:
         window = self.columns.close_window()
         if not window.row_count:
             return []
-        runs = window.runs if window.runs and window.runs[0][0] == 0 else ((0, ()), *window.runs)
+        has_first = bool(window.runs) and window.runs[0].first == 0
+        runs = window.runs if has_first else (Run(0), *window.runs)
         return [
             Columns(
                 model=self._model.name,
                 start_unix_ms=opened.unix_ms,
                 duration_s=opened.duration_s(),
                 row_count=window.row_count,
-                first=start,
-                columns=columns,
-                scores=window.scores if start == 0 else (),
+                first=run.first + begin,
+                columns=run.columns[begin:end],
+                between=run.between[begin:end],
+                scores=window.scores if run.first + begin == 0 else (),
             )
-            for first, run in runs
-            for start, columns in (
-                list(in_parts(first, run, max_columns=MAX_COLUMNS, max_bytes=MAX_PART_BYTES))
-                or [(first, ())]
+            for run in runs
+            for begin, end in in_parts(
+                run.columns, max_columns=MAX_COLUMNS, max_bytes=MAX_PART_BYTES
             )
         ]
 

@@ -52,8 +52,11 @@ class Thresholds:
         low, high = np.full(width, -np.inf), np.full(width, np.nan)
         # Bins, then what is missing, below and above.
         self._targets = np.full((most + 4, width), rest, dtype=np.intp)
+        self._places = np.arange(most + 1)
+        self._missing_place = np.zeros(width, dtype=np.int64)
         for number, (column, start) in columns.items():
             count = len(column.edges)
+            self._missing_place[number] = count + 1
             edges[:count, number] = column.edges
             self._targets[: count + 1, number] = start + np.arange(count + 1)
             self._targets[-3:, number] = start + count + np.arange(1, 4)
@@ -65,15 +68,22 @@ class Thresholds:
             self._above = _next_above(high, self._dtype)
         self._is_any = bool(columns)
 
-    def count(self, rows: Array, counts: IntArray) -> None:
-        """Add the values of shape (n_rows, width) to `counts`."""
+    def count(self, rows: Array, counts: IntArray) -> IntArray:
+        """Add the values of shape (n_rows, width) to `counts`; return the sums of their places.
+
+        The place of a value is the number of its bin, that of NaN the number of bins.
+        """
+        sums: IntArray = np.zeros(rows.shape[1], dtype=np.int64)
         if not self._is_any:
-            return
+            return sums
         step = max(1, BLOCK_BYTES // max(1, rows[:1].nbytes))
         for begin in range(0, len(rows), step):
             # A value counts once for each column, and no two columns share a target but the rest.
             counted = self._counted(rows[begin : begin + step].astype(self._dtype, copy=False))
             np.add.at(counts, self._targets, counted)
+            bins, missing = counted[:-3], counted[-3]
+            sums += self._places @ bins + self._missing_place * missing
+        return sums
 
     def _counted(self, rows: Array) -> IntArray:
         missing = _column_sums(rows != rows)  # noqa: PLR0124 - true of NaN alone

@@ -42,9 +42,9 @@ def numeric(edges, name="X", **limits):
 
 def only(window):
     """Return the columns of a window that has them side by side, from the first."""
-    ((first, columns),) = window.runs
-    assert first == 0
-    return columns
+    (run,) = window.runs
+    assert run.first == 0
+    return run.columns
 
 
 def counted(counts, rows):
@@ -169,7 +169,7 @@ def test_tensors_without_rows_or_columns_count_nothing(shape):
     assert list(counts.outputs())
     window = counts.close_window()
     assert window.row_count == n_rows
-    assert all(column == () for _, columns in window.runs for column in columns)
+    assert all(column == () for run in window.runs for column in run.columns)
 
 
 def test_an_answer_of_another_number_of_rows_is_not_counted():
@@ -209,9 +209,9 @@ def test_of_too_many_columns_the_first_are_counted_and_outputs_are_among_them():
     counts = of(inputs, [numeric((1.0,), name="Y")])
     rows = np.zeros((2, len(inputs)), np.float32)
     counts.add(2, {"X": rows}, [spec(1, name="Y")], [np.zeros((2, 1), np.float32)])
-    (first, columns), (last, outputs) = counts.close_window().runs
-    assert (first, len(columns), last) == (0, MAX_COLUMNS - 1, len(inputs))
-    assert set(columns) == {(2,)} == set(outputs)
+    one, two = counts.close_window().runs
+    assert (one.first, len(one.columns), two.first) == (0, MAX_COLUMNS - 1, len(inputs))
+    assert set(one.columns) == {(2,)} == set(two.columns)
 
 
 def test_columns_of_many_bins_are_counted_up_to_a_number_of_counts():
@@ -273,3 +273,56 @@ def test_the_window_of_reference_rows_is_the_baseline(tmp_path):
     assert list(window.scores) == list(made.scores)
     assert window.row_count == made.row_count
     assert json.loads(made.model_dump_json())["probabilities"] == "p"
+
+
+# -- how far rows of one time are alike
+
+
+def between(places, *, block_rows):
+    """Return the definition's sum, from whole blocks."""
+    blocks = [places[at : at + block_rows] for at in range(0, len(places), block_rows)]
+    return sum(sum(b) ** 2 / len(b) for b in blocks) - sum(places) ** 2 / len(places)
+
+
+@given(
+    st.lists(st.sampled_from([0.5, 1.5, 2.5, np.nan, np.inf, -np.inf]), min_size=1, max_size=300),
+    st.lists(st.integers(0, 300), max_size=5),
+)
+def test_the_sum_between_blocks_is_the_same_however_rows_come(values, cuts):
+    rows = np.array(values, np.float64).reshape(-1, 1)
+    counts = of([numeric((1.0, 2.0), low=0.0, high=2.0)], datatype="FP64")
+    for piece in np.split(rows, sorted(cuts)):
+        counts.add(len(piece), {"X": piece}, [], [])
+        list(counts.outputs())  # counts what waits
+    places = [3 if np.isnan(v) else int((v >= 1.0) + (v >= 2.0)) for v in values]
+    block_rows = next(2**n for n in range(12) if 16 * 2**n >= len(values))
+    (run,) = counts.close_window().runs
+    assert run.between == (
+        pytest.approx(between(places, block_rows=block_rows), rel=6e-4, abs=1e-9),
+    )
+
+
+def test_the_sum_between_blocks_tells_rows_that_depend_on_one_another():
+    random = np.random.default_rng(4)
+    alone = random.normal(size=(4000, 1))
+    kept = np.repeat(alone[:40], 100, axis=0)
+    edges = tuple(np.quantile(alone, np.arange(1, 10) / 10).tolist())
+    found = {}
+    for name, rows in (("alone", alone), ("kept", kept)):
+        counts = of([numeric(edges)])
+        counts.add(len(rows), {"X": rows.astype(np.float32)}, [], [])
+        (run,) = counts.close_window().runs
+        # 4,000 rows are 16 blocks of 256, the last one shorter; the variance of ten places is 8.25.
+        found[name] = run.between[0] / (15 * np.digitize(rows, edges).var())
+    assert 0.3 < found["alone"] < 2.5
+    assert found["kept"] > 20
+
+
+def test_labels_have_the_place_of_their_category():
+    city = CategoryColumn(name="city", categories=("a", "b"), counts=(1, 1))
+    counts = ColumnCounts(
+        Baseline(row_count=2, inputs=(city,), outputs=()), [spec(1, "BYTES", names=("city",))], []
+    )
+    counts.add(3, {"X": np.array([["b"], ["?"], ["a"]], object)}, [], [])
+    (run,) = counts.close_window().runs
+    assert run.between == (between([1, 2, 0], block_rows=1),) == (2.0,)
