@@ -25,6 +25,10 @@ WINDOW = {
     "model": "digits", "start_unix_ms": 1, "duration_s": 1.0, "tally": TALLY, "p50_ms": None,
     "p99_ms": None,
 }  # fmt: skip
+COLUMNS = {
+    "type": "columns", "model": "digits", "start_unix_ms": 1, "duration_s": 1.0, "row_count": 1,
+    "first": 0, "columns": [[1]], "between": [0.5],
+}  # fmt: skip
 DEEP = b'{"type":"beat","x":' + b"[" * 60_000 + b"]" * 60_000 + b"}"
 
 
@@ -69,6 +73,7 @@ WAITING = {
     "stopped without an order": {"type": "stopped"},
     "drained without an order": {"type": "drained", "handed_over": 0, "cut": 0},
     "windows that nobody asked for": windows(WINDOW),
+    "columns that nobody asked for": COLUMNS,
     "golden rows that nobody asked for": GOLDEN,
     "a failure when it is ready": FAILED,
     "a negative count": beat(request_count=-1),
@@ -88,6 +93,19 @@ WAITING = {
 
 FALLING = [beat(request_count=5), beat(request_count=4)]
 VANISHING = [beat(request_count=5), BEAT]
+
+
+# What is said after an order to close the window of columns.
+COUNTING = {
+    "a column of 10,000 counts": [COLUMNS | {"columns": [[1] * 10_000]}],
+    "10,000 columns": [COLUMNS | {"columns": [[]] * 10_000}],
+    "a negative count of a column": [COLUMNS | {"columns": [[1, -1]]}],
+    "a sum of nothing finite": [json.dumps(COLUMNS).replace("0.5", "1e999").encode()],
+    "a sum below 0": [COLUMNS | {"between": [-0.5]}],
+    "a place beyond all columns": [COLUMNS | {"first": 2**40}],
+    "more columns than there are": [COLUMNS | {"columns": [[1] * 200] * 80}] * 2,
+    "columns without end": [COLUMNS] * (control.MAX_PARTS + 1),
+}
 
 
 def say(channel, message):
@@ -148,6 +166,11 @@ def serve_badly(channel, name, listeners):
     if name == "never accepts":
         return
     say(channel, {"type": "accepting"})
+    if name in COUNTING:
+        until_told(channel, control.CloseColumns)
+        for report in COUNTING[name]:
+            say(channel, report)
+        return
     match name:
         case "accepts twice":
             say(channel, {"type": "accepting"})
@@ -157,6 +180,10 @@ def serve_badly(channel, name, listeners):
             strange = WINDOW | {"model": "stranger"}
             say(channel, windows(WINDOW, WINDOW, strange))
             say(channel, {"type": "wrong"})
+        case "columns of a stranger":
+            until_told(channel, control.CloseColumns)
+            say(channel, COLUMNS | {"model": "stranger"})
+            say(channel, COLUMNS | {"between": [0.5, 0.5]})
         case "windows twice":
             until_told(channel, control.CloseWindow)
             say(channel, windows(WINDOW))

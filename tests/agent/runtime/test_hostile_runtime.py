@@ -15,6 +15,7 @@ import pytest
 from agent.ports import (
     CandidateFailed,
     CandidateReady,
+    ColumnsClosed,
     Heartbeat,
     Promoted,
     RuntimeDied,
@@ -50,6 +51,8 @@ WORDS = {
     "a count that falls": "its counts do not add up",
     "silence without an end": "closed its control channel and did not end",
     "a thousand protections": "`$.protections`",
+    "more columns than there are": "it counts more columns than there are",
+    "columns without end": "its report `columns` was out of turn",
     "a negative count": "`int` >= 0",
     "nested 60,000 deep": "maximum recursion depth",
 }
@@ -181,6 +184,30 @@ def test_a_serving_runtime_counts_for_its_own_models_only(siege):
     assert died.code == Code.RUNTIME_DIED
     siege.serve_honestly()
     assert siege.bench.infer(name=NAME)[0] == 200
+    siege.check_nothing_left()
+
+
+@pytest.mark.parametrize("name", attacker.COUNTING)
+def test_a_serving_runtime_that_counts_beyond_all_bounds_is_ended(siege, name):
+    siege.attack(name, auto_promote=True)
+    siege.bench.wait(Promoted)
+    siege.bench.host.close_columns()
+    died = siege.bench.wait(RuntimeDied)
+    assert died.code == Code.RUNTIME_DIED
+    assert WORDS.get(name, "broke the protocol") in died.detail
+    siege.serve_honestly()
+    assert siege.bench.infer(name=NAME)[0] == 200
+    siege.check_nothing_left()
+
+
+def test_columns_are_taken_of_its_own_models_only(siege):
+    siege.attack("columns of a stranger", auto_promote=True)
+    siege.bench.wait(Promoted)
+    siege.bench.host.close_columns()
+    stats = siege.bench.wait(ColumnsClosed).stats
+    assert (stats.model, stats.version, stats.columns) == (NAME, "2", ((1,),))
+    assert stats.between == (), "as many as there are columns, or none"
+    siege.serve_honestly()
     siege.check_nothing_left()
 
 
