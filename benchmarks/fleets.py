@@ -46,23 +46,34 @@ class Fleet:
         agents: Those that run, by device.
     """
 
-    def __init__(self, directory: Path, broker: str = "auto", *, is_open: bool = False) -> None:
-        """Take note of what to start; an open broker asks for no certificate and encrypts nothing."""
+    def __init__(
+        self,
+        directory: Path,
+        broker: str = "auto",
+        *,
+        is_open: bool = False,
+        store_url: str | None = None,
+    ) -> None:
+        """Take note of what to start; an open broker asks for no certificate and encrypts nothing.
+
+        The store is SQLite, or PostgreSQL where there is a URL.
+        """
         self.directory = directory / "fleet"
         self._broker = broker
         self._scheme = "mqtt" if is_open else "mqtts"
+        self._store = ["--store", store_url] if store_url is not None else []
         self._api_port, self.broker_port = free_ports(2)
         self.ports: dict[str, int] = {}
         self.agents: dict[str, Program] = {}
         fresh_directory(directory)
 
     def __enter__(self) -> Self:
-        init = [BIN / "fleet", "init", self.directory, "--broker-kind", self._broker]
+        init = [BIN / "fleet", "init", self.directory, "--broker-kind", self._broker, *self._store]
         run([*init, "--listen", f"{HOST}:{self._api_port}"], cwd=self.directory.parent)
         settings = self.directory / "fleet.toml"
         lines = [
             f'url = "{self._scheme}://{HOST}:{self.broker_port}"'
-            if line.startswith("url = ")
+            if line.startswith('url = "mqtt')
             else line
             for line in settings.read_text().splitlines()
         ]

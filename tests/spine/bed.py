@@ -46,9 +46,10 @@ class Bed:
         bundles: Gives the bundle of a version.
         is_split: Whether the bed keeps the broker and runs `fleet controller run`; otherwise
             `fleet up` has both, and keeps the broker.
+        store_url: Of a PostgreSQL for the store; SQLite without one.
     """
 
-    def __init__(self, folder, kind, bundles, *, is_split):
+    def __init__(self, folder, kind, bundles, *, is_split, store_url=None):
         self.fleet_dir = folder / "myfleet"
         self.devices = {}
         self._folder = folder
@@ -59,6 +60,7 @@ class Bed:
         self._broker_pid_file = folder / "broker.pid"
         self._broker_count = 0
         self._is_split = is_split
+        self._store = ("--store", store_url) if store_url is not None else ()
         self.api_address = f"127.0.0.1:{free_port()}"
         self._http = httpx.Client(
             base_url=f"http://{self.api_address}", timeout=30, trust_env=False
@@ -74,7 +76,8 @@ class Bed:
         """Make the fleet and start broker, controller and observer; return when all are there."""
         self._folder.mkdir(parents=True)
         url = f"mqtts://127.0.0.1:{self._broker_port}"
-        listen = ("--listen", self.api_address, "--devices", f"127.0.0.1:{free_port()}")
+        devices = f"127.0.0.1:{free_port()}"
+        listen = ("--listen", self.api_address, "--devices", devices, *self._store)
         if self._is_split:
             self.fleet("init", "myfleet", *listen, "--broker", url)
             path = self.fleet_dir / "fleet.toml"

@@ -20,14 +20,14 @@ def make_bed(tmp_path, bundles):
     """Start a bed with a kind of broker; at the end, what its programs wrote is printed."""
     beds = []
 
-    def make(kind, *, is_split=True):
+    def make(kind, *, is_split=True, **more):
         try:
             find_broker(kind)
         except ConfigError as exc:
             if os.environ.get("CI") == "true":
                 pytest.fail(f"CI must have this broker: {exc}")
             pytest.skip(f"NOT TESTED: {exc}")
-        bed = Bed(tmp_path / f"bed-{len(beds)}", kind, bundles, is_split=is_split)
+        bed = Bed(tmp_path / f"bed-{len(beds)}", kind, bundles, is_split=is_split, **more)
         beds.append(bed)
         bed.start()
         return bed
