@@ -13,6 +13,8 @@ from wire.errors import ConfigError
 from wire.ids import DeviceId
 from wire.link_paho import TlsFiles, parse_broker_url
 
+from .core.records import LEAST_BYTES, MAX_BYTES
+
 CORRECT: Final = (
     "correct it; `fleet-agent check-config` judges it, systemd/agent.toml has every key"
 )
@@ -110,11 +112,14 @@ class StateSection(_Section):
 class TelemetrySection(_Section):
     """`[telemetry]`: how often requests and vitals are reported, and how features and answers fell.
 
-    `interval_s` is of the former; `window_s` of the latter, which take more bytes.
+    `interval_s` is of the former; `window_s` of the latter, which take more bytes. `max_bytes` is what
+    records that the controller has not acknowledged may take of the disk. Beyond it the oldest vitals
+    go, then the oldest windows, then the oldest events.
     """
 
     interval_s: Annotated[float, Field(ge=1, le=86_400)] = 60.0
     window_s: Annotated[float, Field(ge=1, le=86_400)] = 900.0
+    max_bytes: Annotated[int, Field(ge=LEAST_BYTES, le=2**40)] = MAX_BYTES
 
 
 class TrustSection(_Section):

@@ -102,7 +102,7 @@ def _run(
     wait_s = _count_start(counter)
     content = ContentStore(root, config.state.max_bytes)
     store, lost = _open_state(root / "state.db")
-    outbox, lost_records = _open_outbox(root / "outbox.db", boot)
+    outbox, lost_records = _open_outbox(root / "outbox.db", boot, config.telemetry.max_bytes)
     link, renewal = _make_link(config, inbox, wait_s)
     uplink = Uplink(link, outbox, device=device, boot=boot, agent=f"modelfleet {VERSION}")
     trusted = TrustStore(root / TRUST, lambda: read_bootstrap(config), store, device=device)
@@ -302,19 +302,19 @@ def _open_state(path: Path) -> tuple[SqliteStateStore, str | None]:
     return store, None
 
 
-def _open_outbox(path: Path, boot: str) -> tuple[Outbox, str | None]:
+def _open_outbox(path: Path, boot: str, max_bytes: int) -> tuple[Outbox, str | None]:
     """Open the outbox; return it, and what was lost.
 
     An unreadable one is moved aside; those of its records that are sound go on in the new one.
     """
     can_wait = has_bundles(path.parent)
     try:
-        return _patiently(lambda: Outbox(path, boot, can_wait=can_wait)), None
+        return _patiently(lambda: Outbox(path, boot, max_bytes=max_bytes, can_wait=can_wait)), None
     except StorageError as exc:
         if exc.code != "state_unreadable" or not path.exists():
             raise
         aside = move_aside(path)
-        outbox = Outbox(path, boot)
+        outbox = Outbox(path, boot, max_bytes=max_bytes)
         count = outbox.adopt(aside)
         log.error("%s; moved to %s, %d records saved", exc, aside.name, count)  # noqa: TRY400 - cause in the message
         return outbox, f"{exc}; moved to {aside.name}, {count} records saved"

@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from wire import codec, topics
 from wire.errors import PeerError, StorageError
+from wire.lifecycle import Code
 from wire.link import Link, Will
 from wire.messages import (
     Ack,
     AlarmEvent,
     ChunksMissing,
     GapEvent,
+    LostRange,
     Message,
     Presence,
     Record,
     Reported,
 )
 
-from .adapters.outbox import Gap, Outbox, Waiting
+from .adapters.losses import Gap
+from .adapters.outbox import NO_END, Outbox
+from .adapters.outbox_rows import Waiting
+from .core.records import TELEMETRY, RecordClass, class_of
+from .core.sending import BACKLOG_BURST, LIVE_FROM_BEFORE, Allowance, Lane, room
 
 log = logging.getLogger(__name__)
 
-WINDOW: Final = 64
-"""Records sent and not yet acknowledged by the controller; with 400 bytes each, 26 kB."""
 RESEND_FIRST_S: Final = 15.0
 RESEND_CAP_S: Final = 600.0
 """Without acknowledgement, records are sent again, ever more seldom: nobody may be storing them."""
@@ -35,30 +40,72 @@ RESEND_CAP_S: Final = 600.0
 REST_S: Final = 5.0
 """An outbox that fails (locked, full disk) is left alone this long: each try may block for 2 s."""
 MAX_UNKEPT: Final = 256
-"""Records that wait in memory for the outbox to work again, 100 kB; newer ones are lost."""
+"""Records that wait in memory for the outbox to work again, 100 kB; beyond that the lowest class goes."""
 
 MakeRecord = Callable[[str, int], Record]
+
+
+@dataclass(frozen=True, slots=True)
+class _Unkept:
+    topic: topics.Event | topics.Telemetry
+    make: MakeRecord
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """When a record was sent, monotonic, and in which lane."""
+
+    at_s: float
+    lane: Lane
 
 
 class Uplink:
     """Publishes for one device. Used by the loop's thread, but for `will` (the link's)."""
 
-    def __init__(self, link: Link, outbox: Outbox, *, device: str, boot: str, agent: str) -> None:
+    def __init__(
+        self,
+        link: Link,
+        outbox: Outbox,
+        *,
+        device: str,
+        boot: str,
+        agent: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Take note of the device; nothing is sent before `connected`.
+
+        Args:
+            link: To the broker.
+            outbox: This boot's.
+            device: Its id.
+            boot: This start's id.
+            agent: Version, for people.
+            clock: Seconds that never go back: waits are measured by it, no record is ordered by it.
+        """
         self._link = link
         self._outbox = outbox
         self._device = device
         self._boot = boot
         self._agent = agent
+        self._clock = clock
         self._birth = 0
         self._reported: Reported | None = None
         self._reported_seq = 0
         self._is_up = False
-        # In the order of sending, with the monotonic instant of it.
-        self._sent: dict[tuple[str, int], float] = {}
-        self._cursor = 0
+        self._sent: dict[tuple[str, int], _Sent] = {}  # in the order of sending
+        self._under_way = dict.fromkeys(Lane, 0)
+        self._cursor = dict.fromkeys(Lane, 0)
+        self._mark = 0
+        """Telemetry up to this turn is backlog."""
+        self._is_empty = dict.fromkeys(Lane, False)
+        """Lanes in which nothing more waits."""
+        self._allowance = Allowance(BACKLOG_BURST, clock())
+        self._told: int | None = None
+        """Number of the gap record that was made last."""
         self._resend_s = RESEND_FIRST_S
-        self._rest_until_s = 0.0
-        self._unkept: deque[tuple[topics.Event | topics.Telemetry, MakeRecord]] = deque()
+        self._rest_until_s = -math.inf
+        self._unkept: list[_Unkept] = []
+        self._unkept_lost_count = 0
         self.dropped_count = 0
 
     def will(self) -> Will:
@@ -103,11 +150,15 @@ class Uplink:
             topic: Its channel.
             make: Returns the message for a boot and a sequence number.
         """
-        if not self._unkept and self._keep(topic, make):
+        record = _Unkept(topic, make)
+        if not self._unkept and self._keep(record):
             return
-        if len(self._unkept) < MAX_UNKEPT:
-            self._unkept.append((topic, make))
-        else:
+        self._unkept.append(record)
+        if len(self._unkept) > MAX_UNKEPT:
+            # The first one may be on disk all the same: it is tried until that shows.
+            place = min(range(1, len(self._unkept)), key=lambda i: _class_of(self._unkept[i]))
+            del self._unkept[place]
+            self._unkept_lost_count += 1
             self.dropped_count += 1
 
     def alarm(self, code: str, detail: str) -> None:
@@ -138,13 +189,14 @@ class Uplink:
         try:
             if not self._outbox.delete(ack.stored):
                 return
+            for span in ack.stored:
+                for key in [k for k in self._sent if k[0] == span.boot]:
+                    if span.first <= key[1] <= span.last:
+                        self._under_way[self._sent.pop(key).lane] -= 1
+            self._tell_losses()
         except StorageError as exc:
             self._rest(exc)
             return
-        for span in ack.stored:
-            for key in [k for k in self._sent if k[0] == span.boot]:
-                if span.first <= key[1] <= span.last:
-                    del self._sent[key]
         # Only the oldest counts as progress: later ones are also acknowledged while it is lost.
         if next(iter(self._sent), None) != oldest:
             self._resend_s = RESEND_FIRST_S
@@ -170,84 +222,128 @@ class Uplink:
         self._keep_waiting()
         if not self._is_up:
             return
-        oldest_s = next(iter(self._sent.values()), now_s)
-        if now_s - oldest_s >= self._resend_s:
+        oldest = next(iter(self._sent.values()), None)
+        if oldest is not None and now_s - oldest.at_s >= self._resend_s:
             self._resend_s = min(RESEND_CAP_S, self._resend_s * 2)
             self._start_over()
         else:
             self._pump()
 
     def _start_over(self) -> None:
+        """Forget what is under way: all of it is sent again, the newest telemetry before the rest."""
         self._sent.clear()
-        self._cursor = 0
+        for lane in Lane:
+            self._under_way[lane], self._is_empty[lane] = 0, False
+        try:
+            self._mark = self._outbox.before_newest(LIVE_FROM_BEFORE)
+        except StorageError as exc:
+            self._rest(exc)  # with the old mark what is newer counts as live
+        self._cursor = {Lane.URGENT: 0, Lane.LIVE: self._mark, Lane.BACKLOG: 0}
         self._pump()
 
     def _pump(self) -> None:
-        """Send waiting records, oldest first, up to the window."""
-        while self._is_up and not self._is_resting() and (free := WINDOW - len(self._sent)) > 0:
+        """Send waiting records, lane after lane."""
+        self._allowance = self._allowance.at(self._clock())
+        for lane in Lane:
+            count = room(lane, self._under_way, self._allowance.count)
+            if self._is_empty[lane] or not count or not self._is_up or self._is_resting():
+                continue
             try:
-                rows = self._outbox.waiting(free, after=self._cursor)
+                rows = self._ahead(lane, count)
             except StorageError as exc:
                 self._rest(exc)
                 return
-            for position, waiting in rows:
-                if (waiting.boot, waiting.seq) not in self._sent and not self._send(waiting):
+            for turn, waiting in rows:
+                if not self._send(waiting, lane):
                     return
-                self._cursor = position
-            if len(rows) < free:
-                return
+                self._cursor[lane] = turn
+            self._is_empty[lane] = len(rows) < count
 
-    def _send(self, waiting: Waiting) -> bool:
+    def _ahead(self, lane: Lane, count: int) -> list[tuple[int, Waiting]]:
+        """Return the next records of a lane."""
+        return self._outbox.waiting(
+            count,
+            after=self._cursor[lane],
+            until=self._mark if lane is Lane.BACKLOG else NO_END,
+            classes=(RecordClass.EVENT,) if lane is Lane.URGENT else TELEMETRY,
+        )
+
+    def _send(self, waiting: Waiting, lane: Lane) -> bool:
         if not self._is_up:
             return False
-        token = self._link.publish(waiting.topic, waiting.payload, qos=1, retain=False)
-        if token is None:
+        if self._link.publish(waiting.topic, waiting.payload, qos=1, retain=False) is None:
             return False
-        self._sent[(waiting.boot, waiting.seq)] = time.monotonic()
+        self._sent[waiting.boot, waiting.seq] = _Sent(self._clock(), lane)
+        self._under_way[lane] += 1
+        if lane is Lane.BACKLOG:
+            self._allowance = self._allowance.less(1)
         return True
 
-    def _keep(self, topic: topics.Event | topics.Telemetry, make: MakeRecord) -> bool:
-        """Put a record into the outbox and send it; return whether the outbox took it."""
+    def _keep(self, record: _Unkept) -> bool:
+        """Put a record into the outbox, and send what may be sent; return whether it was taken."""
         try:
-            waiting, gaps = self._outbox.append(
-                topic.text, lambda seq: codec.encode(make(self._boot, seq))
+            taken = self._outbox.append(
+                record.topic.text, lambda seq: codec.encode(record.make(self._boot, seq))
             )
         except StorageError as exc:
             self._rest(exc)
             return False
-        self._send(waiting)
-        for gap in gaps:
-            self._report_gap(gap)
+        self.dropped_count += taken.dropped_count
+        self._is_empty[Lane.URGENT] = self._is_empty[Lane.LIVE] = False
+        self._pump()
         return True
 
     def _keep_waiting(self) -> None:
         """Put into the outbox what could not be put there before, in its order."""
         while self._unkept and not self._is_resting():
-            if not self._keep(*self._unkept[0]):
+            if not self._keep(self._unkept[0]):
                 return
-            self._unkept.popleft()
+            del self._unkept[0]
+        if self._unkept_lost_count and not self._unkept:
+            count, self._unkept_lost_count = self._unkept_lost_count, 0
+            self.alarm(
+                Code.RECORDS_DROPPED,
+                f"{count} records were lost in memory while the outbox could not be written",
+            )
 
     def _is_resting(self) -> bool:
-        return time.monotonic() < self._rest_until_s
+        return self._clock() < self._rest_until_s
 
     def _rest(self, exc: StorageError) -> None:
         log.error("records wait in memory: %s; %s", exc, exc.hint)
-        self._rest_until_s = time.monotonic() + REST_S
+        self._rest_until_s = self._clock() + REST_S
 
-    def _report_gap(self, gap: Gap) -> None:
-        self.dropped_count += gap.count
-        self.record(
-            topics.Event(self._device, "gap"),
-            lambda boot, seq: GapEvent(
-                boot=boot,
-                seq=seq,
-                lost_boot=gap.boot,
-                first=gap.first,
-                last=gap.last,
-                count=gap.count,
-                reason="records_dropped",
-            ),
+    def _tell_losses(self) -> None:
+        """Make a gap record of what was dropped, if the one before has been acknowledged.
+
+        Only when the controller hears: until then losses that touch become one, and take no room.
+
+        Raises:
+            StorageError: As of the outbox.
+        """
+        if not self._outbox.has_losses or self._unkept:
+            return  # what was tried in vain must be tried again first
+        if self._told is not None and self._outbox.holds(self._boot, self._told):
+            return
+        taken = self._outbox.tell_lost(topics.Event(self._device, "gap").text, self._gap_event)
+        if taken is not None:
+            self.dropped_count += taken.dropped_count
+            self._told = taken.record.seq
+            self._is_empty[Lane.URGENT] = False
+
+    def _gap_event(self, seq: int, gap: Gap) -> bytes:
+        ranges = tuple(LostRange(first=first, last=last) for first, last in gap.ranges)
+        event = GapEvent(
+            boot=self._boot,
+            seq=seq,
+            lost_boot=gap.boot,
+            first=ranges[0].first,
+            last=ranges[-1].last,
+            count=gap.count,
+            ranges=ranges,
+            reason=gap.reason,
         )
+        return codec.encode(event)
 
     def _presence(self, state: str) -> Presence:
         return Presence.model_validate(
@@ -261,3 +357,7 @@ class Uplink:
         if len(payload) > codec.MAX_CONTROL_BYTES:
             raise PeerError("own message is over its cap", code="payload_too_large")
         self._link.publish(topic.text, payload, qos=topic.qos, retain=topic.retain)
+
+
+def _class_of(record: _Unkept) -> RecordClass:
+    return class_of(record.topic.text)

@@ -22,8 +22,8 @@ from wire_words import all_topics, meanings, summary
 
 from agent.core.fetch_plan import SILENCE_S
 from agent.core.fetch_plan import WINDOW as CHUNK_WINDOW
+from agent.core.sending import WINDOW as RECORD_WINDOW
 from agent.uplink import RESEND_CAP_S, RESEND_FIRST_S
-from agent.uplink import WINDOW as RECORD_WINDOW
 from fleet.core.gate import STALE_LIMIT_MS
 from wire import codec, content, ids, lifecycle, messages, topics
 from wire.manifest import MAX_FILES, MAX_MANIFEST_BYTES, Manifest, parse_manifest
@@ -116,6 +116,7 @@ def _limit_table() -> str:
         ("models of one device", messages.MAX_MODELS_PER_DEVICE, ""),
         ("quarantined digests in a report", messages.MAX_QUARANTINED, ""),
         ("ranges in an `ack`", messages.MAX_ACK_RANGES, ""),
+        ("ranges in an `event/gap`", messages.MAX_GAP_RANGES, ""),
         ("chunks in a `chunks_missing`", messages.MAX_MISSING_CHUNKS, ""),
         ("integer", messages.MAX_INTEGER, ""),
     )

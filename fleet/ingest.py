@@ -272,9 +272,10 @@ def _event_of(tx: Tx, device: str, record: m.Record) -> EventRow | None:
             return EventRow("update", device, f"{text} {update.detail}".rstrip(), _shown(update))
         case m.AlarmEvent(code=code, detail=detail):
             return EventRow("alarm", device, f"{code} {detail}".rstrip(), {"code": code})
-        case m.GapEvent(count=count, reason=reason):
-            text = f"dropped {count} records ({reason})"
-            return EventRow("alarm", device, text, {"code": reason})
+        case m.GapEvent() as gap:
+            text = f"dropped {gap.count} records ({gap.reason})"
+            told = {"boot": gap.lost_boot, "first": gap.first, "last": gap.last, "count": gap.count}
+            return EventRow("alarm", device, text, {"code": gap.reason, **told})
         case _:
             return None
 

@@ -20,6 +20,7 @@ from .lifecycle import Outcome, UpdateState
 MAX_MODELS_PER_DEVICE: Final = 8
 """So that desired and reported state, at their longest, stay below the 8 kB of a control payload."""
 MAX_ACK_RANGES: Final = 64
+MAX_GAP_RANGES: Final = 64
 MAX_MISSING_CHUNKS: Final = 64
 MAX_QUARANTINED: Final = 8
 MAX_LIFTED: Final = 8
@@ -308,8 +309,15 @@ class UpdateEvent(Record):
     model_config = ConfigDict(populate_by_name=True)
 
 
+class LostRange(Part):
+    """Records `first` to `last`, both included, every one of them lost."""
+
+    first: Count
+    last: Count
+
+
 class GapEvent(Record):
-    """Records that the outbox had to drop."""
+    """Records that the outbox had to drop; each loss is in one of these."""
 
     lost_boot: BootId
     """Boot that had written them."""
@@ -319,7 +327,10 @@ class GapEvent(Record):
     """Highest number lost."""
     count: Count
     """How many of these were lost; others between them may have been kept."""
+    ranges: Annotated[tuple[LostRange, ...], Field(max_length=MAX_GAP_RANGES, fail_fast=True)] = ()
+    """Which ones exactly, in order. Empty is from an older agent: all of them, or not known which."""
     reason: CodeText
+    """`records_dropped` for the outbox's own cap, `disk_full` for a disk with little room."""
 
 
 class AlarmEvent(Record):

@@ -1,78 +1,82 @@
 """Store and forward: records wait on disk until the controller says that it has stored them.
 
 SQLite, WAL and FULL, in a file of its own, so that a flood of records cannot hurt the state.
-When the cap is reached the oldest records go, and a gap record says which. Each record is kept with a
-digest: one that has changed on disk would never be acknowledged, and stand in the way for ever.
+When the cap is reached, or the disk nearly full, the oldest of the lowest class go, and which they were
+is kept in the same transaction (`losses`) until a gap record says it. Each record is kept with a digest:
+one that has changed on disk would never be acknowledged, and stand in the way for ever.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
+import itertools
+import operator
+import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from agent.core.records import (
+    LEAST_BYTES,
+    MAX_BYTES,
+    MIN_FREE_BYTES,
+    TELEMETRY,
+    RecordClass,
+    class_of,
+)
 from wire.errors import StorageError
-from wire.messages import StoredRange
+from wire.lifecycle import Code
+from wire.messages import MAX_GAP_RANGES, StoredRange
 
+from . import losses, outbox_rows
 from .database import FAULTS, Database, connect, unreadable
+from .losses import Gap
+from .outbox_rows import Pages, Waiting
 
-MAX_BYTES: Final = 8 * 1024 * 1024
-"""About 20,000 records of 400 bytes: two weeks offline at one a minute."""
-DROP_SHARE: Final = 0.05
-"""How much is dropped at once when the cap is reached, so that dropping is rare."""
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """A record that has not been acknowledged."""
-
-    boot: str
-    seq: int
-    topic: str
-    payload: bytes
-
-    @property
-    def size_bytes(self) -> int:
-        """How much of the cap it takes."""
-        return len(self.topic) + len(self.payload)
-
-    @property
-    def sha256(self) -> bytes:
-        """The digest of all of it."""
-        head = f"{self.boot}\n{self.seq}\n{self.topic}\n"
-        return hashlib.sha256(head.encode() + self.payload).digest()
+NO_END: Final = 2**56 - 1
+"""No turn is higher."""
 
 
 @dataclass(frozen=True, slots=True)
-class Gap:
-    """Records of one boot that were dropped."""
+class Taken:
+    """What became of a record that was handed over.
 
-    boot: str
-    first: int
-    last: int
-    count: int
+    Attributes:
+        record: With its number.
+        is_kept: False when it was itself what had to go.
+        dropped_count: Records that had to go, itself included.
+    """
+
+    record: Waiting
+    is_kept: bool
+    dropped_count: int
 
 
-_Kept = tuple[Waiting, list[Gap]]
-"""A record, and what had to go for it."""
+class _NoRoomError(Exception):
+    """Nothing may make room for what tells of losses: they wait."""
 
 
 class Outbox:
     """Records by (boot, seq), oldest first. Used by the loop's thread only."""
 
     def __init__(
-        self, path: Path, boot: str, *, max_bytes: int = MAX_BYTES, can_wait: bool = False
+        self,
+        path: Path,
+        boot: str,
+        *,
+        max_bytes: int = MAX_BYTES,
+        min_free_bytes: int = MIN_FREE_BYTES,
+        can_wait: bool = False,
     ) -> None:
         """Open the file, or begin a new one.
 
         Args:
             path: The database file.
             boot: This start's id; sequence numbers begin at 1 under it.
-            max_bytes: Cap on the sum of topics and payloads.
+            max_bytes: Cap on the file; its journal takes up to 4 MiB more.
+            min_free_bytes: Where less of the disk is free, the file does not grow.
             can_wait: As of `Database`.
 
         Raises:
@@ -82,10 +86,12 @@ class Outbox:
         self._boot = boot
         self._seq = 0
         self._max_bytes = max_bytes
-        self._bytes = 0
-        self._tried: _Kept | None = None
+        self._min_free_bytes = min_free_bytes
+        self._turn = 0
+        self._lost_count = 0
+        self._tried: Taken | None = None
         """Of the last append, while it failed; the disk may have it all the same."""
-        self._found: _Kept | None = None
+        self._found: Taken | None = None
         """What a reopening found of an append that had failed, until it is tried again."""
         self._database = Database(path, self._prepare, can_wait=can_wait)
 
@@ -94,8 +100,13 @@ class Outbox:
         """Why the file could not be opened yet; None once it was."""
         return self._database.fault
 
-    def append(self, topic: str, make: Callable[[int], bytes]) -> tuple[Waiting, list[Gap]]:
-        """Keep a record; return it, and what had to go for it.
+    @property
+    def has_losses(self) -> bool:
+        """Whether records were dropped that no record tells of."""
+        return self._lost_count > 0
+
+    def append(self, topic: str, make: Callable[[int], bytes]) -> Taken:
+        """Keep a record, if nothing worth more stands in its way; lower and older ones make room.
 
         Args:
             topic: Where it will be published.
@@ -106,33 +117,112 @@ class Outbox:
                 until then the same one is to be tried again, and takes up one number in either case.
         """
         with self._database.use() as db:
-            gaps: list[Gap] = []
-            if self._found is not None:
-                record, gaps = self._found
-                if record == Waiting(self._boot, record.seq, topic, make(record.seq)):
+            carried_count = 0
+            if (found := self._found) is not None:
+                seq = found.record.seq
+                if found.record == Waiting(self._boot, seq, topic, make(seq)):
                     self._found = None
-                    return record, gaps
+                    return found
+                carried_count = found.dropped_count
             seq = self._seq + 1
             record = Waiting(self._boot, seq, topic, make(seq))
-            kept = self._put(db, record, gaps)
+            with self._transaction(db):
+                taken = self._put(db, record, carried_count)
+                if not taken.is_kept:
+                    # What is gone must not be so without the word that says it.
+                    self._lost_count += losses.add(db, (record.boot, seq), self._reason())
             self._seq, self._found = seq, None
-        return kept
+        return taken
 
-    def _put(self, db: sqlite3.Connection, record: Waiting, gaps: list[Gap]) -> _Kept:
-        """Insert a record; return it with these gaps and those of what had to go for it."""
-        before = self._bytes
+    def tell_lost(self, topic: str, make: Callable[[int, Gap], bytes]) -> Taken | None:
+        """Keep a record that tells of losses, and these no more; None when there is nothing to tell.
+
+        Args:
+            topic: Where it will be published.
+            make: Returns the payload for the record's sequence number and what it tells.
+
+        Raises:
+            StorageError: As `storage_fault`. The losses are in a record by then, or wait as before.
+        """
+        with self._database.use() as db, contextlib.suppress(_NoRoomError):
+            with self._transaction(db):
+                gap = losses.take(db, MAX_GAP_RANGES)
+                if gap is None:
+                    return None
+                self._lost_count -= len(gap.ranges)
+                seq = self._seq + 1
+                taken = self._put(db, Waiting(self._boot, seq, topic, make(seq, gap)), 0)
+                if not taken.is_kept:
+                    raise _NoRoomError
+            self._seq = seq
+            return taken
+        return None
+
+    @contextlib.contextmanager
+    def _transaction(self, db: sqlite3.Connection) -> Iterator[None]:
+        """Make the block one transaction, and what is counted in memory a part of it."""
+        before = self._turn, self._lost_count
         try:
-            # In one transaction: what makes room must not be gone without the gap that says so.
             db.execute("BEGIN IMMEDIATE")
-            self._tried = record, [*gaps, *self._make_room(db, record.size_bytes)]
-            _insert(db, record)
+            yield
             db.execute("COMMIT")
-        except FAULTS:
-            self._bytes = before
+        except BaseException as exc:
+            self._turn, self._lost_count = before
+            if not isinstance(exc, FAULTS):  # else `Database.use` knows what to do
+                self._tried = None
+                db.rollback()
             raise
-        kept, self._tried = self._tried, None
-        self._bytes += record.size_bytes
-        return kept
+        self._tried = None
+
+    def _put(self, db: sqlite3.Connection, record: Waiting, carried_count: int) -> Taken:
+        """Insert a record if there is room for it or can be made."""
+        is_kept, dropped_count = self._make_room(db, record)
+        if is_kept:
+            self._turn += 1
+            outbox_rows.insert(db, record, self._turn)
+        self._tried = Taken(record, is_kept, carried_count + dropped_count)
+        return self._tried
+
+    def _make_room(self, db: sqlite3.Connection, record: Waiting) -> tuple[bool, int]:
+        """Drop what is worth less, and then what is older; as much as it takes, or nothing.
+
+        Pages become free a few records at a time, so that the next ones find room too.
+
+        Returns:
+            Whether there is room now, and how many had to go; without room the record itself.
+        """
+        pages = Pages.of(db)
+        cap_bytes = self._cap_bytes(pages)
+        if pages.has_room(record, cap_bytes):
+            return True, 0
+        before = self._lost_count
+        db.execute("SAVEPOINT room")
+        highest, dropped_count = class_of(record.topic), 0
+        while (key := outbox_rows.drop_oldest(db, highest)) is not None:
+            dropped_count += 1
+            self._lost_count += losses.add(db, key, self._reason())
+            if Pages.of(db).has_room(record, cap_bytes):
+                db.execute("RELEASE room")
+                return True, dropped_count
+        db.execute("ROLLBACK TO room")
+        db.execute("RELEASE room")
+        self._lost_count = before
+        return False, 1
+
+    def _cap_bytes(self, pages: Pages) -> int:
+        if not self._is_disk_short():
+            return self._max_bytes
+        return min(self._max_bytes, max(pages.count * pages.size_bytes, LEAST_BYTES))
+
+    def _reason(self) -> Code:
+        return Code.DISK_FULL if self._is_disk_short() else Code.RECORDS_DROPPED
+
+    def _is_disk_short(self) -> bool:
+        try:
+            disk = os.statvfs(self._path.parent)
+        except OSError:
+            return False  # writing will tell
+        return disk.f_bavail * disk.f_frsize < self._min_free_bytes
 
     def adopt(self, damaged: Path) -> int:
         """Take over the sound records of an outbox that is not; return how many there were.
@@ -140,51 +230,94 @@ class Outbox:
         Raises:
             StorageError: As `storage_fault`, of this outbox.
         """
-        found: dict[Waiting, None] = {}  # in order, and once each: damage may show a record twice
+        found: dict[Waiting, int] = {}  # once each: damage may show a record twice
+        gaps: list[Gap] = []
         with contextlib.suppress(*FAULTS):  # what comes before the damage is had by then
             old = connect(damaged)
             try:
-                found.update((record, None) for record in _records(old) if record is not None)
+                for turn, record in outbox_rows.all_of(old):
+                    if record is not None:
+                        found.setdefault(record, turn)
+                gaps += losses.all_of(old) if losses.is_sound(old) else ()
             finally:
                 old.close()
-        with self._database.use() as db:
-            db.execute("BEGIN IMMEDIATE")
-            for record in found:
-                _insert(db, record)
-            db.execute("COMMIT")
-        self._bytes += sum(record.size_bytes for record in found)
+        with self._database.use() as db, self._transaction(db):
+            for record in sorted(found, key=found.__getitem__):
+                self._turn += 1
+                outbox_rows.insert(db, record, self._turn)
+            for gap in gaps:
+                for first, last in gap.ranges:
+                    self._lost_count += losses.add_range(db, gap.boot, first, last, gap.reason)
         return len(found)
 
-    def waiting(self, limit: int, *, after: int = 0) -> list[tuple[int, Waiting]]:
-        """Return up to `limit` records, oldest first, with positions greater than `after`.
+    def waiting(
+        self,
+        limit: int,
+        *,
+        after: int = 0,
+        until: int = NO_END,
+        classes: Sequence[RecordClass] = tuple(RecordClass),
+    ) -> list[tuple[int, Waiting]]:
+        """Return records in the order they came, oldest first, with their turns.
+
+        Args:
+            limit: How many at most.
+            after: Only of later turns.
+            until: Only of turns no later.
+            classes: Only of these.
 
         Raises:
             StorageError: As `storage_fault`.
         """
         with self._database.use() as db:
-            rows = db.execute(
-                "SELECT position, boot, seq, topic, payload FROM record WHERE position > ?"
-                " ORDER BY position LIMIT ?",
-                (after, limit),
-            ).fetchall()
-        return [(row[0], Waiting(*row[1:])) for row in rows]
+            found = [outbox_rows.ahead(db, kind, after, until, limit) for kind in classes]
+        return sorted(itertools.chain(*found), key=operator.itemgetter(0))[:limit]
 
-    def delete(self, stored: Iterable[StoredRange]) -> int:
-        """Delete exactly the records of these ranges; return how many there were.
+    def before_newest(self, count: int) -> int:
+        """Return a turn that the newest `count` pieces of telemetry are behind, 0 if all are.
 
         Raises:
-            StorageError: As `storage_fault`; some may be deleted by then.
+            StorageError: As `storage_fault`.
+        """
+        with self._database.use() as db:
+            found = [outbox_rows.newest_turns(db, kind, count + 1) for kind in TELEMETRY]
+        turns = list(itertools.chain(*found))
+        return sorted(turns, reverse=True)[count] if len(turns) > count else 0
+
+    def holds(self, boot: str, seq: int) -> bool:
+        """Whether a record is waiting here.
+
+        Raises:
+            StorageError: As `storage_fault`.
+        """
+        with self._database.use() as db:
+            query = "SELECT 1 FROM record WHERE boot = ? AND seq = ?"
+            return db.execute(query, (boot, seq)).fetchone() is not None
+
+    def untold(self) -> list[Gap]:
+        """Return the losses that no record tells of yet.
+
+        Raises:
+            StorageError: As `storage_fault`.
+        """
+        with self._database.use() as db:
+            return losses.all_of(db)
+
+    def delete(self, stored: Iterable[StoredRange]) -> int:
+        """Delete exactly the records of these ranges, all or none; return how many there were.
+
+        Raises:
+            StorageError: As `storage_fault`.
         """
         count = 0
-        for span in stored:
-            with self._database.use() as db:
-                rows = db.execute(
-                    "DELETE FROM record WHERE boot = ? AND seq BETWEEN ? AND ?"
-                    " RETURNING length(topic) + length(payload)",
+        with self._database.use() as db, self._transaction(db):
+            for span in stored:
+                count += db.execute(
+                    "DELETE FROM record WHERE boot = ? AND seq BETWEEN ? AND ?",
                     (span.boot, span.first, span.last),
-                ).fetchall()
-            self._bytes -= sum(row[0] for row in rows)
-            count += len(rows)
+                ).rowcount
+                if self._lost_count:
+                    self._lost_count += losses.subtract(db, span.boot, span.first, span.last)
         return count
 
     def __len__(self) -> int:
@@ -197,23 +330,18 @@ class Outbox:
         self._database.close()
 
     def _prepare(self, db: sqlite3.Connection) -> None:
-        db.execute(
-            "CREATE TABLE IF NOT EXISTS record (position INTEGER PRIMARY KEY AUTOINCREMENT,"
-            " boot TEXT, seq INTEGER, topic TEXT, payload BLOB, sha256 BLOB, UNIQUE (boot, seq))"
-        )
-        if "sha256" not in {name for _, name, *_ in db.execute("PRAGMA table_info(record)")}:
-            db.execute(
-                "ALTER TABLE record ADD COLUMN sha256 BLOB"
-            )  # an older agent wrote no digests
-        size_bytes = last = 0
-        for record in _records(db):
+        self._turn = max(self._turn, outbox_rows.prepare(db))
+        losses.prepare(db)
+        last = 0
+        for _, record in outbox_rows.all_of(db):
             if record is None:
                 raise unreadable(self._path, "a record has changed on disk")
-            size_bytes += record.size_bytes
             if record.boot == self._boot:
                 last = max(last, record.seq)
-        self._bytes = size_bytes
-        self._look_for_tried(last)
+        if not losses.is_sound(db):
+            raise unreadable(self._path, "a loss has changed on disk")
+        self._lost_count = losses.count_rows(db)
+        self._look_for_tried(max(last, losses.highest(db, self._boot)))
 
     def _look_for_tried(self, last: int) -> None:
         """See whether an append that failed is on disk all the same.
@@ -221,53 +349,6 @@ class Outbox:
         A commit whose sync failed is there if the sync at closing failed too: the journal was kept, and
         recovered when the file was opened again.
         """
-        if self._tried is not None and last >= self._tried[0].seq:
+        if self._tried is not None and last >= self._tried.record.seq:
             self._seq, self._found = last, self._tried
         self._tried = None
-
-    def _make_room(self, db: sqlite3.Connection, size: int) -> list[Gap]:
-        if self._bytes + size <= self._max_bytes:
-            return []
-        excess = self._bytes + size - self._max_bytes + int(self._max_bytes * DROP_SHARE)
-        doomed: list[tuple[int, str, int]] = []
-        freed = 0
-        for position, boot, seq, length in db.execute(
-            "SELECT position, boot, seq, length(topic) + length(payload) FROM record"
-            " ORDER BY position"
-        ):
-            doomed.append((position, boot, seq))
-            freed += length
-            if freed >= excess:
-                break
-        if doomed:
-            db.execute("DELETE FROM record WHERE position <= ?", (doomed[-1][0],))
-            self._bytes -= freed
-        return _gaps(doomed)
-
-
-def _gaps(doomed: list[tuple[int, str, int]]) -> list[Gap]:
-    by_boot: dict[str, list[int]] = {}
-    for _, boot, seq in doomed:
-        by_boot.setdefault(boot, []).append(seq)
-    return [Gap(boot, min(seqs), max(seqs), len(seqs)) for boot, seqs in by_boot.items()]
-
-
-def _insert(db: sqlite3.Connection, record: Waiting) -> None:
-    db.execute(
-        "INSERT INTO record (boot, seq, topic, payload, sha256) VALUES (?, ?, ?, ?, ?)",
-        (record.boot, record.seq, record.topic, record.payload, record.sha256),
-    )
-
-
-def _records(db: sqlite3.Connection) -> Iterator[Waiting | None]:
-    """Return every record, oldest first; None for one that has changed on disk.
-
-    Those of an agent that wrote no digests are believed.
-    """
-    rows = db.execute("SELECT boot, seq, topic, payload, sha256 FROM record ORDER BY position")
-    for boot, seq, topic, payload, sha256 in rows:
-        if not isinstance(payload, bytes):
-            yield None
-            continue
-        record = Waiting(boot, seq, topic, payload)
-        yield record if sha256 in (None, record.sha256) else None

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from sqlalchemy import Connection, delete, func, insert, select, tuple_
+from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, tuple_
 
-from .schema import EVENTS, PUBLICATIONS, RECORDS
+from .schema import EVENTS, PRESENCE, PUBLICATIONS, RECORDS
 
 MAX_EVENTS = 20_000
 """Events that a watcher can go back over; older ones are dropped."""
@@ -93,21 +93,55 @@ class Journal:
         return fresh
 
     def records(self, device: str, *, channel: str | None, limit: int) -> list[RecordRow]:
-        """Return a device's newest records, newest first; `channel` may end in `/` for all below."""
-        query = (
-            select(RECORDS)
-            .where(RECORDS.c.device == device)
-            .order_by(RECORDS.c.received_unix_ms.desc(), RECORDS.c.boot, RECORDS.c.seq.desc())
-            .limit(limit)
-        )
+        """Return a device's newest records, newest first; `channel` may end in `/` for all below.
+
+        Within a boot by number, whatever came when: a device sends what is new before what has waited.
+        """
+        where = [RECORDS.c.device == device]
         if channel is not None and "/" in channel.rstrip("/"):
-            query = query.where(RECORDS.c.channel == channel)
+            where.append(RECORDS.c.channel == channel)
         elif channel is not None:
-            query = query.where(RECORDS.c.channel.startswith(f"{channel.rstrip('/')}/"))
-        return [
-            RecordRow(RecordKey(r.device, r.boot, r.seq), r.channel, r.received_unix_ms, r.body)
-            for r in self._connection.execute(query)
-        ]
+            where.append(RECORDS.c.channel.startswith(f"{channel.rstrip('/')}/"))
+        found: list[RecordRow] = []
+        for boot in self._boots(device, where):
+            query = (
+                select(RECORDS)
+                .where(*where, RECORDS.c.boot == boot)
+                .order_by(RECORDS.c.seq.desc())
+                .limit(limit - len(found))
+            )
+            found += [
+                RecordRow(RecordKey(r.device, r.boot, r.seq), r.channel, r.received_unix_ms, r.body)
+                for r in self._connection.execute(query)
+            ]
+            if len(found) >= limit:
+                break
+        return found
+
+    def _boots(self, device: str, where: Sequence[ColumnElement[bool]]) -> list[str]:
+        """Return the boots of a device with such records, newest first: its current one, then as they came.
+
+        The numbers of a boot say nothing about another; and the backlog of an earlier one may come
+        after the first records of the current one, so that its arrival alone would put it in front.
+        """
+        newest = (
+            select(RECORDS.c.boot, func.max(RECORDS.c.seq).label("seq"))
+            .where(*where)
+            .group_by(RECORDS.c.boot)
+            .subquery()
+        )
+        is_current = (
+            select(PRESENCE.c.boot)
+            .where(PRESENCE.c.device == device, PRESENCE.c.boot == RECORDS.c.boot)
+            .exists()
+        )
+        query = (
+            select(RECORDS.c.boot)
+            .join(newest, (newest.c.boot == RECORDS.c.boot) & (newest.c.seq == RECORDS.c.seq))
+            .where(RECORDS.c.device == device)
+            .order_by(is_current.desc(), RECORDS.c.received_unix_ms.desc(), RECORDS.c.boot)
+        )
+        return list(self._connection.execute(query).scalars())
 
     def prune_records(self, before_unix_ms: int) -> int:
         """Drop records received before an instant; return how many."""

@@ -171,6 +171,28 @@ def test_complaints_about_one_fault_are_rate_limited(fleet: Fleet, cam: Device) 
     assert len(fleet.events("alarm")) == 2
 
 
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["a", "b"]), st.sampled_from("cd"), st.integers(1, 300)),
+        max_size=400,
+    )
+)
+def test_acknowledgements_name_exactly_what_is_stored_however_it_came(
+    keys: list[tuple[str, str, int]],
+) -> None:
+    """Events, what is new and what has waited alternate: their numbers come in any order, with holes."""
+    stored = [RecordKey(device, boot * 16, seq) for device, boot, seq in keys]
+    named: list[RecordKey] = []
+    for device, message in ack_messages(stored):
+        assert 1 <= len(message.stored) <= m.MAX_ACK_RANGES
+        named += [
+            RecordKey(device, span.boot, seq)
+            for span in message.stored
+            for seq in range(span.first, span.last + 1)
+        ]
+    assert sorted(named) == sorted(set(stored)), "each once"
+
+
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.sampled_from(["presence", "reported", "event/update", "event/chunks_missing", "event/x"]),

@@ -8,7 +8,7 @@ import pytest
 
 from fleet.core.audit import Row, first_fault
 from fleet.core.states import ReleaseKey
-from fleet.store.devices import Selection
+from fleet.store.devices import PresenceRow, Selection
 from fleet.store.identities import CertificateRow
 from fleet.store.journal import EventRow, RecordKey, RecordRow
 from fleet.store.store import Store
@@ -191,6 +191,29 @@ def test_records_are_listed_newest_first_by_channel(store: Store) -> None:
         assert [r.key.seq for r in listed] == [2]
         assert tx.journal.prune_records(1003) == 2
         assert [r.key.seq for r in tx.journal.records("cam", channel=None, limit=9)] == [4, 3]
+
+
+def test_newest_is_by_number_within_a_boot_and_the_current_boot_comes_first(store: Store) -> None:
+    """What waited on the device comes after what is new, and that of an earlier boot last of all."""
+    old, former, current = "9" * 16, "1" * 16, "5" * 16
+    arrivals = [(old, 1), (former, 7), (former, 8), (current, 2), (former, 3), (current, 1)]
+    arrivals += [(former, 6)]
+    with store.write() as tx:
+        tx.devices.add([("cam", {})], 1)
+        tx.devices.set_presence("cam", PresenceRow("online", current, 1, former, "", 1))
+        for at_unix_ms, (boot, seq) in enumerate(arrivals, 5000):
+            row = RecordRow(RecordKey("cam", boot, seq), "telemetry/vitals", at_unix_ms, "{}")
+            tx.journal.add_records([row])
+
+        def newest(limit: int, channel: str | None = None) -> list[tuple[str, int]]:
+            rows = tx.journal.records("cam", channel=channel, limit=limit)
+            return [(row.key.boot, row.key.seq) for row in rows]
+
+        assert newest(1) == newest(1, "telemetry/vitals") == [(current, 2)]
+        of_former = [(former, seq) for seq in (8, 7, 6, 3)]
+        assert newest(99) == [(current, 2), (current, 1), *of_former, (old, 1)]
+        assert newest(4) == newest(99)[:4]
+        assert newest(9, "event/update") == []
 
 
 def test_a_newer_publication_replaces_an_unsent_one_of_its_topic(store: Store) -> None:

@@ -19,6 +19,7 @@ from agent.adapters.metadata_pull import MetadataPulls
 from agent.adapters.sdnotify import Notifier
 from agent.adapters.starts import StartCounter
 from agent.adapters.trust import TRUST, TrustStore
+from agent.core.records import MAX_BYTES
 from agent.effects import Effects
 from agent.loop import Inbox, Loop, StopRequested
 from agent.ports import (
@@ -70,7 +71,7 @@ def live(root, scenario, witness, *, generation=1, stage=0, is_endless=False):
     try:
         content = WitnessedContent(root, witness)
         state, lost = _open_state(root / "state.db")
-        outbox, lost_records = _open_outbox(root / "outbox.db", boot)
+        outbox, lost_records = _open_outbox(root / "outbox.db", boot, MAX_BYTES)
         found = state.load()
     except StorageError as exc:
         witness.tell("refused", exc.code, str(exc))
@@ -199,17 +200,29 @@ class WitnessedOutbox:
         self._witness = witness
 
     def append(self, topic, make):
-        record, gaps = self._outbox.append(topic, make)
+        taken = self._outbox.append(topic, make)
+        self._tell(taken)
+        return taken
+
+    def tell_lost(self, topic, make):
+        taken = self._outbox.tell_lost(topic, make)
+        if taken is not None:
+            self._tell(taken)
+        return taken
+
+    def _tell(self, taken):
+        assert taken.is_kept
+        assert not taken.dropped_count, "the ledger does not know of losses"
+        record = taken.record
         self._witness.tell("kept", record.boot, record.seq, record.sha256.hex())
-        return record, gaps
 
     def delete(self, stored):
         for span in stored:
             self._witness.tell("deleting", span.boot, span.first, span.last)
         return self._outbox.delete(stored)
 
-    def waiting(self, limit, *, after=0):
-        return self._outbox.waiting(limit, after=after)
+    def __getattr__(self, name):
+        return getattr(self._outbox, name)  # what changes nothing
 
 
 class WitnessedContent(ContentStore):
