@@ -21,6 +21,7 @@ CASES = (
     "idle",
     "trust",
     "inference",
+    "drift",
 )
 """The benchmarks, one module each, in the order of the page."""
 WIDTH = 100
