@@ -19,6 +19,7 @@ from result import Line, Outcome
 from fleet.core import drift
 from fleet.core.drift import Kind, Level
 from fleet.core.shift_test import TOLERANCE, statistic, tail
+from wire.histogram import psi
 
 DEVICES, COLUMNS, WINDOWS = 1000, 20, 2880
 TESTS = DEVICES * COLUMNS * WINDOWS
@@ -114,12 +115,20 @@ def _plain(outcome: Outcome, generator: np.random.Generator, draws: int) -> None
     """Add the measured tail of plainly drawn windows, where it can be counted."""
     found: dict[float, list[np.ndarray[Any, Any]]] = {0.0: [], TOLERANCE: []}
     limits = {t: [_limit(claim, t) for claim in CLAIMS] for t in found}
+    over = np.zeros(3)
     for _ in range(draws // 100_000):
         truth = generator.dirichlet(np.full(10, REFERENCE_ROWS / 10), size=100_000)
         counts = generator.multinomial(ROWS, truth).astype(float)
         values = statistic(np.full(10, 0.1), counts, float(REFERENCE_ROWS), float(ROWS))
+        indices = psi(np.full(10, 0.1), counts)
+        over += [(indices >= limit).sum() for limit in (0.1, 0.2, 0.25)]
         for tolerance, each in found.items():
             each.append(np.array([(values >= limit).sum() for limit in limits[tolerance]]))
+    monthly = ", ".join(f"{share * TESTS / draws:,.0f}" for share in over)
+    outcome.notes.append(
+        f"Of {draws:,} windows of independent rows without drift PSI is at least 0.1, 0.2, 0.25 in "
+        f"{', '.join(f'{number:.0f}' for number in over)}: {monthly} false alarms a month."
+    )
     for tolerance, each in found.items():
         shares = np.sum(each, axis=0) / draws
         words = ", ".join(f"{c:g}: {share:.2g}" for c, share in zip(CLAIMS, shares, strict=True))
