@@ -39,6 +39,7 @@ from wire.link import Connected, Delivered, Disconnected, Link, LinkEvent, Publi
 
 from . import quarantine, registry, rollouts
 from .audit import Witness
+from .drift import DriftSettings
 from .evidence import Sight
 from .inbox import Inbox
 from .ingest import Ingest, Outcome, ack_messages
@@ -46,6 +47,7 @@ from .metrics import Metrics, Moment, render
 from .pki.enrolment import Enrolment
 from .publisher import Publisher
 from .version import VERSION
+from .windows import KEEP_DAYS_MS, WindowKeeper
 
 log = logging.getLogger(__name__)
 
@@ -78,12 +80,15 @@ class Controller:
         broker_url: str = "",
         witness: Witness | None = None,
         approval_limit: float | None = None,
+        drift: DriftSettings | None = None,
     ) -> None:
         self.store = store
         self.broker_url = broker_url
         self.enrolment: Enrolment | None = None
         self.ingest = Ingest()
         self.metrics = Metrics()
+        self.drift = drift or DriftSettings()
+        self.windows = WindowKeeper(store.chunks, self.drift.slot_ms)
         self.inbox = Inbox()
         self._link = link
         self._clock = clock
@@ -103,6 +108,7 @@ class Controller:
         self._must_listen = False
         self._has_new_chunks = True
         self._has_failed = False
+        self._has_old_windows = False
         self._is_asked_to_stop = False
         self._stopping = threading.Event()
 
@@ -320,6 +326,9 @@ class Controller:
         sight = self._sight()
         with self.store.write() as tx:
             outcome: Outcome = self.ingest.apply(tx, deliveries, now)
+            for device, record in outcome.fresh:
+                if isinstance(record, m.WindowTelemetry):
+                    self.windows.add(tx, device, record, now)
             news = frozenset(outcome.changed)
             for rollout in tx.rollouts.concerned_ids(news):
                 rollouts.advance(tx, rollouts.get(tx, rollout), sight, news=news)
@@ -369,6 +378,9 @@ class Controller:
             self._publisher.repeat(lagging, now)
         self._keep_fresh(now)
         self._prune(now)
+        if self._has_old_windows:
+            with self.store.write() as tx:
+                self._has_old_windows = self.windows.tidy(tx, now)
         if self._witness is not None:
             self._witness.look(now)
 
@@ -397,6 +409,8 @@ class Controller:
         if -PRUNE_EVERY_MS < wait_ms <= 0:
             with self.store.write() as tx:
                 tx.journal.prune_records(now - RECORD_DAYS * DAY_MS)
+                tx.drift.prune(now - KEEP_DAYS_MS)
+            self._has_old_windows = True
 
     def _step_all(self) -> None:
         with self.store.read() as tx:

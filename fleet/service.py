@@ -11,7 +11,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Final
@@ -34,6 +34,7 @@ from wire.link_paho import PahoLink, TlsFiles
 
 from .audit import KEY_FILE, Witness
 from .controller import Controller
+from .drift import DriftSettings, DriftWatch
 
 __all__ = ["Controller", "ControllerSettings", "run_controller"]
 
@@ -85,6 +86,7 @@ class ControllerSettings:
         controller_id: MQTT client id.
         on_ready: Called once, when the API accepts connections; from the API's thread.
         admission: How devices get in.
+        drift: How drift is watched for.
     """
 
     broker_url: str
@@ -98,6 +100,7 @@ class ControllerSettings:
     controller_id: str = "controller"
     on_ready: Callable[[], None] | None = None
     admission: Admission = Admission()
+    drift: DriftSettings = field(default_factory=DriftSettings)
 
 
 def run_controller(settings: ControllerSettings) -> None:
@@ -130,6 +133,7 @@ def run_controller(settings: ControllerSettings) -> None:
         broker_url=settings.broker_url,
         witness=witness,
         approval_limit=settings.approval_limit,
+        drift=settings.drift,
     )
     door = _make_door(settings, certificates, store, controller)
     uploads = settings.data_dir / "uploads"
@@ -160,7 +164,8 @@ def run_controller(settings: ControllerSettings) -> None:
         door.start()
         loop.start()
         try:
-            server.run(sockets=[listener])
+            with DriftWatch(store, controller.windows, unix_ms, settings.drift):
+                server.run(sockets=[listener])
         finally:
             was_asked = controller.is_stopping
             controller.stop()

@@ -77,6 +77,12 @@ dir = "store"
 # A rollout to more of the fleet than this waits until a second person approves it.
 # share = "50%"
 
+# [drift]
+# Inputs and answers are held against the baseline in slots of this length: what agents have as
+# [telemetry] window_s. At so many false alarms a month, in the whole fleet, something is said.
+# window_s = 900
+# alarms_per_30_days = 1
+
 # [audit]
 # The file that witnesses the audit log: best on another disk, or one that only adds.
 # checkpoints = "/mnt/other/audit.checkpoints"
@@ -233,6 +239,16 @@ class ApprovalSection(_Section):
         return int(self.share.rstrip("%")) / 100 if self.share is not None else None
 
 
+class DriftSection(_Section):
+    """`[drift]`."""
+
+    is_on: bool = True
+    window_s: Annotated[float, Field(ge=1, le=86_400)] = 900.0
+    """How long a slot is."""
+    alarms_per_30_days: Annotated[float, Field(gt=0, le=1_000_000)] = 1.0
+    """How many false alarms there may be, in the whole fleet."""
+
+
 class AuditSection(_Section):
     """`[audit]`."""
 
@@ -250,6 +266,7 @@ class FleetSettings(_Section):
     store: StoreSection = StoreSection()
     audit: AuditSection = AuditSection()
     approval: ApprovalSection = ApprovalSection()
+    drift: DriftSection = DriftSection()
 
     @model_validator(mode="after")
     def _our_broker_has_a_certificate_for_its_name(self) -> Self:

@@ -7,14 +7,13 @@ Plain functions run in a thread each, so that a slow disk holds no other request
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, StreamingResponse
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field
 
 from fleet import registry, rollouts
 from fleet.controller import Controller
@@ -28,12 +27,13 @@ from fleet.version import VERSION
 from wire.errors import PeerError, StorageError
 from wire.messages import MAX_INTEGER
 
-from . import administration, errors, identities, trust, views
+from . import administration, drift, errors, identities, trust, views
 from . import schemas as s
 from .access import By, Door, needs, open_to_all
 from .gatekeeper import Gatekeeper
 from .json_route import JsonRoute, check_routes
 from .notes import Strangers
+from .query import Match, parse_match
 from .upload import spooled
 from .watch import Watchers
 
@@ -41,14 +41,9 @@ MAX_DEVICES_AT_ONCE = 100_000
 MAX_LISTED = BATCH
 """Devices, releases or members in one answer; who wants more asks again, with `after`."""
 
-Match = Annotated[
-    list[str] | None,
-    Query(max_length=s.MAX_TAGS, description="KEY=VALUE; repeated, all must be carried"),
-]
 After = Annotated[str, Query(max_length=64)]
 Limit = Annotated[int, Query(ge=1, le=MAX_LISTED)]
 Devices = Annotated[list[s.DeviceIn], Field(min_length=1, max_length=MAX_DEVICES_AT_ONCE)]
-_TAGS: TypeAdapter[s.Tags] = TypeAdapter(s.Tags)
 ERRORS: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": s.ErrorBody},
     "5XX": {"model": s.ErrorBody},
@@ -90,6 +85,7 @@ def build_app(
     _add_quarantines(app, controller)
     _add_health(app, controller)
     _add_watch(app, controller)
+    drift.add_routes(app, controller)
     administration.add_routes(app, controller)
     check_routes(app.routes)
     return app
@@ -104,7 +100,7 @@ def _add_devices(app: FastAPI, controller: Controller) -> None:
         limit: Limit = MAX_LISTED,
     ) -> list[s.Device]:
         """List devices by id, those with every tag given; `after` is the last id of the page before."""
-        selection = Selection(match=_parse_match(match), scope=by.scope)
+        selection = Selection(match=parse_match(match), scope=by.scope)
         with controller.store.read() as tx:
             page = tx.devices.page(selection, after=after, limit=limit)
             return views.devices(tx, Selection(among=page))
@@ -321,24 +317,3 @@ def _add_watch(app: FastAPI, controller: Controller) -> None:
 def _device(tx: Tx, device: str, by: Caller) -> s.Device:
     registry.require_device(tx, device, by.scope)
     return views.device(tx, device)
-
-
-def _parse_match(given: list[str] | None) -> Mapping[str, str]:
-    pairs: dict[str, str] = {}
-    for text in given or ():
-        key, separator, value = text.partition("=")
-        if not separator or pairs.get(key, value) != value:
-            raise PeerError(
-                f"match {text[:100]!r} cannot be used",
-                code="invalid_match",
-                hint="write it as KEY=VALUE, each key once",
-            )
-        pairs[key] = value
-    try:
-        return _TAGS.validate_python(pairs)
-    except ValidationError as exc:
-        raise PeerError(
-            "match has a key or value that no device can carry",
-            code="invalid_match",
-            hint="write it as KEY=VALUE, for example site=lab",
-        ) from exc

@@ -49,17 +49,17 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self._http.close()
 
-    def get(self, path: str, kind: type[ModelT]) -> ModelT:
-        """Return one thing."""
-        return _parse(kind, self._request("GET", path))
+    def get(
+        self, path: str, kind: type[ModelT], *, match: Mapping[str, str] | None = None, **query: Any
+    ) -> ModelT:
+        """Return one thing, about devices with these tags only."""
+        return _parse(kind, self._request("GET", path, params=_pairs(match, query)))
 
     def list(
         self, path: str, kind: type[ModelT], *, match: Mapping[str, str] | None = None, **query: Any
     ) -> list[ModelT]:
         """Return a listing, of devices with these tags only."""
-        pairs = [("match", f"{key}={value}") for key, value in (match or {}).items()]
-        pairs += [(key, str(value)) for key, value in query.items() if value is not None]
-        answer = self._request("GET", path, params=pairs)
+        answer = self._request("GET", path, params=_pairs(match, query))
         return _parse_list(kind, answer)
 
     def post(
@@ -150,6 +150,11 @@ def _parse(kind: type[ModelT], answer: httpx.Response) -> ModelT:
         return kind.model_validate_json(answer.content)
     except ValidationError as exc:
         raise _strange(answer) from exc
+
+
+def _pairs(match: Mapping[str, str] | None, query: Mapping[str, Any]) -> list[tuple[str, str]]:
+    pairs = [("match", f"{key}={value}") for key, value in (match or {}).items()]
+    return pairs + [(key, str(value)) for key, value in query.items() if value is not None]
 
 
 def _parse_list(kind: type[ModelT], answer: httpx.Response) -> list[ModelT]:

@@ -31,6 +31,7 @@ MODULES: Final = {
     "tokens": ("token",),
     "audit": ("audit",),
     "admission": ("broker", "observer", "observers"),
+    "drift": ("drift",),
     "watch": ("watch",),
 }
 """The modules here, and the commands that each of them adds, in the order of the help."""

@@ -17,6 +17,7 @@ from typing import Annotated, Final
 import typer
 
 from fleet.broker import EVERYWHERE, HOST, BrokerProcess, find_broker, free_port, run_reload
+from fleet.drift import DriftSettings
 from fleet.lease import already_up, hold_lease, lease_holder
 from fleet.pki.access import found_pki
 from fleet.settings import (
@@ -234,6 +235,11 @@ def _foreground(settings: FleetSettings, *, has_broker: bool) -> None:
                 data_dir=settings.store_dir,
                 checkpoints_path=settings.checkpoints_path,
                 approval_limit=settings.approval.limit,
+                drift=DriftSettings(
+                    slot_s=settings.drift.window_s,
+                    alarms_per_30_days=settings.drift.alarms_per_30_days,
+                    is_on=settings.drift.is_on,
+                ),
                 requests_per_s=settings.api.requests_per_s,
                 tls=settings.tls(),
                 on_ready=lambda: _banner(settings, broker),

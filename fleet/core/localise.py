@@ -1,13 +1,12 @@
 """Where a drift is: the world, a group, or one device. One cause is one finding.
 
 A column that drifted on most devices is the fleet's, whatever else drifted with it. Of what is
-left, a group explains its devices when more of them drifted than chance would put there. What no
-group explains is a device's own.
+left, a group explains its devices when more of them drifted than chance would put there, or all of
+them did. What no group explains is a device's own.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median_low
@@ -92,7 +91,7 @@ def localise(
         moved = [part for part in left if name in part.groups and part.alarm is not None]
         since = _since(moved, groups.get(name))
         findings.append(Finding(Level.GROUP, name, (feature,), since, len(moved), len(own)))
-        left = [part for part in left if part.alarm is None or name not in part.groups]
+        left = [part for part in left if part not in moved]
     findings += _hidden(feature, reference, left, groups, {finding.who for finding in findings})
     findings += [
         Finding(Level.DEVICE, part.device, (feature,), part.alarm.since_unix_ms, 1, 1)
@@ -152,12 +151,16 @@ def _is_everywhere(
         return True
     if fleet is None:
         return False
+    named = {part.device for part in drifted}
     # One group's own shift must not count as the fleet's: neither may the others of that group.
-    sizes = Counter(name for part in parts for name in part.groups)
-    inside = Counter(name for part in drifted for name in part.groups)
-    suspects = {name for name, count in inside.items() if 2 * count > sizes[name]}
-    rest = [part for part in parts if part.alarm is None and not (suspects & part.groups)]
+    suspects = {name for part in drifted for name in part.groups if _share(name, parts) > 0.5}
+    rest = [p for p in parts if p.device not in named and not (suspects & p.groups)]
     return not drifted or _is_shifted(reference, rest)
+
+
+def _share(name: str, parts: Sequence[Part]) -> float:
+    own = [part for part in parts if name in part.groups]
+    return sum(part.alarm is not None for part in own) / len(own)
 
 
 def _hidden(
@@ -194,16 +197,21 @@ def _is_shifted(reference: Sequence[int], parts: Sequence[Part]) -> bool:
 
 def _most_enriched(parts: Sequence[Part]) -> str | None:
     """Return the group that has most more of the drifted devices than its size explains."""
-    drifted = [part for part in parts if part.alarm is not None]
-    sizes = Counter(name for part in parts for name in part.groups)
-    inside = Counter(name for part in drifted for name in part.groups)
-    chances = (
-        (len(sizes) * _at_least(count, len(drifted), sizes[name], len(parts)), sizes[name], name)
-        for name, count in inside.items()
-        if count >= MIN_TOGETHER and sizes[name] < len(parts)
-    )
-    best = min(chances, default=None)
-    return best[2] if best is not None and best[0] < ENRICHMENT else None
+    drifted = sum(part.alarm is not None for part in parts)
+    names = sorted({name for part in parts for name in part.groups})
+    best: tuple[float, int, str] | None = None
+    for name in names:
+        own = [part for part in parts if name in part.groups]
+        inside = sum(part.alarm is not None for part in own)
+        if inside < MIN_TOGETHER or len(own) == len(parts):
+            continue
+        chance = len(names) * _at_least(inside, drifted, len(own), len(parts))
+        # All of a group are its own even in a fleet too small to tell that from chance.
+        if (chance < ENRICHMENT or inside == len(own)) and (
+            best is None or (chance, len(own), name) < best
+        ):
+            best = (chance, len(own), name)
+    return None if best is None else best[2]
 
 
 def _at_least(inside: int, drifted: int, size: int, total: int) -> float:

@@ -118,20 +118,26 @@ class Devices:
     def rows(self, selection: Selection) -> list[DeviceRow]:
         """Return the selected devices, sorted by id."""
         ids = selection.ids()
-        tags: dict[str, dict[str, str]] = {}
-        for tag in self._connection.execute(select(TAGS).where(TAGS.c.device.in_(ids))):
-            tags.setdefault(tag.device, {})[tag.key] = tag.value
+        tags = self.tags(selection)
         presence = self.presence(selection)
         query = select(DEVICES).where(DEVICES.c.id.in_(ids)).order_by(DEVICES.c.id)
         return [
             DeviceRow(
                 row.id,
-                dict(sorted(tags.get(row.id, {}).items())),
+                tags.get(row.id, {}),
                 row.last_seen_unix_ms,
                 presence.get(row.id),
             )
             for row in self._connection.execute(query)
         ]
+
+    def tags(self, selection: Selection) -> dict[str, dict[str, str]]:
+        """Return the tags of the selected devices; those without any are left out."""
+        found: dict[str, dict[str, str]] = {}
+        query = select(TAGS).where(TAGS.c.device.in_(selection.ids()))
+        for row in self._connection.execute(query.order_by(TAGS.c.device, TAGS.c.key)):
+            found.setdefault(row.device, {})[row.key] = row.value
+        return found
 
     def set_tags(self, device: str, tags: Mapping[str, str]) -> None:
         """Replace all tags of a device."""

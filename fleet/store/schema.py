@@ -29,7 +29,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import TEXT
 from sqlalchemy.types import TypeEngine
 
-SCHEMA_VERSION: Final = 4
+SCHEMA_VERSION: Final = 5
 """Raised by one for each change of these tables, and the name of alembic's newest revision; a store
 of a newer one is refused."""
 
@@ -207,6 +207,47 @@ RECORDS = Table(
     Column("body", _text(), nullable=False),
     Index("records_by_channel", "device", "channel", "received_unix_ms"),
     Index("records_by_time", "received_unix_ms"),
+)
+
+WINDOWS = Table(
+    "windows",
+    METADATA,
+    _device_key(),
+    # No foreign key: a window may come before the release that it is about is pushed again.
+    Column("manifest", _text(64), primary_key=True),
+    Column("length_ms", BigInteger, primary_key=True, autoincrement=False),
+    Column("start_unix_ms", BigInteger, primary_key=True, autoincrement=False),
+    Column("row_count", BigInteger, nullable=False),
+    Column("body", _text(), nullable=False),  # fleet.core.windows.WindowSums
+    Index("windows_by_release", "manifest", "start_unix_ms"),
+    Index("windows_by_time", "start_unix_ms"),
+)
+
+FINDINGS = Table(
+    "findings",
+    METADATA,
+    # Each cause that drift was traced to; open until `closed_unix_ms`.
+    Column("id", _INTEGER, primary_key=True, autoincrement=True),
+    Column("model", _text(64), nullable=False, index=True),
+    Column("manifest", _text(64), nullable=False),
+    Column("level", _text(8), nullable=False),  # fleet, group or device
+    Column("who", _text(128), nullable=False),  # empty, KEY=VALUE or a device's id
+    Column("features", _text(), nullable=False),
+    Column("since_unix_ms", BigInteger, nullable=False),
+    Column("drifted_count", _INTEGER, nullable=False),
+    Column("device_count", _INTEGER, nullable=False),
+    Column("opened_unix_ms", BigInteger, nullable=False),
+    Column("closed_unix_ms", BigInteger, index=True),
+    sqlite_autoincrement=True,
+)
+
+DRIFT_ALARMS = Table(
+    "drift_alarms",
+    METADATA,
+    # What each release's streams were found in when they were last judged.
+    Column("manifest", _text(64), primary_key=True),
+    Column("judged_unix_ms", BigInteger, nullable=False),
+    Column("body", _text(), nullable=False),  # fleet.core.drift.Alarm by stream and column
 )
 
 ROLLOUTS = Table(

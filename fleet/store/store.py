@@ -18,6 +18,7 @@ from .audit import Audit
 from .content import ChunkFolder
 from .database import Database, cause_of, open_database
 from .devices import Devices
+from .drift import Drift
 from .identities import Identities
 from .journal import Journal
 from .releases import Releases
@@ -25,6 +26,7 @@ from .rollouts import Rollouts
 from .states import States
 from .tokens import Tokens
 from .trust import Trust
+from .windows import Windows
 
 
 class Tx:
@@ -40,6 +42,8 @@ class Tx:
         self.tokens = Tokens(connection)
         self.trust = Trust(connection)
         self.audit = Audit(connection)
+        self.windows = Windows(connection)
+        self.drift = Drift(connection)
 
 
 class Store:

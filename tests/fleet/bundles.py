@@ -9,11 +9,13 @@ import tarfile
 from typing import Any
 
 
-def bundle(version: str = "1.0.0", *, model: bytes = b"onnx", **changes: Any) -> bytes:
+def bundle(
+    version: str = "1.0.0", *, model: bytes = b"onnx", baseline: bytes = b"{}", **changes: Any
+) -> bytes:
     files = {
         "model.onnx": model,
         "golden.npz": b"golden",
-        "baseline.json": b"{}",
+        "baseline.json": baseline,
         "parity.json": b"{}",
     }
     manifest = {

@@ -124,6 +124,6 @@ def test_what_a_device_makes_up_is_no_label(fleet: Fleet, api: TestClient) -> No
 def test_it_takes_a_token_for_the_whole_fleet(fleet: Fleet, api: TestClient) -> None:
     viewer = fleet.bearer("prometheus", Role.VIEWER)
     assert api.get("/metrics", headers=viewer).status_code == 200
-    scoped = fleet.bearer("lab", Role.VIEWER, scope={"site": "lab"})
+    scoped = fleet.bearer("lab", Role.VIEWER, site="lab")
     assert api.get("/metrics", headers=scoped).status_code == 403
     assert api.get("/metrics", headers={"authorization": ""}).status_code == 401

@@ -1,0 +1,242 @@
+"""From windows to findings: every stream of a release is judged, and what drifted is traced to its cause.
+
+A *stream* is what one device, one group of devices, or all of them answered, over time. Pure: the
+alarms that lasted before come in, those that last now go out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from .drift import (
+    HISTORY,
+    Alarm,
+    History,
+    Level,
+    Reference,
+    Verdict,
+    chance_per_test,
+    follow,
+    judge,
+)
+from .localise import Finding, Part, by_cause, localise
+from .windows import NO_BLOCKS, WindowSums
+
+MIN_TOGETHER: Final = 3
+"""Devices that make a group; of fewer each one speaks for itself."""
+
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
+
+
+class Stream(NamedTuple):
+    """One column of what is judged: `who` is a device's id, "key=value", or empty for the fleet."""
+
+    level: Level
+    who: str
+    column: int
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """What one device answered in one slot."""
+
+    start_unix_ms: int
+    sums: WindowSums
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """All that is judged of one release.
+
+    Attributes:
+        names: Of the columns.
+        references: Theirs; None where the baseline has nothing to hold a column against.
+        slots: Of each device, oldest first.
+        groups: The tags of each device, as "key=value".
+    """
+
+    names: Sequence[str]
+    references: Sequence[Reference | None]
+    slots: Mapping[str, Sequence[Slot]]
+    groups: Mapping[str, frozenset[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How many false alarms there may be, and among how many streams of columns in the whole fleet.
+
+    Attributes:
+        alarms_per_30_days: Together.
+        window_s: How long a slot is.
+        streams: By level; a column of a device's release is one.
+    """
+
+    alarms_per_30_days: float
+    window_s: float
+    streams: Mapping[Level, int]
+
+    def chance(self, level: Level) -> float:
+        """Return the chance that one test at a level may have to be a false alarm."""
+        return chance_per_test(
+            level,
+            self.streams.get(level, 1),
+            1,
+            alarms_per_30_days=self.alarms_per_30_days,
+            window_s=self.window_s,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What came of it.
+
+    Attributes:
+        alarms: Those that last.
+        findings: What they are traced to, the widest first.
+    """
+
+    alarms: Mapping[Stream, Alarm]
+    findings: tuple[Finding, ...]
+
+
+def members(evidence: Evidence) -> dict[tuple[Level, str], tuple[str, ...]]:
+    """Return the devices of everything that is judged together: each one, groups, and all."""
+    devices = tuple(sorted(evidence.slots))
+    found: dict[tuple[Level, str], tuple[str, ...]] = {
+        (Level.DEVICE, device): (device,) for device in devices
+    }
+    by_group: dict[str, list[str]] = {}
+    for device in devices:
+        for group in evidence.groups.get(device, ()):
+            by_group.setdefault(group, []).append(device)
+    for group, own in sorted(by_group.items()):
+        if MIN_TOGETHER <= len(own) < len(devices):
+            found[Level.GROUP, group] = tuple(own)
+    if len(devices) > 1:
+        found[Level.FLEET, ""] = devices
+    return found
+
+
+def stream_counts(evidence: Iterable[Evidence]) -> dict[Level, int]:
+    """Return how many columns of streams all releases have, by level; see `Budget`."""
+    counts = dict.fromkeys(Level, 0)
+    for one in evidence:
+        judged = sum(reference is not None for reference in one.references)
+        for level, _ in members(one):
+            counts[level] += judged
+    return counts
+
+
+def step(evidence: Evidence, alarms: Mapping[Stream, Alarm], newest: int, budget: Budget) -> Judged:
+    """Judge all streams that have rows in the newest slot; the alarms of others last.
+
+    Args:
+        evidence: Of one release.
+        alarms: Those that lasted until now.
+        newest: Start of the newest slot, Unix milliseconds.
+        budget: Of the whole fleet.
+    """
+    together = members(evidence)
+    lasting: dict[Stream, Alarm] = {}
+    findings: list[Finding] = []
+    for column, reference in enumerate(evidence.references):
+        if reference is None:
+            continue
+        own = {
+            device: history_of(slots, column, len(reference.counts))
+            for device, slots in evidence.slots.items()
+        }
+        verdicts: dict[str, Verdict] = {}
+        for (level, who), devices in together.items():
+            history = own[who] if level is Level.DEVICE else together_of([own[d] for d in devices])
+            stream = Stream(level, who, column)
+            before = alarms.get(stream)
+            after = before
+            if history.starts.size and int(history.starts[-1]) == newest:
+                verdict = judge(
+                    reference, history, budget.chance(level), is_merged=level is not Level.DEVICE
+                )
+                after = follow(before, verdict)
+                if level is Level.DEVICE:
+                    verdicts[who] = verdict
+            if after is not None:
+                lasting[stream] = after
+        findings += _findings(evidence, column, own, verdicts, lasting)
+    return Judged(lasting, by_cause(findings))
+
+
+def together_of(histories: Sequence[History]) -> History:
+    """Return the history of several devices as one: their windows of equal times added up."""
+    starts = np.unique(np.concatenate([history.starts for history in histories]))[-HISTORY:]
+    cells = max(history.counts.shape[1] for history in histories)
+    counts: IntArray = np.zeros((starts.size, cells), np.int64)
+    blocks: FloatArray = np.zeros((starts.size, len(NO_BLOCKS)), np.float64)
+    for history in histories:
+        is_new = history.starts >= (starts[0] if starts.size else 0)
+        places = np.searchsorted(starts, history.starts[is_new])
+        np.add.at(counts, places, history.counts[is_new])
+        np.add.at(blocks, places, history.blocks[is_new])
+    return History(starts, counts, blocks)
+
+
+def history_of(slots: Sequence[Slot], column: int, cells: int) -> History:
+    """Return the newest slots of one device in which a column had rows.
+
+    Args:
+        slots: Oldest first.
+        column: Its position.
+        cells: How many counts divide its rows.
+    """
+    kept = [
+        (slot.start_unix_ms, sums)
+        for slot in slots
+        if (sums := slot.sums.columns.get(column)) is not None and any(sums.counts[:cells])
+    ][-HISTORY:]
+    counts: IntArray = np.zeros((len(kept), cells), np.int64)
+    for row, (_, sums) in enumerate(kept):
+        head = sums.counts[:cells]
+        counts[row, : len(head)] = head
+    return History(
+        np.array([start for start, _ in kept], np.int64),
+        counts,
+        np.array([sums.blocks for _, sums in kept], np.float64).reshape(-1, len(NO_BLOCKS)),
+    )
+
+
+def _findings(
+    evidence: Evidence,
+    column: int,
+    own: Mapping[str, History],
+    verdicts: Mapping[str, Verdict],
+    lasting: Mapping[Stream, Alarm],
+) -> tuple[Finding, ...]:
+    reference = evidence.references[column]
+    if reference is None:
+        return ()
+    parts = []
+    for device, history in sorted(own.items()):
+        if not history.starts.size:
+            continue
+        windows = verdicts[device].windows if device in verdicts else 1
+        stretch = history.counts[-max(1, windows) :].sum(axis=0)
+        parts.append(
+            Part(
+                device,
+                evidence.groups.get(device, frozenset()),
+                tuple(int(count) for count in stretch),
+                lasting.get(Stream(Level.DEVICE, device, column)),
+            )
+        )
+    groups = {
+        stream.who: alarm
+        for stream, alarm in lasting.items()
+        if stream.level is Level.GROUP and stream.column == column
+    }
+    fleet = lasting.get(Stream(Level.FLEET, "", column))
+    return localise(evidence.names[column], reference.counts, parts, fleet, groups)

@@ -1,0 +1,140 @@
+"""Windows of counts, added up: by slot of time, so that late and early ones find their place.
+
+A slot is a span of the clock, the same for all devices. What a device counted in a window goes to the
+slot in which the window ended; the sums of two windows are the window of both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from wire.messages import WindowTelemetry
+
+MAX_BLOCKS: Final = 16
+"""Blocks that a device cuts the rows of a window into; see `WindowTelemetry.between`."""
+MAX_AHEAD_MS: Final = 60_000
+"""A window that ended later than this from now was dated by a wrong clock."""
+MAX_BEHIND_MS: Final = 30 * 24 * 3_600_000
+"""So was one that ended longer ago than records are kept."""
+
+
+Blocks = tuple[float, float, float, float, float]
+"""What says how the rows of a column depend on each other: sum of squares of the bin positions
+between blocks of rows, what it would be on average if they did not, degrees of freedom of both,
+squared rows, rows. All 0 where the device does not tell."""
+NO_BLOCKS: Final[Blocks] = (0.0, 0.0, 0.0, 0.0, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnSums:
+    """One column over a window or several.
+
+    Attributes:
+        counts: As in `WindowTelemetry.columns`, zeros at the end left out.
+        blocks: See `Blocks`.
+    """
+
+    counts: tuple[int, ...]
+    blocks: Blocks = NO_BLOCKS
+
+
+@dataclass(frozen=True, slots=True)
+class WindowSums:
+    """What a model answered over a window or several.
+
+    Attributes:
+        row_count: Rows answered.
+        columns: By their position among the columns of the baseline.
+        scores: Rows by their highest class probability, zeros at the end left out.
+    """
+
+    row_count: int = 0
+    columns: Mapping[int, ColumnSums] = field(default_factory=dict)
+    scores: tuple[int, ...] = ()
+
+
+def of_record(record: WindowTelemetry, cells: Sequence[int]) -> WindowSums:
+    """Return the sums of one record; what its baseline does not have is left out.
+
+    Args:
+        record: One part of a window; only the first has its rows and scores.
+        cells: For each column of the baseline, how many counts divide its rows: bins and missing,
+            or categories and other.
+    """
+    columns = {
+        position: _column(counts, cells[position], between)
+        for position, (counts, between) in enumerate(
+            zip(record.columns, _padded(record.between, len(record.columns)), strict=True),
+            record.first,
+        )
+        if position < len(cells) and len(counts) <= cells[position] + 2
+    }
+    is_head = record.first == 0
+    return WindowSums(record.row_count if is_head else 0, columns, record.scores if is_head else ())
+
+
+def merged(one: WindowSums, other: WindowSums) -> WindowSums:
+    """Return the sums of both."""
+    blank = ColumnSums(())
+    positions = sorted(one.columns.keys() | other.columns.keys())
+    return WindowSums(
+        one.row_count + other.row_count,
+        {p: _added(one.columns.get(p, blank), other.columns.get(p, blank)) for p in positions},
+        _sum(one.scores, other.scores),
+    )
+
+
+def slot_start(ended_unix_ms: int, received_unix_ms: int, slot_ms: int) -> int:
+    """Return when the slot began in which a window ended.
+
+    One with an impossible date ended when it arrived.
+    """
+    age_ms = received_unix_ms - ended_unix_ms
+    is_possible = -MAX_AHEAD_MS <= age_ms <= MAX_BEHIND_MS
+    return (ended_unix_ms if is_possible else received_unix_ms) // slot_ms * slot_ms
+
+
+def blocks_of(counts: Sequence[int], between: float) -> Blocks:
+    """Return the sums of one window of one device; none where nothing varied.
+
+    Args:
+        counts: Of all cells, one for each position.
+        between: As the device sent it: a one-way analysis of variance of the position, over blocks
+            of the smallest power of two of rows that makes at most `MAX_BLOCKS` of them.
+    """
+    rows = sum(counts)
+    if rows < 2:
+        return NO_BLOCKS
+    mean = sum(place * count for place, count in enumerate(counts)) / rows
+    squares = sum((place - mean) ** 2 * count for place, count in enumerate(counts))
+    block_rows = 1 << (-(-rows // MAX_BLOCKS) - 1).bit_length()
+    degrees = -(-rows // block_rows) - 1
+    expected = degrees * squares / (rows - 1)
+    if expected <= 0:
+        return NO_BLOCKS
+    return (between, expected, float(degrees), float(rows) * rows, float(rows))
+
+
+def _column(counts: Sequence[int], cells: int, between: float | None) -> ColumnSums:
+    blocks = NO_BLOCKS if between is None else blocks_of(counts[:cells], between)
+    return ColumnSums(tuple(counts), blocks)
+
+
+def _added(one: ColumnSums, other: ColumnSums) -> ColumnSums:
+    a, b = one.blocks, other.blocks
+    blocks = (a[0] + b[0], a[1] + b[1], a[2] + b[2], a[3] + b[3], a[4] + b[4])
+    return ColumnSums(_sum(one.counts, other.counts), blocks)
+
+
+def _sum(one: Sequence[int], other: Sequence[int]) -> tuple[int, ...]:
+    longer, shorter = (one, other) if len(one) >= len(other) else (other, one)
+    return tuple(
+        count + (shorter[place] if place < len(shorter) else 0)
+        for place, count in enumerate(longer)
+    )
+
+
+def _padded(between: Sequence[float], size: int) -> list[float | None]:
+    return [*between, *([None] * size)][:size]

@@ -1,0 +1,79 @@
+"""Windows of devices, into the store: added up by device, release and slot, in the ingest's transaction."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final
+
+from fleet.core.windows import of_record, slot_start
+from fleet.store.content import ChunkFolder
+from fleet.store.releases import ReleaseRow
+from fleet.store.store import Tx
+from fleet.store.windows import WindowRow
+from wire.errors import ModelfleetError
+from wire.messages import WindowTelemetry
+
+if TYPE_CHECKING:
+    from fleet.baselines import Baselines
+
+log = logging.getLogger(__name__)
+
+HOUR_MS: Final = 3_600_000
+DAY_MS: Final = 24 * HOUR_MS
+KEEP_SLOTS_MS: Final = 2 * DAY_MS
+"""How long slots are kept as they are: twice what the judgement of drift looks back over."""
+KEEP_HOURS_MS: Final = 30 * DAY_MS
+KEEP_DAYS_MS: Final = 730 * DAY_MS
+ROLL_UP_AT_ONCE: Final = 500
+"""Windows merged in one transaction, a few milliseconds each, so that others get their turn."""
+
+
+class WindowKeeper:
+    """Adds up what devices counted. Used by the controller's loop only, but for `baselines`."""
+
+    def __init__(self, chunks: ChunkFolder, slot_ms: int) -> None:
+        self.slot_ms = slot_ms
+        self._chunks = chunks
+        self._baselines: Baselines | None = None
+        self._unusable: set[str] = set()
+
+    @property
+    def baselines(self) -> Baselines:
+        """The baselines of releases; the first use brings numpy, which the start does without."""
+        if self._baselines is None:
+            from fleet.baselines import Baselines
+
+            self._baselines = Baselines(self._chunks)
+        return self._baselines
+
+    def add(self, tx: Tx, device: str, record: WindowTelemetry, now_unix_ms: int) -> None:
+        """Add a record that was not stored before; one of a release that is not here says nothing."""
+        release = tx.releases.by_manifest(record.manifest)
+        cells = self._cells(release) if release is not None else None
+        if cells is None:
+            return
+        ended_unix_ms = record.start_unix_ms + int(record.duration_s * 1000)
+        start = slot_start(ended_unix_ms, now_unix_ms, self.slot_ms)
+        sums = of_record(record, cells)
+        tx.windows.add(WindowRow(device, record.manifest, start, self.slot_ms, sums))
+
+    def _cells(self, release: ReleaseRow) -> tuple[int, ...] | None:
+        from fleet.baselines import cells_of
+
+        try:
+            return cells_of(self.baselines.of(release))
+        except ModelfleetError as exc:
+            if release.manifest not in self._unusable:
+                self._unusable.add(release.manifest)
+                log.warning(
+                    "%s:%s cannot be watched for drift: %s", release.model, release.version, exc
+                )
+            return None
+
+    def tidy(self, tx: Tx, now_unix_ms: int) -> bool:
+        """Merge old slots into hours and old hours into days; return whether there is more to do."""
+        merged = tx.windows.roll_up(
+            now_unix_ms - KEEP_SLOTS_MS, HOUR_MS, limit=ROLL_UP_AT_ONCE
+        ) + tx.windows.roll_up(now_unix_ms - KEEP_HOURS_MS, DAY_MS, limit=ROLL_UP_AT_ONCE)
+        tx.windows.prune(now_unix_ms - KEEP_DAYS_MS)
+        return merged >= ROLL_UP_AT_ONCE
