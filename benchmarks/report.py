@@ -21,6 +21,7 @@ CASES = (
     "idle",
     "trust",
     "inference",
+    "window",
     "drift",
 )
 """The benchmarks, one module each, in the order of the page."""

@@ -86,14 +86,24 @@ class Thresholds:
         return sums
 
     def _counted(self, rows: Array) -> IntArray:
-        missing = _column_sums(rows != rows)  # noqa: PLR0124 - true of NaN alone
+        missing, below, above = self._apart(rows)
         present = len(rows) - missing
         at_least = [present, *(_column_sums(rows >= edge) for edge in self._edges)]
         bins = -np.diff(at_least, axis=0, append=np.zeros_like(present)[np.newaxis])
-        below = present - _column_sums(rows >= self._low)
-        above = _column_sums(rows >= self._above)
         counted: IntArray = np.vstack([bins, missing, below, above])
         return counted
+
+    def _apart(self, rows: Array) -> tuple[IntArray, IntArray, IntArray]:
+        """Return how many of each column are NaN, below and above; mostly none is."""
+        with np.errstate(invalid="ignore"):
+            # NaN is the least and the greatest where there is one, and is in no order.
+            is_within = (rows.min(axis=0) >= self._low) & ~(rows.max(axis=0) >= self._above)
+        if is_within.all():
+            none: IntArray = np.zeros(rows.shape[1], dtype=np.int64)
+            return none, none, none
+        missing = _column_sums(rows != rows)  # noqa: PLR0124 - true of NaN alone
+        below = len(rows) - missing - _column_sums(rows >= self._low)
+        return missing, below, _column_sums(rows >= self._above)
 
 
 def _column_sums(marks: npt.NDArray[np.bool_]) -> IntArray:
