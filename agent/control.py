@@ -189,6 +189,15 @@ class Windows(msgspec.Struct, frozen=True, tag="windows"):
     windows: Annotated[tuple[Window, ...], msgspec.Meta(max_length=MAX_REPORTED_MODELS)]
 
 
+class Checks(msgspec.Struct, frozen=True):
+    """Counts by reason; see `wire.messages.CheckCounts`."""
+
+    range: _Tally = 0
+    category: _Tally = 0
+    missing: _Tally = 0
+    infinite: _Tally = 0
+
+
 class Columns(msgspec.Struct, frozen=True, tag="columns"):
     """Counts of some columns of one model in one window; see `wire.messages.WindowTelemetry`."""
 
@@ -200,6 +209,8 @@ class Columns(msgspec.Struct, frozen=True, tag="columns"):
     columns: Annotated[tuple[_ColumnCounts, ...], msgspec.Meta(max_length=MAX_COLUMNS)]
     between: Annotated[tuple[_Between, ...], msgspec.Meta(max_length=MAX_COLUMNS)] = ()
     scores: Annotated[tuple[_Tally, ...], msgspec.Meta(max_length=SCORE_BINS)] = ()
+    flagged: Checks | None = None
+    rejected: Checks | None = None
 
 
 class Golden(msgspec.Struct, frozen=True, tag="golden"):

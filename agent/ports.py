@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from wire.errors import StorageError
-from wire.messages import Inventory
+from wire.messages import CheckCounts, Inventory
 
 from .core.states import DeviceState, OutputShift
 
@@ -81,6 +81,8 @@ class ColumnStats:
     columns: tuple[tuple[int, ...], ...]
     between: tuple[float, ...]
     scores: tuple[int, ...]
+    flagged: CheckCounts | None = None
+    rejected: CheckCounts | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -154,4 +154,6 @@ def _window_record(
         columns=stats.columns[begin:end],
         between=stats.between[begin:end],
         scores=stats.scores if first == 0 else (),
+        flagged=stats.flagged if first == 0 else None,
+        rejected=stats.rejected if first == 0 else None,
     )

@@ -17,6 +17,7 @@ from wire.manifest import (
     MANIFEST,
     MODEL,
     PARITY,
+    SCHEMA,
     ArtifactEntry,
     Manifest,
     digest_of,
@@ -28,6 +29,7 @@ _MEDIA_TYPES: Final = {
     GOLDEN: "application/x-npz",
     BASELINE: "application/json",
     PARITY: "application/json",
+    SCHEMA: "application/json",
 }
 
 

@@ -14,9 +14,19 @@ import numpy as np
 import numpy.typing as npt
 
 from wire.errors import ConfigError, StorageError
-from wire.manifest import BASELINE, GOLDEN, MODEL, PARITY, Budgets, Lineage, Manifest, TensorSpec
+from wire.manifest import (
+    BASELINE,
+    GOLDEN,
+    MODEL,
+    PARITY,
+    SCHEMA,
+    Budgets,
+    Lineage,
+    Manifest,
+    TensorSpec,
+)
 
-from . import baseline, certificate, golden, metrics, parity
+from . import baseline, certificate, golden, metrics, parity, schema
 from .bundle import check_output, describe_files, write_bundle
 from .process import Converted, run_child
 from .request import ConvertReport, ConvertRequest
@@ -97,12 +107,15 @@ def _pack(
     answered = list(zip(converted.outputs, answers, strict=True))
     fed, spec = converted.answers.fed, _with_feature_names(converted)
     chosen = golden.choose_rows(len(fed), sum(a[:1].nbytes for a in (fed, *answers)), margins)
+    reference = baseline.make_baseline(
+        [(spec, fed)], answered, rows.sha256, probabilities=_probabilities(converted, answered)
+    )
+    given = schema.read_schema(request.schema) if request.schema is not None else None
     files = {
         MODEL: converted.model,
         GOLDEN: golden.encode([fed[chosen]], [answer[chosen] for answer in answers]),
-        BASELINE: baseline.make_baseline(
-            [(spec, fed)], answered, rows.sha256, probabilities=_probabilities(converted, answered)
-        ).model_dump_json().encode(),
+        BASELINE: reference.model_dump_json().encode(),
+        SCHEMA: schema.encode(schema.make_schema(reference, given)),
         PARITY: proof,
     }  # fmt: skip
     facts = converted.facts

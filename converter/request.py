@@ -40,6 +40,8 @@ class ConvertRequest:
         code_commit: Commit of the training code, for the lineage.
         source_sha256: Digest of the source, if its author's signature was verified; for the lineage.
         source_signer: Who signed it.
+        schema: What the features may hold, where the reference rows do not say it; a file as
+            `wire.schema.Schema`. None for these alone.
         timeout_s: For the child process.
     """
 
@@ -56,6 +58,7 @@ class ConvertRequest:
     code_commit: str | None = None
     source_sha256: str | None = None
     source_signer: str | None = None
+    schema: Path | None = None
     timeout_s: float = DEFAULT_TIMEOUT_S
 
     def check(self) -> None:

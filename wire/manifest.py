@@ -28,6 +28,7 @@ MODEL: Final = "model.onnx"
 GOLDEN: Final = "golden.npz"
 BASELINE: Final = "baseline.json"
 PARITY: Final = "parity.json"
+SCHEMA: Final = "schema.json"
 REQUIRED_FILES: Final = frozenset({MODEL, GOLDEN, BASELINE, PARITY})
 
 Datatype = Literal[

@@ -390,6 +390,18 @@ class InferenceTelemetry(Record):
     latency_ms: LatencyMs = LatencyMs()
 
 
+class CheckCounts(Part):
+    """Counts by what the bundle's schema, or its `nan_policy`, has against a value."""
+
+    range: Count = 0
+    """Below or above what the feature may be."""
+    category: Count = 0
+    """A category that the feature does not know."""
+    missing: Count = 0
+    """NaN."""
+    infinite: Count = 0
+
+
 def _refuse_long(columns: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:
     if sum(map(column_bytes, columns)) > MAX_PART_BYTES:
         raise ValueError(f"Columns should take at most {MAX_PART_BYTES} bytes")
@@ -446,6 +458,10 @@ class WindowTelemetry(Record):
     scores: Annotated[tuple[Count, ...], Field(max_length=SCORE_BINS, fail_fast=True)] = ()
     """Rows by their highest class probability, in 20 equal bins of 0 to 1; where `first` is 0 and the
     baseline names its `probabilities`."""
+    flagged: CheckCounts | None = None
+    """Values that were odd and answered all the same; where `first` is 0, null without any."""
+    rejected: CheckCounts | None = None
+    """Requests that were refused, each by its first fault; the same."""
 
 
 class VitalsTelemetry(Record):

@@ -17,6 +17,7 @@ from agent.ports import ColumnStats, Counters, Heartbeat, ServedModel, WindowSta
 from wire.errors import PeerError
 from wire.latency import LATENCY_BINS
 from wire.lifecycle import Code
+from wire.messages import CheckCounts
 
 from .conduct import Conduct
 
@@ -175,6 +176,8 @@ class Child:
             columns=report.columns,
             between=report.between if len(report.between) == len(report.columns) else (),
             scores=report.scores,
+            flagged=_checks(report.flagged),
+            rejected=_checks(report.rejected),
         )
 
     def lateness(self, now_s: float) -> str | None:
@@ -222,6 +225,17 @@ def _counters(tally: control.Tally) -> Counters:
         shift=OutputShift(control.printable(shift.column), shift.row_count, shift.psi, shift.excess)
         if (shift := tally.shift)
         else None,
+    )
+
+
+def _checks(checks: control.Checks | None) -> CheckCounts | None:
+    if checks is None:
+        return None
+    return CheckCounts(
+        range=checks.range,
+        category=checks.category,
+        missing=checks.missing,
+        infinite=checks.infinite,
     )
 
 

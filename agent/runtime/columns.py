@@ -24,8 +24,10 @@ from wire.histogram import (
 )
 from wire.manifest import TensorSpec
 from wire.messages import MAX_COLUMNS, SCORE_BINS
+from wire.schema import Reason
 
 from .blocks import Blocks
+from .checks import InputChecks
 from .thresholds import Thresholds
 
 Array = npt.NDArray[Any]
@@ -83,6 +85,8 @@ class Window:
     row_count: int
     runs: tuple[Run, ...]
     scores: tuple[int, ...]
+    flagged: dict[Reason, int]
+    rejected: dict[Reason, int]
 
 
 class ColumnCounts:
@@ -93,14 +97,19 @@ class ColumnCounts:
         baseline: Baseline | None,
         inputs: Sequence[TensorSpec],
         outputs: Sequence[TensorSpec],
+        checks: InputChecks | None = None,
     ) -> None:
-        """Begin with nothing; without a baseline nothing is ever counted.
+        """Begin with nothing; without a baseline no column is ever counted.
 
         Args:
             baseline: Of the model.
             inputs: As in its manifest.
             outputs: The same.
+            checks: Says which values are odd.
         """
+        self._checks = checks
+        self._flagged: Counter[Reason] = Counter()
+        self._rejected: Counter[Reason] = Counter()
         baseline = baseline or Baseline(row_count=0, inputs=(), outputs=())
         self._baseline = baseline
         self._places = _places(baseline)
@@ -136,8 +145,6 @@ class ColumnCounts:
             answers: One for each of these, shape (n_rows, …).
         """
         self._row_count += n_rows
-        if not self._places:
-            return
         tensors: list[tuple[Side, TensorSpec, Array]] = [
             *(("input", self._inputs[name], rows) for name, rows in feeds.items()),
             *(("output", spec, rows) for spec, rows in zip(outputs, answers, strict=True)),
@@ -148,6 +155,10 @@ class ColumnCounts:
                 self._waiting_bytes += _size_bytes(rows)
         if self._waiting_bytes >= MAX_WAITING_BYTES:
             self._settle()
+
+    def refused(self, reason: Reason) -> None:
+        """Take note of a request that was refused."""
+        self._rejected[reason] += 1
 
     def outputs(self) -> Iterable[tuple[Column | CategoryColumn, IntArray]]:
         """Yield each output column that is counted with its counts since the start.
@@ -167,7 +178,11 @@ class ColumnCounts:
             self._row_count,
             tuple(self._runs()) if self._row_count else (),
             _trimmed(self._scores),
+            {reason: count for reason, count in self._flagged.items() if count},
+            dict(self._rejected),
         )
+        self._flagged.clear()
+        self._rejected.clear()
         self._earlier += self._counts
         self._counts[:] = 0
         self._scores[:] = 0
@@ -202,6 +217,8 @@ class ColumnCounts:
     def _count(self, side: Side, spec: TensorSpec, rows: Array) -> None:
         flat = rows.reshape(len(rows), -1)
         width = flat.shape[1]
+        if side == "input" and self._checks is not None:
+            self._flagged.update(self._checks.flag(spec.name, flat))
         start = self._positions[side].start_of(spec, width)
         if start is None:
             return

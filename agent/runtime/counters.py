@@ -10,11 +10,12 @@ from typing import Final
 
 import msgspec
 
-from agent.control import Columns, Model, Tally, Window, in_parts
+from agent.control import Checks, Columns, Model, Tally, Window, in_parts
 from wire.latency import LATENCY_BINS, LATENCY_EDGES_MS, latency_quantile, merged
 from wire.manifest import BASELINE, Manifest
 from wire.messages import MAX_COLUMNS
 
+from .checks import InputChecks
 from .columns import ColumnCounts, Run, read_baseline
 from .outputs import OutputShift
 
@@ -65,10 +66,10 @@ class _Sums:
 class ModelCounters:
     """Counts of one model; touched by the event loop's thread only."""
 
-    def __init__(self, model: Model, manifest: Manifest) -> None:
+    def __init__(self, model: Model, manifest: Manifest, checks: InputChecks) -> None:
         self._model = model
         baseline = read_baseline(Path(model.files[BASELINE]))
-        self.columns = ColumnCounts(baseline, manifest.inputs, manifest.outputs)
+        self.columns = ColumnCounts(baseline, manifest.inputs, manifest.outputs, checks)
         self._shift = OutputShift(baseline)
         self._columns_open = _Opened()
         self._total = _Sums()
@@ -114,7 +115,7 @@ class ModelCounters:
         """Return the window of the columns in as many parts as it takes, none where no row came."""
         opened, self._columns_open = self._columns_open, _Opened()
         window = self.columns.close_window()
-        if not window.row_count:
+        if not window.row_count and not window.rejected:
             return []
         has_first = bool(window.runs) and window.runs[0].first == 0
         runs = window.runs if has_first else (Run(0), *window.runs)
@@ -128,6 +129,8 @@ class ModelCounters:
                 columns=run.columns[begin:end],
                 between=run.between[begin:end],
                 scores=window.scores if run.first + begin == 0 else (),
+                flagged=Checks(**window.flagged) if window.flagged else None,
+                rejected=Checks(**window.rejected) if window.rejected else None,
             )
             for run in runs
             for begin, end in in_parts(

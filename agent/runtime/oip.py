@@ -107,9 +107,6 @@ def parse_request(manifest: Manifest, body: bytes) -> Request:
     if missing := sorted(set(specs) - set(given)):
         raise RequestError(f"input {missing[0]!r} is missing; the model takes {_names(specs)}")
     feeds = {name: _tensor(spec, given[name]) for name, spec in specs.items()}
-    if manifest.nan_policy == "reject":
-        for name, array in feeds.items():
-            _refuse_non_finite(name, array)
     first = feeds[manifest.inputs[0].name]
     return Request(feeds, outputs, first.shape[0] if first.ndim else 1, parsed.id)
 
@@ -310,15 +307,6 @@ def _flatten(spec: TensorSpec, kind: str, data: list[Any]) -> list[Any]:
                 f"input {spec.name!r}: element {position} is no {spec.datatype} value"
             )
     return level
-
-
-def _refuse_non_finite(name: str, array: Array) -> None:
-    if array.dtype.kind != "f" or bool(np.isfinite(array).all()):
-        return
-    position = np.argwhere(~np.isfinite(array))[0].tolist()
-    raise RequestError(
-        f"input {name!r} is not a finite number at {position}; this model refuses missing values"
-    )
 
 
 def _metadata(spec: TensorSpec) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import Any, Final
 from wire.manifest import Manifest
 
 from . import oip
+from .checks import Refusal
 from .counters import ModelCounters
 from .session import Array, InferenceError, LoadedModel, runtime_name
 
@@ -43,6 +44,7 @@ class Reply:
     cause: str | None = None
     request: oip.Request | None = None
     answers: Sequence[Array] = ()
+    refusal: Refusal | None = None
 
 
 class InferenceServer:
@@ -52,7 +54,8 @@ class InferenceServer:
         self._models = models
         self._deadline_s = deadline_s
         self._counters = {
-            name: ModelCounters(model.model, model.manifest) for name, model in models.items()
+            name: ModelCounters(model.model, model.manifest, model.checks)
+            for name, model in models.items()
         }
         self._pool = ThreadPoolExecutor(SLOW_THREADS, thread_name_prefix="inference")
         self._running: dict[int, float] = {}
@@ -89,6 +92,8 @@ class InferenceServer:
             cause=reply.cause,
             latency_ms=(time.perf_counter() - began_s) * 1000,
         )
+        if reply.refusal is not None:
+            counters.columns.refused(reply.refusal.reason)
         if request is not None:
             counters.columns.add(request.n_rows, request.feeds, request.outputs, reply.answers)
 
@@ -129,6 +134,9 @@ class InferenceServer:
             request = oip.parse_request(model.manifest, body)
         except oip.RequestError as exc:
             return Reply(exc.status, oip.encode_error(str(exc)), name, cause="client")
+        if (refusal := model.checks.refuse(request.feeds)) is not None:
+            error = oip.encode_error(refusal.sentence)
+            return Reply(400, error, name, cause="client", refusal=refusal)
         if model.is_slow and self._waiting_count >= MAX_WAITING:
             return Reply(503, oip.encode_error("too many requests are waiting; try again"))
         try:

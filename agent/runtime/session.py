@@ -15,8 +15,9 @@ from agent.control import Model
 from wire.errors import BundleError
 from wire.graph import refuse_undeclared, scan_model
 from wire.lifecycle import Code
-from wire.manifest import GOLDEN, MANIFEST, MODEL, Manifest, TensorSpec, parse_manifest
+from wire.manifest import GOLDEN, MANIFEST, MODEL, SCHEMA, Manifest, TensorSpec, parse_manifest
 
+from .checks import InputChecks, read_schema
 from .wording import plain
 
 # Its Linux wheels contact a vendor's host since 1.29; it must be set before the import.
@@ -53,6 +54,7 @@ class LoadedModel:
     Attributes:
         model: What it was loaded from.
         manifest: Its parsed manifest.
+        checks: Says what of a request is refused.
         is_slow: Whether requests belong in a thread.
     """
 
@@ -64,6 +66,12 @@ class LoadedModel:
         """
         self.model = model
         self.manifest: Manifest = parse_manifest(Path(model.files[MANIFEST]).read_bytes())
+        schema = model.files.get(SCHEMA)
+        self.checks = InputChecks(
+            self.manifest.inputs,
+            self.manifest.nan_policy,
+            read_schema(Path(schema)) if schema is not None else None,
+        )
         self.is_slow = False
         _sieve(Path(model.files[MODEL]), self.manifest)
         options = ort.SessionOptions()

@@ -52,6 +52,9 @@ def convert(
     nan_policy: Annotated[
         str, typer.Option(help="What devices do with missing values: reject or pass.")
     ] = "reject",
+    schema: Annotated[
+        Path | None, typer.Option(help="What features may hold (JSON), and what is refused.")
+    ] = None,
     code_commit: Annotated[str | None, typer.Option(help="Commit it was trained from.")] = None,
     signature: Annotated[
         Path | None, typer.Option(help="OpenSSF signature of the model; verified before all else.")
@@ -89,6 +92,7 @@ def convert(
         memory_mb=memory_mb,
         device_class=device_class,
         nan_policy=nan_policy,
+        schema=schema,
         code_commit=code_commit,
         source_sha256=sha256,
         source_signer=signer,

@@ -101,8 +101,6 @@ def test_every_datatype_flat_or_nested(datatype, data, expected):
         (body([1, 2], outputs=[{"name": "q"}]), "unknown output 'q'"),
         (body([1, 2], parameters={"binary_data_output": True}), "binary"),
         (body([1, 2], id="x" * 300), "id is longer"),
-        (body([1e300, 2]), "not a finite number at [0, 0]"),
-        (body([1, math.nan]), "not a finite number at [0, 1]"),
         (
             b'{"inputs":[{"name":"X","shape":[1,2],"datatype":"FP32","data":'
             + b"[" * 50_000
