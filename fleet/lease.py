@@ -1,7 +1,8 @@
-"""One controller per fleet: a pid file that is locked for as long as its writer lives.
+"""One controller per fleet directory: a pid file that is locked for as long as its writer lives.
 
 The lock, not the file, says that somebody is there: the kernel drops it however the process ends,
-and no other process can be mistaken for it after its id was given away again.
+and no other process can be mistaken for it after its id was given away again. Of two hosts that have
+one store on PostgreSQL, a lock in the database lets one in (`fleet.store.postgres`).
 """
 
 from __future__ import annotations

@@ -291,7 +291,12 @@ class FleetSettings(_Section):
     @property
     def database(self) -> Path | str:
         """The controller's database: SQLite's file, or PostgreSQL's URL."""
-        return self.store.url or self.store_dir / "fleet.db"
+        return self.store.url or self.sqlite_path
+
+    @property
+    def sqlite_path(self) -> Path:
+        """Where SQLite's file is, used or not."""
+        return self.store_dir / "fleet.db"
 
     @property
     def checkpoints_path(self) -> Path:

@@ -30,6 +30,7 @@ MODULES: Final = {
     "quarantine": ("quarantine",),
     "tokens": ("token",),
     "audit": ("audit",),
+    "store": ("store",),
     "admission": ("broker", "observer", "observers"),
     "drift": ("drift",),
     "watch": ("watch",),

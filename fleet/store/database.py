@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Final, Protocol
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DataError, SQLAlchemyError
 
 from wire.errors import StorageError
 
@@ -71,6 +72,27 @@ def open_database(where: Path | str, *, is_sole: bool) -> Database:
     from .postgres import PostgresDatabase
 
     return PostgresDatabase(where, BUSY_TIMEOUT_MS, is_sole=is_sole)
+
+
+@contextmanager
+def translated(database: Database) -> Iterator[None]:
+    """Raise what a database does wrong as a `StorageError`.
+
+    Raises:
+        StorageError: As `Database.fault`, else `store_failed`.
+        ValueError: A value that the database cannot hold. No fault of the database: one bad value
+            must not be tried again and again with the others.
+    """
+    try:
+        yield
+    except DataError as exc:
+        raise ValueError(f"{database.name} cannot hold a value: {cause_of(exc)}") from exc
+    except SQLAlchemyError as exc:
+        raise database.fault(exc) or StorageError(
+            f"the store failed: {cause_of(exc)}",
+            code="store_failed",
+            hint=database.failed_hint,
+        ) from exc
 
 
 def cause_of(exc: SQLAlchemyError) -> str:

@@ -64,8 +64,10 @@ class Identities:
 
     def open_tokens(self, now_unix_ms: int) -> list[tuple[str, int]]:
         """Return device and expiry of every token that would still be taken."""
-        query = select(JOIN_TOKENS.c.device, JOIN_TOKENS.c.expires_unix_ms).where(
-            JOIN_TOKENS.c.serial.is_(None), JOIN_TOKENS.c.expires_unix_ms > now_unix_ms
+        query = (
+            select(JOIN_TOKENS.c.device, JOIN_TOKENS.c.expires_unix_ms)
+            .where(JOIN_TOKENS.c.serial.is_(None), JOIN_TOKENS.c.expires_unix_ms > now_unix_ms)
+            .order_by(JOIN_TOKENS.c.device)
         )
         return [(row.device, row.expires_unix_ms) for row in self._connection.execute(query)]
 

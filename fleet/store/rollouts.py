@@ -157,9 +157,8 @@ class Rollouts:
 
     def counts(self, rollout: str | None = None) -> dict[str, dict[str, int]]:
         """Return the number of members in each state, by rollout; of one or of all."""
-        query = select(MEMBERS.c.rollout, MEMBERS.c.state, func.count()).group_by(
-            MEMBERS.c.rollout, MEMBERS.c.state
-        )
+        key = (MEMBERS.c.rollout, MEMBERS.c.state)
+        query = select(*key, func.count()).group_by(*key).order_by(*key)
         if rollout is not None:
             query = query.where(MEMBERS.c.rollout == rollout)
         result: dict[str, dict[str, int]] = {}

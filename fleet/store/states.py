@@ -90,8 +90,12 @@ class States:
         return list(self._connection.execute(query).scalars())
 
     def desired(self, selection: Selection) -> list[DesiredModelRow]:
-        """Return the models that the selected devices shall serve."""
-        query = select(DESIRED_MODELS).where(DESIRED_MODELS.c.device.in_(selection.ids()))
+        """Return the models that the selected devices shall serve, sorted by device and model."""
+        query = (
+            select(DESIRED_MODELS)
+            .where(DESIRED_MODELS.c.device.in_(selection.ids()))
+            .order_by(DESIRED_MODELS.c.device, DESIRED_MODELS.c.model)
+        )
         return [
             DesiredModelRow(
                 row.device, m.DesiredModel.model_validate_json(row.body), row.generation
@@ -180,8 +184,12 @@ class States:
         }
 
     def reported(self, selection: Selection, model: str | None = None) -> list[ReportedModelRow]:
-        """Return what the selected devices say of their models, or of one."""
-        query = select(REPORTED_MODELS).where(REPORTED_MODELS.c.device.in_(selection.ids()))
+        """Return what the selected devices say of their models, or of one; sorted as `desired` is."""
+        query = (
+            select(REPORTED_MODELS)
+            .where(REPORTED_MODELS.c.device.in_(selection.ids()))
+            .order_by(REPORTED_MODELS.c.device, REPORTED_MODELS.c.model)
+        )
         if model is not None:
             query = query.where(REPORTED_MODELS.c.model == model)
         return [ReportedModelRow(*row) for row in self._connection.execute(query)]

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import DataError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
 from fleet import acts
 from wire.errors import StorageError
@@ -16,7 +16,7 @@ from wire.errors import StorageError
 from . import revision
 from .audit import Audit
 from .content import ChunkFolder
-from .database import Database, cause_of, open_database
+from .database import cause_of, open_database, translated
 from .devices import Devices
 from .drift import Drift
 from .identities import Identities
@@ -105,7 +105,7 @@ class Store:
             ValueError: A value that the database cannot hold.
         """
         act = acts.current()
-        with self._lock, _translated(self._database), self._database.writer.begin() as connection:
+        with self._lock, translated(self._database), self._database.writer.begin() as connection:
             tx = Tx(connection)
             yield tx
             if act is not None and not act.is_noted:
@@ -120,25 +120,10 @@ class Store:
         Raises:
             StorageError: As `Database.fault`, else `store_failed`.
         """
-        with _translated(self._database), self._database.reader.begin() as connection:
+        with translated(self._database), self._database.reader.begin() as connection:
             yield Tx(connection)
 
     def close(self) -> None:
         """Close all connections. Idempotent."""
         with self._lock:
             self._database.close()
-
-
-@contextmanager
-def _translated(database: Database) -> Iterator[None]:
-    try:
-        yield
-    except DataError as exc:
-        # No fault of the database: one bad value must not be tried again and again with the others.
-        raise ValueError(f"{database.name} cannot hold a value: {cause_of(exc)}") from exc
-    except SQLAlchemyError as exc:
-        raise database.fault(exc) or StorageError(
-            f"the store failed: {cause_of(exc)}",
-            code="store_failed",
-            hint=database.failed_hint,
-        ) from exc

@@ -33,7 +33,16 @@ def test_what_is_written_is_read_back_from_anywhere_below(fleet):
     assert settings.api.address == ("127.0.0.1", 8701)
     assert settings.api_url == "http://127.0.0.1:8701"
     assert settings.store_dir == fleet / "store"
+    assert settings.database == fleet / "store" / "fleet.db"
     settings.check_loopback()
+
+
+def test_a_database_elsewhere_is_read_back_as_it_was_given(tmp_path):
+    url = "postgresql://fleet@/fleet?host=/run/postgresql&application_name='x\"y'"
+    write_settings(tmp_path, kind="auto", url=URL, listen="127.0.0.1:8701", store_url=url)
+    settings = require_settings(tmp_path)
+    assert settings.database == url
+    assert settings.sqlite_path == settings.store_dir / "fleet.db"
 
 
 def test_a_second_init_in_one_directory_is_refused_and_changes_nothing(fleet):
@@ -68,6 +77,8 @@ def test_the_network_is_refused_with_the_reason_and_nothing_is_written(tmp_path,
         ('[api]\nlisten = "127.0.0.1:0"', ["api.listen", "65535"]),
         ('[api]\nlisten = "127.0.0.1:70000"', ["api.listen", "65535"]),
         ("[api\n", ["line 1"]),
+        ('[store]\nurl = "mysql://h/x"', ["store.url"]),
+        ('[store]\nurl = "postgresql://h/x\\n"', ["store.url", "control characters"]),
         ('broker = "x"', ["broker"]),
     ],
 )

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from fleet.store.schema import SCHEMA_VERSION
 from tests.spine.bed import Device
 from tests.spine.claims import check_records
 from tests.spine.processes import free_port
@@ -251,7 +252,7 @@ def foreign(path):
 
 
 DATABASES = {
-    "newer": (newer, "schema version 99, this program knows 3", "[store] dir"),
+    "newer": (newer, f"version 99, this program knows {SCHEMA_VERSION}", "[store] dir"),
     "somebody-elses": (foreign, "no such table: meta", "check its owner"),
     "garbage": (lambda path: path.write_bytes(b"x" * 9000), "not a database", "restore a backup"),
     "a-folder": (lambda path: path.mkdir(), "unable to open", "check its owner"),
