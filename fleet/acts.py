@@ -28,8 +28,13 @@ class Act:
     is_noted: bool = False
 
     def row(self, outcome: Outcome, code: str = "") -> Row:
-        """Return what the audit log says of it once it has ended."""
-        return Row(self.at_unix_ms, self.who, self.what, self.subject, outcome, code)
+        """Return what the audit log says of it once it has ended.
+
+        Without NUL, which a path may have and PostgreSQL does not keep: the row's digest is over what
+        is stored.
+        """
+        what, subject = (text.replace("\0", "\ufffd") for text in (self.what, self.subject))
+        return Row(self.at_unix_ms, self.who, what, subject, outcome, code)
 
 
 _CURRENT: ContextVar[Act | None] = ContextVar("act", default=None)

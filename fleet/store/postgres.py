@@ -37,8 +37,8 @@ LEASE: Final = 0x6D66_0001
 WRITING: Final = 0x6D66_0002
 """Of the one that a writing transaction holds."""
 PROGRAM: Final = "modelfleet"
-LOCKED: Final = frozenset({"55P03", "40P01", "40001", "57014"})
-"""lock_not_available, deadlock_detected, serialization_failure, query_canceled."""
+LOCKED: Final = frozenset({"55P03", "40P01"})
+"""lock_not_available, deadlock_detected."""
 FULL: Final = frozenset({"53100"})
 UNWRITABLE: Final = frozenset({"25006", "42501"})
 """read_only_sql_transaction (a standby), insufficient_privilege."""

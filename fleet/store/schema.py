@@ -16,6 +16,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Dialect,
     Float,
     ForeignKey,
     Index,
@@ -27,7 +28,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 from sqlalchemy.dialects.postgresql import TEXT
-from sqlalchemy.types import TypeEngine
+from sqlalchemy.types import TypeDecorator, TypeEngine
 
 SCHEMA_VERSION: Final = 5
 """Raised by one for each change of these tables, and the name of alembic's newest revision; a store
@@ -41,6 +42,20 @@ REVISION: Final = Table(
 """Alembic's own table, for reading it without alembic; not one of ours."""
 
 
+class _ServerText(TypeDecorator[str]):
+    """PostgreSQL's text, which sorts by code points and holds no NUL: it becomes U+FFFD.
+
+    People ask for things by names with anything in them; the answer is that there is no such thing,
+    on either database.
+    """
+
+    impl = TEXT(collation="C")
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        return value.replace("\0", "\ufffd") if value is not None and "\0" in value else value
+
+
 def _text(max_chars: int | None = None) -> TypeEngine[str]:
     """Return the type of a text, which sorts by code points everywhere.
 
@@ -49,7 +64,7 @@ def _text(max_chars: int | None = None) -> TypeEngine[str]:
     at what is already inside.
     """
     kind: TypeEngine[str] = String(max_chars) if max_chars is not None else Text()
-    return kind.with_variant(TEXT(collation="C"), "postgresql")
+    return kind.with_variant(_ServerText(), "postgresql")
 
 
 _INTEGER: Final = Integer().with_variant(BigInteger(), "postgresql")

@@ -63,9 +63,16 @@ ANYTHING = st.recursive(
 )
 
 
-@pytest.fixture(scope="module")
-def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    fleet = Fleet(tmp_path_factory.mktemp("hostile"), approval_limit=0.6)
+@pytest.fixture(
+    scope="module", params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)]
+)
+def fleet(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Fleet]:
+    where = None
+    if request.param == "postgres":
+        where = request.getfixturevalue("cluster").database()
+    fleet = Fleet(tmp_path_factory.mktemp("hostile"), approval_limit=0.6, where=where)
     fleet.add("a", verdict=dawdles)
     fleet.release("1.0.0")
     fleet.roll_out("1.0.0", match={"site": "lab"})

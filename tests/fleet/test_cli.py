@@ -11,7 +11,9 @@ from fleet.api.schemas import DEFAULT_EXPIRY_S, TokenIn
 from fleet.cli.main import MODULES
 from fleet.cli.tokens import DEFAULT_EXPIRY, parse_life
 
-HEAVY = {"sqlalchemy", "tuf", "securesystemslib", "fastapi", "numpy", "onnx", "sklearn"}
+HEAVY = {
+    "alembic", "psycopg", "sqlalchemy", "tuf", "securesystemslib", "fastapi", "numpy", "onnx", "sklearn",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("module", MODULES)
