@@ -29,13 +29,9 @@ from .adapters.losses import Gap
 from .adapters.outbox import NO_END, Outbox
 from .adapters.outbox_rows import Waiting
 from .core.records import TELEMETRY, RecordClass, class_of
-from .core.sending import BACKLOG_BURST, LIVE_FROM_BEFORE, Allowance, Lane, room
+from .core.sending import BACKLOG_BURST, LIVE_FROM_BEFORE, Allowance, Lane, resend_wait_s, room
 
 log = logging.getLogger(__name__)
-
-RESEND_FIRST_S: Final = 15.0
-RESEND_CAP_S: Final = 600.0
-"""Without acknowledgement, records are sent again, ever more seldom: nobody may be storing them."""
 
 REST_S: Final = 5.0
 """An outbox that fails (locked, full disk) is left alone this long: each try may block for 2 s."""
@@ -53,10 +49,11 @@ class _Unkept:
 
 @dataclass(frozen=True, slots=True)
 class _Sent:
-    """When a record was sent, monotonic, and in which lane."""
+    """When a record was sent last, monotonic, in which lane, and how often again."""
 
     at_s: float
     lane: Lane
+    again_count: int = 0
 
 
 class Uplink:
@@ -92,7 +89,7 @@ class Uplink:
         self._reported: Reported | None = None
         self._reported_seq = 0
         self._is_up = False
-        self._sent: dict[tuple[str, int], _Sent] = {}  # in the order of sending
+        self._sent: dict[tuple[str, int], _Sent] = {}
         self._under_way = dict.fromkeys(Lane, 0)
         self._cursor = dict.fromkeys(Lane, 0)
         self._mark = 0
@@ -102,7 +99,6 @@ class Uplink:
         self._allowance = Allowance(BACKLOG_BURST, clock())
         self._told: int | None = None
         """Number of the gap record that was made last."""
-        self._resend_s = RESEND_FIRST_S
         self._rest_until_s = -math.inf
         self._unkept: list[_Unkept] = []
         self._unkept_lost_count = 0
@@ -185,21 +181,17 @@ class Uplink:
         ack = codec.decode(Ack, payload)
         if self._is_resting():
             return  # what is not deleted is sent again, and acknowledged again
-        oldest = next(iter(self._sent), None)
         try:
             if not self._outbox.delete(ack.stored):
                 return
             for span in ack.stored:
                 for key in [k for k in self._sent if k[0] == span.boot]:
                     if span.first <= key[1] <= span.last:
-                        self._under_way[self._sent.pop(key).lane] -= 1
+                        self._forget(key)
             self._tell_losses()
         except StorageError as exc:
             self._rest(exc)
             return
-        # Only the oldest counts as progress: later ones are also acknowledged while it is lost.
-        if next(iter(self._sent), None) != oldest:
-            self._resend_s = RESEND_FIRST_S
         self._pump()
 
     def controller_seen(self) -> None:
@@ -210,7 +202,6 @@ class Uplink:
         """
         if self._is_up and self._reported is not None:
             self._publish(topics.Reported(self._device), self._reported)
-        self._resend_s = RESEND_FIRST_S
         self._start_over()
 
     def tick(self, now_s: float) -> None:
@@ -222,12 +213,30 @@ class Uplink:
         self._keep_waiting()
         if not self._is_up:
             return
-        oldest = next(iter(self._sent.values()), None)
-        if oldest is not None and now_s - oldest.at_s >= self._resend_s:
-            self._resend_s = min(RESEND_CAP_S, self._resend_s * 2)
-            self._start_over()
-        else:
-            self._pump()
+        try:
+            self._send_again(now_s)
+        except StorageError as exc:
+            self._rest(exc)
+            return
+        self._pump()
+
+    def _send_again(self, now_s: float) -> None:
+        """Send again what was not acknowledged in time, each record by a time of its own.
+
+        Raises:
+            StorageError: As of the outbox.
+        """
+        for key, sent in list(self._sent.items()):
+            if self._is_resting() or now_s - sent.at_s < resend_wait_s(sent.again_count):
+                continue
+            waiting = self._outbox.get(*key)
+            if waiting is None:  # it had to go
+                self._forget(key)
+            elif self._publish_record(waiting):
+                self._sent[key] = _Sent(self._clock(), sent.lane, sent.again_count + 1)
+
+    def _forget(self, key: tuple[str, int]) -> None:
+        self._under_way[self._sent.pop(key).lane] -= 1
 
     def _start_over(self) -> None:
         """Forget what is under way: all of it is sent again, the newest telemetry before the rest."""
@@ -269,15 +278,17 @@ class Uplink:
         )
 
     def _send(self, waiting: Waiting, lane: Lane) -> bool:
-        if not self._is_up:
-            return False
-        if self._link.publish(waiting.topic, waiting.payload, qos=1, retain=False) is None:
+        if not self._publish_record(waiting):
             return False
         self._sent[waiting.boot, waiting.seq] = _Sent(self._clock(), lane)
         self._under_way[lane] += 1
         if lane is Lane.BACKLOG:
             self._allowance = self._allowance.less(1)
         return True
+
+    def _publish_record(self, waiting: Waiting) -> bool:
+        token = self._link.publish(waiting.topic, waiting.payload, qos=1, retain=False)
+        return token is not None
 
     def _keep(self, record: _Unkept) -> bool:
         """Put a record into the outbox, and send what may be sent; return whether it was taken."""
@@ -323,7 +334,7 @@ class Uplink:
         """
         if not self._outbox.has_losses or self._unkept:
             return  # what was tried in vain must be tried again first
-        if self._told is not None and self._outbox.holds(self._boot, self._told):
+        if self._told is not None and self._outbox.get(self._boot, self._told) is not None:
             return
         taken = self._outbox.tell_lost(topics.Event(self._device, "gap").text, self._gap_event)
         if taken is not None:

@@ -22,8 +22,8 @@ from wire_words import all_topics, meanings, summary
 
 from agent.core.fetch_plan import SILENCE_S
 from agent.core.fetch_plan import WINDOW as CHUNK_WINDOW
+from agent.core.sending import RESEND_CAP_S, RESEND_FIRST_S
 from agent.core.sending import WINDOW as RECORD_WINDOW
-from agent.uplink import RESEND_CAP_S, RESEND_FIRST_S
 from fleet.core.gate import STALE_LIMIT_MS
 from wire import codec, content, ids, lifecycle, messages, topics
 from wire.manifest import MAX_FILES, MAX_MANIFEST_BYTES, Manifest, parse_manifest

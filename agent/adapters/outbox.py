@@ -284,15 +284,16 @@ class Outbox:
         turns = list(itertools.chain(*found))
         return sorted(turns, reverse=True)[count] if len(turns) > count else 0
 
-    def holds(self, boot: str, seq: int) -> bool:
-        """Whether a record is waiting here.
+    def get(self, boot: str, seq: int) -> Waiting | None:
+        """Return a record that waits, or None if it does not any more.
 
         Raises:
             StorageError: As `storage_fault`.
         """
+        query = "SELECT boot, seq, topic, payload FROM record WHERE boot = ? AND seq = ?"
         with self._database.use() as db:
-            query = "SELECT 1 FROM record WHERE boot = ? AND seq = ?"
-            return db.execute(query, (boot, seq)).fetchone() is not None
+            row = db.execute(query, (boot, seq)).fetchone()
+        return Waiting(*row) if row is not None else None
 
     def untold(self) -> list[Gap]:
         """Return the losses that no record tells of yet.

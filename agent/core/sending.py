@@ -38,6 +38,23 @@ BACKLOG_BURST: Final = 16.0
 """Sent at once, after a rest: a short outage is made up for without a wait."""
 
 
+RESEND_FIRST_S: Final = 15.0
+RESEND_CAP_S: Final = 600.0
+RESENDS_SOON: Final = 3
+"""So often a record is sent again without a longer wait: where a third of all is lost on the way, 93 of 100
+are through by then. What is not is ever more seldom: nobody may be storing it."""
+
+
+def resend_wait_s(resend_count: int) -> float:
+    """Return how long a record waits for its acknowledgement before it is sent again.
+
+    Args:
+        resend_count: How often it was sent again before.
+    """
+    doublings = min(16, max(0, resend_count + 1 - RESENDS_SOON))
+    return min(RESEND_CAP_S, RESEND_FIRST_S * 2.0**doublings)
+
+
 def room(lane: Lane, under_way: Mapping[Lane, int], allowance: float) -> int:
     """Return how many records of a lane may be sent now.
 

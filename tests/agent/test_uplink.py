@@ -11,9 +11,12 @@ from agent.core.sending import (
     BACKLOG_PER_S,
     LIVE_FROM_BEFORE,
     PLACES,
+    RESEND_CAP_S,
+    RESEND_FIRST_S,
+    RESENDS_SOON,
     Lane,
 )
-from agent.uplink import MAX_UNKEPT, RESEND_FIRST_S, REST_S, Uplink
+from agent.uplink import MAX_UNKEPT, REST_S, Uplink
 from wire import codec, topics
 from wire.errors import PeerError
 from wire.link import Connected, Delivered
@@ -244,9 +247,11 @@ def test_silence_of_the_controller_sends_again_ever_more_seldom(uplink, controll
         return controller.seqs()
 
     assert after(RESEND_FIRST_S - 1) == [1]
-    assert after(RESEND_FIRST_S) == [1, 1]
-    assert after(3 * RESEND_FIRST_S - 1) == [1, 1]
-    assert after(3 * RESEND_FIRST_S) == [1, 1, 1]
+    for count in range(1, RESENDS_SOON + 1):
+        assert after(count * RESEND_FIRST_S) == [1] * (1 + count)
+    sent_s = RESENDS_SOON * RESEND_FIRST_S
+    assert after(sent_s + 2 * RESEND_FIRST_S - 1) == [1] * (1 + RESENDS_SOON)
+    assert after(sent_s + 2 * RESEND_FIRST_S) == [1] * (2 + RESENDS_SOON)
 
 
 def test_a_record_that_was_lost_is_sent_again_though_later_ones_are_acknowledged(
@@ -260,14 +265,21 @@ def test_a_record_that_was_lost_is_sent_again_though_later_ones_are_acknowledged
     clock.now_s = RESEND_FIRST_S
     uplink.tick(clock.now_s)
     assert controller.seqs() == [1, 2, 3, 1]
-    # One that is never stored must not be sent every few seconds for as long as others are.
+    # It has a time of its own: one that is never stored is sent ever more seldom, whatever others do.
     uplink.alarm("x", "")
     ack(controller, (4, 4))
-    clock.now_s = 3 * RESEND_FIRST_S - 1
+    clock.now_s = 2 * RESEND_FIRST_S
     uplink.tick(clock.now_s)
-    assert controller.seqs() == [1, 2, 3, 1, 4]
-    ack(controller, (1, 1))
-    assert uplink._resend_s == RESEND_FIRST_S
+    assert controller.seqs() == [1, 2, 3, 1, 4, 1]
+    for _ in range(1000):
+        clock.now_s += 10.0
+        uplink.tick(clock.now_s)
+    count = len(controller.seqs())
+    clock.now_s += RESEND_CAP_S
+    uplink.tick(clock.now_s)
+    uplink.tick(clock.now_s + RESEND_CAP_S - 1)
+    assert len(controller.seqs()) == count + 1
+    assert count < 30
 
 
 def test_a_new_birth_with_each_connection_and_a_will_that_matches(uplink, controller, broker):
