@@ -36,6 +36,7 @@ soak: $(STAMP)  ## the long counts of docs/reliability.md, hours; what was cut g
 	FUZZ_MINUTES=$(or $(FUZZ_MINUTES),10) $(BIN)/python -m tests.fuzz.soak
 	DRIFT_DRAWS=1000000 $(BIN)/python -m pytest -q --timeout=7200 tests/fleet/core/test_drift_tail.py
 	$(BIN)/python benchmarks/drift_soak.py --windows 2000000 --journal build/soak/drift.jsonl
+	$(BIN)/python -m tests.outbox.soak --journal build/soak/outbox.jsonl $(OUTBOX_ARGS)
 	$(BIN)/python -m tests.storage.soak --journal build/soak/storage.jsonl $(STORAGE_ARGS)
 
 audit: build/audit/.installed  ## known vulnerabilities in what requirements.lock names; needs pypi.org

@@ -22,7 +22,7 @@ from wire_words import all_topics, meanings, summary
 
 from agent.core.fetch_plan import SILENCE_S
 from agent.core.fetch_plan import WINDOW as CHUNK_WINDOW
-from agent.core.sending import RESEND_CAP_S, RESEND_FIRST_S
+from agent.core.sending import BACKLOG_PER_S, RESEND_CAP_S, RESEND_FIRST_S
 from agent.core.sending import WINDOW as RECORD_WINDOW
 from fleet.core.gate import STALE_LIMIT_MS
 from wire import codec, content, ids, lifecycle, messages, topics
@@ -82,6 +82,8 @@ def render() -> str:
         silence_s=f"{SILENCE_S:g}",
         missing=messages.MAX_MISSING_CHUNKS,
         record_window=RECORD_WINDOW,
+        backlog_per_s=f"{BACKLOG_PER_S:g}",
+        gap_ranges=messages.MAX_GAP_RANGES,
         resend_s=f"{RESEND_FIRST_S:g}",
         resend_cap_s=f"{RESEND_CAP_S:g}",
         stale_s=f"{STALE_LIMIT_MS / 1000:g}",

@@ -108,6 +108,7 @@ PAYLOADS: Final[dict[str, m.Message]] = {
         first=1208,
         last=1391,
         count=180,
+        ranges=(m.LostRange(first=1208, last=1385), m.LostRange(first=1390, last=1391)),
         reason=Code.RECORDS_DROPPED,
     ),
     "event/alarm": m.AlarmEvent(

@@ -9,7 +9,7 @@ from typing import Final
 from wire.topics import Event, Telemetry, parse
 
 MAX_BYTES: Final = 8 * 1024 * 1024
-"""About 15,000 records of 400 bytes: five days offline at two a minute."""
+"""About 13,000 records of 400 bytes: four days offline at two a minute."""
 LEAST_BYTES: Final = 128 * 1024
 """What an outbox may take of any disk, the fullest too: room for some hundred alarms that say so."""
 MIN_FREE_BYTES: Final = 4 * 1024 * 1024

@@ -28,7 +28,8 @@ class Lane(IntEnum):
 
 
 PLACES: Final[Mapping[Lane, int]] = {Lane.URGENT: 40, Lane.LIVE: 40, Lane.BACKLOG: 16}
-"""Of the window. Any two lanes leave 8 to the third: none waits for what nobody acknowledges in another."""
+"""Of the window. Events and live telemetry have 8 places at least, whatever nobody acknowledges in the other
+lanes; the backlog has what they leave."""
 LIVE_FROM_BEFORE: Final = 20
 """Telemetry from before a connection that is sent as live: an interval of a device with eight models, so
 that what it does is seen at once, not when the next interval ends."""

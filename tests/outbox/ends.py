@@ -21,7 +21,7 @@ from wire import codec
 from wire import messages as m
 from wire.topics import Ack, Event, Telemetry
 
-DEVICE = "cam-01"
+DEVICES = tuple(f"cam-{number}" for number in range(8))
 SHA = "a" * 64
 
 
@@ -101,32 +101,38 @@ class WitnessedOutbox(Outbox):
 class Device:
     """One life of the agent's end."""
 
-    def __init__(self, folder, boot, link, ledger, *, clock, cap_bytes):
+    def __init__(self, folder, name, boot, link, ledger, *, clock, cap_bytes):
+        self._name, self._ledger = name, ledger
         self.fuse = Fuse(folder, ["outbox.db"])
         self.outbox = WitnessedOutbox(self.fuse, ledger, boot, cap_bytes)
         link.device = self
         self.uplink = Uplink(
-            link, self.outbox, device=DEVICE, boot=boot, agent="harness", clock=clock
+            link, self.outbox, device=name, boot=boot, agent="harness", clock=clock
         )
 
     def produce(self, kind, number):
         """Record something new; the number makes it unlike any other."""
         match kind:
             case "update":
-                topic = Event(DEVICE, kind)
+                topic = Event(self._name, kind)
                 self.uplink.record(topic, lambda boot, seq: _update(boot, seq, number))
             case "inference":
-                topic = Telemetry(DEVICE, kind)
+                topic = Telemetry(self._name, kind)
                 self.uplink.record(topic, lambda boot, seq: _window(boot, seq, number))
             case _:
-                topic = Telemetry(DEVICE, "vitals")
+                topic = Telemetry(self._name, "vitals")
                 self.uplink.record(topic, lambda boot, seq: _vitals(boot, seq, number))
 
     def bury(self):
         """Forget a life that was killed; return the folder of the next one."""
-        self.outbox.close()
+        self.close()
         shutil.rmtree(self.fuse.folder)
         return self.fuse.heir
+
+    def close(self):
+        """Note what the file has taken: it never becomes smaller."""
+        self._ledger.worst_bytes = max(self._ledger.worst_bytes, self.outbox.file_bytes)
+        self.outbox.close()
 
 
 class Controller:
@@ -137,8 +143,8 @@ class Controller:
         self.store = Store(folder / "fleet.db", folder)
         self._ingest = Ingest()
         with self.store.write() as tx:
-            if DEVICE not in tx.devices.known([DEVICE]):
-                tx.devices.add([(DEVICE, {})], 1)
+            if not tx.devices.known(DEVICES):
+                tx.devices.add([(name, {}) for name in DEVICES], 1)
 
         def on_begin(connection):
             connection.connection.driver_connection.set_trace_callback(self.fuse.on_statement)
@@ -179,9 +185,9 @@ class Link:
         pass
 
 
-def ack_payload(message):
+def ack_payload(device, message):
     """Return topic and payload of an acknowledgement."""
-    return Ack(DEVICE).text, codec.encode(message)
+    return Ack(device).text, codec.encode(message)
 
 
 def new_boot(chance):

@@ -1,4 +1,4 @@
-"""A stretch of two ends' lives: records made, lost on the way, doubled, late; outages and kills at both.
+"""A stretch of the lives of eight devices and a controller: records made, lost on the way, doubled, late; outages and kills at both ends.
 
 All chance is drawn from a seed, and time is a number that the stretch moves: a seed is the same stretch
 again, on any machine.
@@ -15,27 +15,28 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.outbox.ends import Controller, Device, Link, ack_payload, new_boot
+from tests.outbox.ends import DEVICES, Controller, Device, Link, ack_payload, new_boot
 from wire.link import Delivered
+from wire.topics import Ack
 
 SHM = Path("/dev/shm")  # noqa: S108 - each place in it has a name of its own
 """Files in memory, which for a kill are as good as on a disk: syncs of the disk would take the most time."""
-STEP_S = 0.5
+STEP_S = 1.0
 LOSS_RATIO = 0.3
 DOUBLE_RATIO = 0.05
-LATE_STEPS = 5
+LATE_STEPS = 3
 """A message comes up to so many steps later than it was sent, so others overtake it."""
 CAP_BYTES = 256 * 1024
-BATCH_STEPS = 8
+BATCH_STEPS = 4
 """The controller takes up what has come every four seconds, as one with very many devices."""
-PER_STEP = 0.4
-"""Records made, on average: four in five seconds, nearly what comes through such a network."""
+PER_STEP = 0.8
+"""Records made by a device, on average: four in five seconds, nearly what comes through such a network."""
 KINDS = ("update", "inference", "vitals")
 SHARES = (0.1, 0.45, 0.45)
-OUTAGE_RATIO = 1 / 2000
+OUTAGE_RATIO = 1 / 1000
 OUTAGE_S = 240.0
 """On average: of the network, and of the controller. Records of ten minutes fit the cap."""
-KILL_RATIO = 1 / 500
+KILL_RATIO = 1 / 300
 """Of each end, a step."""
 MAX_STEPS_PER_RECORD = 10
 START_UNIX_MS = 1_767_225_600_000
@@ -88,111 +89,144 @@ class Network:
         self.step += 1
 
 
-class Stretch:
-    """See the module."""
+class Party:
+    """A device over all its lives, and whether it is connected."""
 
-    def __init__(self, root, seed, count):
-        self.chance = np.random.default_rng(seed)
-        self.network = Network(self.chance)
-        self.link = Link(self.network)
-        self.ledger = Ledger()
-        self.now_s = 0.0
-        self.kill_counts = {"device": 0, "controller": 0}
-        self._count = count
-        self._made = 0
-        self._inbox = []
-        self._up_at_s = self._there_at_s = 0.0
-        (root / "device-0").mkdir()
-        (root / "controller-0").mkdir()
-        self.device = self._born(root / "device-0")
-        self.controller = Controller(root / "controller-0")
+    def __init__(self, stretch, folder, name):
+        self._stretch = stretch
+        self._name = name
+        self.link = Link(stretch.network)
+        self.up_at_s = 0.0
+        self.made_count = 0
+        folder.mkdir()
+        self.device = self._born(folder)
 
     def _born(self, folder):
-        boot = new_boot(self.chance)
+        stretch = self._stretch
         return Device(
-            folder, boot, self.link, self.ledger, clock=lambda: self.now_s, cap_bytes=CAP_BYTES
+            folder,
+            self._name,
+            new_boot(stretch.chance),
+            self.link,
+            stretch.ledger,
+            clock=lambda: stretch.now_s,
+            cap_bytes=CAP_BYTES,
         )
 
-    def run(self):
-        """Live until all that was made is stored, or told as lost and that is stored."""
-        for _ in range(self._count * MAX_STEPS_PER_RECORD):
-            self._draw_faults()
-            self._step_device()
-            self._step_controller()
-            self.network.pass_time()
-            self.now_s += STEP_S
-            if self._is_over():
-                return
-        raise AssertionError(f"not over after {self.now_s} s: {len(self.device.outbox)} wait")
-
-    def _is_over(self):
-        if self._made < self._count or self.device.fuse.is_dead or self.controller.fuse.is_dead:
-            return False
-        outbox = self.device.outbox
-        if not len(outbox) and outbox.has_losses:
-            self._make()  # as the next vitals would: losses are told when something is stored
-        return not len(outbox) and not outbox.has_losses
-
-    def _draw_faults(self):
-        draws = self.chance.random(4)
-        lasts_s = self.chance.exponential(OUTAGE_S, 2)
-        if draws[0] < OUTAGE_RATIO:
-            self._up_at_s = self.now_s + lasts_s[0]
-        if draws[1] < OUTAGE_RATIO:
-            self._there_at_s = self.now_s + lasts_s[1]
-        if draws[2] < KILL_RATIO:
-            self.device.fuse.set(int(self.chance.integers(1, 60)))
-        if draws[3] < KILL_RATIO:
-            self.controller.fuse.set(int(self.chance.integers(1, 40)))
-
-    def _step_device(self):
+    def step(self, left_count, arrived):
+        """Take what came, make up to so many records, and be killed if the time has come."""
         self._connect()
-        for delivery in self.network.arrived("down"):
+        for delivery in arrived:
             if self.link.is_up:
                 self.device.uplink.acknowledged(delivery.payload)
-        left = self._count - self._made
-        for _ in range(min(left, int(self.chance.poisson(PER_STEP)))):
-            self._make()
-        self.device.uplink.tick(self.now_s)
-        worst_bytes = self.device.outbox.file_bytes
-        self.ledger.worst_bytes = max(self.ledger.worst_bytes, worst_bytes)
+        for _ in range(min(left_count, int(self._stretch.chance.poisson(PER_STEP)))):
+            self.make()
+        self.device.uplink.tick(self._stretch.now_s)
         if self.device.fuse.is_dead:
-            self.kill_counts["device"] += 1
+            self._stretch.kill_counts["device"] += 1
             self.link.is_up = False
             self.device = self._born(self.device.bury())
 
     def _connect(self):
-        was_up, self.link.is_up = self.link.is_up, self.now_s >= self._up_at_s
+        was_up, self.link.is_up = self.link.is_up, self._stretch.now_s >= self.up_at_s
         if self.link.is_up and not was_up:
             self.device.uplink.will()
             self.device.uplink.connected()
         elif was_up and not self.link.is_up:
             self.device.uplink.disconnected()
 
-    def _make(self):
+    def make(self):
+        """Record something, unlike all before."""
         if not self.device.fuse.is_dead:
-            self._made += 1
-            self.device.produce(str(self.chance.choice(KINDS, p=SHARES)), self._made)
+            self.made_count += 1
+            kind = str(self._stretch.chance.choice(KINDS, p=SHARES))
+            self.device.produce(kind, self.made_count)
+
+    def is_done(self):
+        """Whether nothing waits, and nothing is to be told."""
+        outbox = self.device.outbox
+        if self.device.fuse.is_dead or len(outbox):
+            return False
+        if outbox.has_losses:
+            self.make()  # as the next vitals would: losses are told when something is stored
+            return False
+        return True
+
+
+class Stretch:
+    """See the module."""
+
+    def __init__(self, root, seed, count):
+        self.chance = np.random.default_rng(seed)
+        self.network = Network(self.chance)
+        self.ledger = Ledger()
+        self.now_s = 0.0
+        self.kill_counts = {"device": 0, "controller": 0}
+        self._count = count // len(DEVICES)
+        self._inbox = []
+        self._there_at_s = 0.0
+        (root / "controller-0").mkdir()
+        self.parties = {}
+        for name in DEVICES:
+            (root / name).mkdir()
+            self.parties[name] = Party(self, root / name / "life-0", name)
+        self.controller = Controller(root / "controller-0")
+
+    def run(self):
+        """Live until all that was made is stored, or told as lost and that is stored."""
+        for _ in range(self._count * MAX_STEPS_PER_RECORD):
+            self._draw_faults()
+            arrived = self.network.arrived("down")
+            for name, party in self.parties.items():
+                mine = [delivery for delivery in arrived if delivery.topic == Ack(name).text]
+                party.step(self._count - party.made_count, mine)
+            self._step_controller()
+            self.network.pass_time()
+            self.now_s += STEP_S
+            if self._is_over():
+                return
+        raise AssertionError(f"not over after {self.now_s} s")
+
+    def _is_over(self):
+        if any(party.made_count < self._count for party in self.parties.values()):
+            return False
+        is_done = [party.is_done() for party in self.parties.values()]  # each has its turn
+        return all(is_done) and not self.controller.fuse.is_dead
+
+    def _draw_faults(self):
+        draws = self.chance.random(2 * (len(self.parties) + 1))
+        if draws[0] < OUTAGE_RATIO:
+            self._there_at_s = self.now_s + self.chance.exponential(OUTAGE_S)
+        if draws[1] < KILL_RATIO:
+            self.controller.fuse.set(int(self.chance.integers(1, 40)))
+        for party, outage, kill in zip(
+            self.parties.values(), draws[2::2], draws[3::2], strict=True
+        ):
+            if outage < OUTAGE_RATIO:
+                party.up_at_s = self.now_s + self.chance.exponential(OUTAGE_S)
+            if kill < KILL_RATIO:
+                party.device.fuse.set(int(self.chance.integers(1, 60)))
 
     def _step_controller(self):
-        is_there = self.now_s >= self._there_at_s
         arrived = self.network.arrived("up")
-        self._inbox += arrived if is_there else []
+        self._inbox += arrived if self.now_s >= self._there_at_s else []
         if self.network.step % BATCH_STEPS:
             return
         deliveries, self._inbox = self._inbox, []
         if deliveries:
             now_unix_ms = START_UNIX_MS + int(self.now_s * 1000)
-            for _, message in self.controller.store_batch(deliveries, now_unix_ms):
-                self.network.to_device(*ack_payload(message))
+            for device, message in self.controller.store_batch(deliveries, now_unix_ms):
+                self.network.to_device(*ack_payload(device, message))
         if self.controller.fuse.is_dead:
             self.kill_counts["controller"] += 1
             self.controller, self._inbox = Controller(self.controller.bury()), []
-            if self.link.is_up and self.chance.random() >= LOSS_RATIO:
-                self.device.uplink.controller_seen()
+            for party in self.parties.values():
+                if party.link.is_up and self.chance.random() >= LOSS_RATIO:
+                    party.device.uplink.controller_seen()
 
     def close(self):
-        self.device.outbox.close()
+        for party in self.parties.values():
+            party.device.close()
         self.controller.store.close()
 
     def judge(self):
@@ -244,8 +278,10 @@ def live(seed, count):
     root = Path(tempfile.mkdtemp(dir=SHM if SHM.is_dir() else None, prefix="modelfleet-"))
     stretch = Stretch(root, seed, count)
     try:
-        stretch.run()
+        try:
+            stretch.run()
+        finally:
+            stretch.close()
         return {"seed": seed, **stretch.judge()}
     finally:
-        stretch.close()
         shutil.rmtree(root, ignore_errors=True)
