@@ -1,6 +1,6 @@
 """Part of `make soak`: a million records over a bad way between ends that are killed, and one table.
 
-A soak that was interrupted goes on where its journal ends: each line is a stretch of 20,000 records.
+A soak that was interrupted goes on where its journal ends: each line is a stretch of 10,000 records.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.outbox.stretch import live
 
-STRETCH = 20_000
+STRETCH = 10_000
 SUMS = (
     "written",
     "stored",

@@ -26,7 +26,7 @@ LOSS_RATIO = 0.3
 DOUBLE_RATIO = 0.05
 LATE_STEPS = 3
 """A message comes up to so many steps later than it was sent, so others overtake it."""
-CAP_BYTES = 256 * 1024
+CAP_BYTES = 128 * 1024
 BATCH_STEPS = 4
 """The controller takes up what has come every four seconds, as one with very many devices."""
 PER_STEP = 0.8
@@ -35,8 +35,8 @@ KINDS = ("update", "inference", "vitals")
 SHARES = (0.1, 0.45, 0.45)
 OUTAGE_RATIO = 1 / 1000
 OUTAGE_S = 240.0
-"""On average: of the network, and of the controller. Records of ten minutes fit the cap."""
-KILL_RATIO = 1 / 300
+"""On average: of the network, and of the controller. Records of four minutes fit the cap."""
+KILL_RATIO = 1 / 200
 """Of each end, a step."""
 MAX_STEPS_PER_RECORD = 10
 START_UNIX_MS = 1_767_225_600_000
@@ -197,7 +197,7 @@ class Stretch:
         draws = self.chance.random(2 * (len(self.parties) + 1))
         if draws[0] < OUTAGE_RATIO:
             self._there_at_s = self.now_s + self.chance.exponential(OUTAGE_S)
-        if draws[1] < KILL_RATIO:
+        if draws[1] < 4 * KILL_RATIO:  # there is one, and it has as much to lose as all the devices
             self.controller.fuse.set(int(self.chance.integers(1, 40)))
         for party, outage, kill in zip(
             self.parties.values(), draws[2::2], draws[3::2], strict=True
