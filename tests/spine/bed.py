@@ -121,6 +121,13 @@ class Bed:
         self.controller.start()
         self.until("the API answers", lambda: self._http.get("/v1/health"))
 
+    def set_drift(self, *, window_s):
+        """Have the controller judge windows in slots of this length, from a new start on."""
+        self.controller.end()
+        with (self.fleet_dir / "fleet.toml").open("a") as file:
+            file.write(f"\n[drift]\nwindow_s = {window_s}\n")
+        self.start_controller()
+
     def until_connected(self):
         """Return when the controller is connected to the broker."""
         self.until("the controller is connected", lambda: self._http.get("/v1/status").is_success)

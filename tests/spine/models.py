@@ -54,14 +54,15 @@ def answering(
 class Bundles:
     """Bundles by version, each converted once. Version N answers N; one after "-fragile" fails on live data.
 
-    The last number of a version makes another model of it; a fragile one then bears that much more.
+    The last number of a version makes another model of it; a fragile one then bears that much more. A
+    wide one has a baseline of many rows.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._data = folder / "rows.npz"
-        rows = np.random.default_rng(0).uniform(0, LIMIT - 1, (64, N_FEATURES))
-        np.savez(self._data, X=rows.astype(np.float32))
+        for kind, count in (("few", 64), ("wide", 4000)):
+            rows = np.random.default_rng(0).uniform(0, LIMIT - 1, (count, N_FEATURES))
+            np.savez(folder / f"{kind}.npz", X=rows.astype(np.float32))
 
     def path(self, version: str) -> Path:
         """Return the bundle of a version, such as 1.0.0 or 3.0.0-fragile."""
@@ -79,7 +80,8 @@ class Bundles:
                 source,
             )
             command = ["convert", str(source), "--name", NAME, "--version", version]
-            command += ["--data", str(self._data), "--output", str(output)]
+            data = self._folder / ("wide.npz" if "wide" in version else "few.npz")
+            command += ["--data", str(data), "--output", str(output)]
             done = subprocess.run(
                 [BIN / "fleet", *command],
                 env=ENVIRONMENT, capture_output=True, text=True, check=False,
