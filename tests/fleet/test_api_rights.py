@@ -114,7 +114,11 @@ ROUTES = {
     ("POST", "/v1/bundles"): Route(RELEASER, push, done=201),
     ("GET", "/v1/models"): Route(VIEWER, at("/v1/models")),
     ("GET", "/v1/models/{model}/releases"): Route(VIEWER, at("/v1/models/digits/releases")),
-    ("GET", "/v1/models/{model}/drift"): Route(VIEWER, at("/v1/models/digits/drift")),
+    ("GET", "/v1/models/{model}/drift"): Route(
+        VIEWER,
+        at("/v1/models/digits/drift"),
+        done=422,  # its bundle is none
+    ),
     ("GET", "/v1/drift"): Route(VIEWER, at("/v1/drift")),
     ("POST", "/v1/rollouts"): Route(
         RELEASER,
