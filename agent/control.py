@@ -18,15 +18,12 @@ import msgspec
 
 from wire.errors import PeerError
 from wire.latency import LATENCY_BINS
-from wire.messages import (
-    CODE_PATTERN,
+from wire.messages import CODE_PATTERN, MAX_DETAIL_BYTES, MAX_INTEGER, MAX_PROTECTIONS
+from wire.windows import (
     MAX_BETWEEN,
     MAX_COLUMN_COUNTS,
     MAX_COLUMNS,
-    MAX_DETAIL_BYTES,
-    MAX_INTEGER,
     MAX_POSITION,
-    MAX_PROTECTIONS,
     SCORE_BINS,
     column_bytes,
 )
@@ -190,7 +187,7 @@ class Windows(msgspec.Struct, frozen=True, tag="windows"):
 
 
 class Checks(msgspec.Struct, frozen=True):
-    """Counts by reason; see `wire.messages.CheckCounts`."""
+    """Counts by reason; see `wire.windows.CheckCounts`."""
 
     range: _Tally = 0
     category: _Tally = 0
@@ -199,7 +196,7 @@ class Checks(msgspec.Struct, frozen=True):
 
 
 class Columns(msgspec.Struct, frozen=True, tag="columns"):
-    """Counts of some columns of one model in one window; see `wire.messages.WindowTelemetry`."""
+    """Counts of some columns of one model in one window; see `wire.windows.WindowTelemetry`."""
 
     model: _Name
     start_unix_ms: _Count

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Protocol
 
 from wire.errors import StorageError
-from wire.messages import CheckCounts, Inventory
+from wire.messages import Inventory
+from wire.windows import CheckCounts
 
 from .core.states import DeviceState, OutputShift
 
@@ -69,7 +70,7 @@ class WindowStats:
 
 @dataclass(frozen=True, slots=True)
 class ColumnStats:
-    """Counts of some of one model's columns in one window; see `wire.messages.WindowTelemetry`."""
+    """Counts of some of one model's columns in one window; see `wire.windows.WindowTelemetry`."""
 
     model: str
     version: str

@@ -7,15 +7,8 @@ import time
 from functools import partial
 
 from wire import topics
-from wire.messages import (
-    MAX_PART_BYTES,
-    MAX_PART_COLUMNS,
-    ErrorCount,
-    InferenceTelemetry,
-    LatencyMs,
-    VitalsTelemetry,
-    WindowTelemetry,
-)
+from wire.messages import ErrorCount, InferenceTelemetry, LatencyMs, VitalsTelemetry
+from wire.windows import MAX_PART_BYTES, MAX_PART_COLUMNS, WindowTelemetry
 
 from . import control
 from .adapters.host import Host

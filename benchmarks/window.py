@@ -23,7 +23,7 @@ from fleet.bundle import read_bundle
 from wire import codec
 from wire.histogram import Baseline
 from wire.manifest import BASELINE, MANIFEST, MODEL, TensorSpec, parse_manifest
-from wire.messages import MAX_PART_BYTES, MAX_PART_COLUMNS
+from wire.windows import MAX_PART_BYTES, MAX_PART_COLUMNS
 
 FEATURES = 20
 WINDOW_ROWS = (500, 9000)

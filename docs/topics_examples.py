@@ -22,6 +22,7 @@ from wire.manifest import (
     TensorSpec,
     digest_of,
 )
+from wire.windows import WindowTelemetry
 
 BOOT: Final = "5f0c2b9d41e7a836"
 NOW_UNIX_MS: Final = 1_767_225_600_000
@@ -134,7 +135,7 @@ PAYLOADS: Final[dict[str, m.Message]] = {
         error_count=m.ErrorCount(deadline=1, client=2),
         latency_ms=m.LatencyMs(p50=0.5623, p99=2.2387),
     ),
-    "telemetry/window": m.WindowTelemetry(
+    "telemetry/window": WindowTelemetry(
         boot=BOOT,
         seq=46,
         start_unix_ms=NOW_UNIX_MS,

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from . import messages as m
 from . import topics
 from .errors import PeerError
+from .windows import WindowTelemetry
 
 MAX_CONTROL_BYTES: Final = 8 * 1024
 """Desired, reported, presence, acks and events; AWS IoT's shadow document has the same cap."""
@@ -33,7 +34,7 @@ PAYLOADS: Final[dict[str, type[m.Message]]] = {
     "event/alarm": m.AlarmEvent,
     "event/chunks_missing": m.ChunksMissing,
     "telemetry/inference": m.InferenceTelemetry,
-    "telemetry/window": m.WindowTelemetry,
+    "telemetry/window": WindowTelemetry,
     "telemetry/vitals": m.VitalsTelemetry,
     "controller/presence": m.ControllerPresence,
 }

@@ -14,7 +14,8 @@ from pydantic import Field
 
 from .ids import Digest
 from .manifest import TensorSpec
-from .messages import SCORE_BINS, Count, Message, Part
+from .messages import Count, Message, Part
+from .windows import SCORE_BINS
 
 REFERENCE_BINS: Final = 10
 """Deciles: PSI over 10 bins is the field's convention, and 500 rows a window suffice for them."""

@@ -17,7 +17,7 @@ from agent.ports import ColumnStats, Counters, Heartbeat, ServedModel, WindowSta
 from wire.errors import PeerError
 from wire.latency import LATENCY_BINS
 from wire.lifecycle import Code
-from wire.messages import CheckCounts
+from wire.windows import CheckCounts
 
 from .conduct import Conduct
 

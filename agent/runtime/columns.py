@@ -23,8 +23,8 @@ from wire.histogram import (
     score_counts,
 )
 from wire.manifest import TensorSpec
-from wire.messages import MAX_COLUMNS, SCORE_BINS
 from wire.schema import Reason
+from wire.windows import MAX_COLUMNS, SCORE_BINS
 
 from .blocks import Blocks
 from .checks import InputChecks
@@ -36,7 +36,7 @@ Side = Literal["input", "output"]
 MAX_BASELINE_BYTES: Final = 4 * 1024 * 1024
 """Of thousands of columns; a larger one is not read, and nothing is counted of its model."""
 MAX_BINS: Final = 257
-"""Of a column that is counted: what `wire.messages.MAX_COLUMN_COUNTS` leaves beside three others."""
+"""Of a column that is counted: what `wire.windows.MAX_COLUMN_COUNTS` leaves beside three others."""
 MAX_WAITING_BYTES: Final = 512 * 1024
 """Of rows that are kept until they are counted: 2,000 rows of 64 features. The request that goes
 beyond may be as large as its body's cap allows."""

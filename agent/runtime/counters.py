@@ -13,7 +13,7 @@ import msgspec
 from agent.control import Checks, Columns, Model, Tally, Window, in_parts
 from wire.latency import LATENCY_BINS, LATENCY_EDGES_MS, latency_quantile, merged
 from wire.manifest import BASELINE, Manifest
-from wire.messages import MAX_COLUMNS
+from wire.windows import MAX_COLUMNS
 
 from .checks import InputChecks
 from .columns import ColumnCounts, Run, read_baseline

@@ -10,8 +10,8 @@ from agent.ports import CandidateFailed, ColumnsClosed, Heartbeat
 from agent.runtime.checks import InputChecks
 from wire.lifecycle import Code
 from wire.manifest import BASELINE, SCHEMA, TensorSpec
-from wire.messages import CheckCounts
 from wire.schema import FeatureCheck, Schema
+from wire.windows import CheckCounts
 
 BAD = {"missing": math.nan, "infinite": -math.inf, "range": 200.0}
 

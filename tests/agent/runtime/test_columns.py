@@ -15,7 +15,7 @@ from agent.runtime.outputs import OutputShift
 from converter.baseline import make_baseline
 from wire.histogram import Baseline, CategoryColumn, Column, count
 from wire.manifest import TensorSpec
-from wire.messages import MAX_COLUMN_COUNTS, MAX_COLUMNS
+from wire.windows import MAX_COLUMN_COUNTS, MAX_COLUMNS
 
 DTYPES = {"FP16": np.float16, "FP32": np.float32, "FP64": np.float64, "INT64": np.int64}
 LABEL = TensorSpec(name="label", datatype="INT64", shape=(-1,))

@@ -18,7 +18,7 @@ from agent.telemetry import _window_record
 from wire import codec
 from wire.histogram import Baseline, Column
 from wire.manifest import BASELINE
-from wire.messages import MAX_COLUMN_COUNTS, MAX_PART_BYTES, MAX_PART_COLUMNS, column_bytes
+from wire.windows import MAX_COLUMN_COUNTS, MAX_PART_BYTES, MAX_PART_COLUMNS, column_bytes
 
 columns_of = st.lists(
     st.lists(st.integers(0, control.MAX_TALLY), max_size=MAX_COLUMN_COUNTS), max_size=200
