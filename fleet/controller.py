@@ -36,6 +36,7 @@ from wire import codec, topics
 from wire import messages as m
 from wire.errors import StorageError
 from wire.link import Connected, Delivered, Disconnected, Link, LinkEvent, Published, Will
+from wire.windows import WindowTelemetry
 
 from . import quarantine, registry, rollouts
 from .audit import Witness
@@ -327,7 +328,7 @@ class Controller:
         with self.store.write() as tx:
             outcome: Outcome = self.ingest.apply(tx, deliveries, now)
             for device, record in outcome.fresh:
-                if isinstance(record, m.WindowTelemetry):
+                if isinstance(record, WindowTelemetry):
                     self.windows.add(tx, device, record, now)
             news = frozenset(outcome.changed)
             for rollout in tx.rollouts.concerned_ids(news):

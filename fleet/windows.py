@@ -11,7 +11,7 @@ from fleet.store.releases import ReleaseRow
 from fleet.store.store import Tx
 from fleet.store.windows import WindowRow
 from wire.errors import ModelfleetError
-from wire.messages import WindowTelemetry
+from wire.windows import WindowTelemetry
 
 if TYPE_CHECKING:
     from fleet.baselines import Baselines

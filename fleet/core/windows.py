@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from wire.messages import WindowTelemetry
+from wire.windows import WindowTelemetry
 
 MAX_BLOCKS: Final = 16
 """Blocks that a device cuts the rows of a window into; see `WindowTelemetry.between`."""

@@ -15,9 +15,9 @@ from fleet.store.devices import Selection
 from tests.fleet.bundles import bundle
 from tests.fleet.peers import Fleet
 from wire import codec, topics
-from wire import messages as m
 from wire.histogram import Baseline, CategoryColumn, Column
 from wire.manifest import digest_of
+from wire.windows import WindowTelemetry
 
 SLOT_MS = 900_000
 ROWS = 500
@@ -76,7 +76,7 @@ class Plant:
     def send(self, name: str, counts: list[list[int]], between: tuple[float, ...] = ()) -> None:
         device = self.fleet.devices[name]
         self.seq += 1
-        record = m.WindowTelemetry(
+        record = WindowTelemetry(
             boot=device.boot,
             seq=self.seq,
             start_unix_ms=self.fleet.now_unix_ms - SLOT_MS,
