@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
 import socket
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from wire.lifecycle import Code
 
 from .confine import limit_memory
 from .drain import DrainableServer
+from .memory import machine_bytes, rss_bytes
 from .selftest import run_golden
 from .server import InferenceServer
 from .session import MAX_OPSET, LoadedModel, runtime_name
@@ -32,7 +32,6 @@ LOAD_FACTOR: Final = 6
 and golden rows."""
 READ_AGAIN_S: Final = 5.0
 """Golden rows that cannot be read are left alone this long: that is no evidence against the model."""
-_PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 
 
 def run(
@@ -65,9 +64,8 @@ def run(
 
 def _budget_bytes(models: Sequence[control.Model]) -> int:
     """Return what serving these models may take; no budget is larger than the machine."""
-    machine_bytes = os.sysconf("SC_PHYS_PAGES") * _PAGE_BYTES
     budget_mb = sum(model.memory_mb or DEFAULT_BUDGET_MB for model in models)
-    return min(budget_mb * 1024 * 1024, machine_bytes) + HEADROOM_BYTES
+    return min(budget_mb * 1024 * 1024, machine_bytes()) + HEADROOM_BYTES
 
 
 def _size_bytes(models: Sequence[control.Model]) -> int:
@@ -234,7 +232,7 @@ class Incarnation:
                 control.Beat(
                     {name: counters.total() for name, counters in self._app.counters.items()},
                     round(self._app.oldest_request_s(), 3),
-                    _rss_bytes(),
+                    rss_bytes(),
                 )
             )
             await asyncio.sleep(BEAT_S)
@@ -253,7 +251,3 @@ class Incarnation:
         self._tasks.discard(task)
         if not task.cancelled() and (fault := task.exception()) is not None:
             raise fault
-
-
-def _rss_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE_BYTES

@@ -18,6 +18,8 @@ from wire.manifest import Manifest
 from . import oip
 from .checks import Refusal
 from .counters import ModelCounters
+from .exposition import CONTENT_TYPE, Served, render
+from .memory import rss_bytes
 from .session import Array, InferenceError, LoadedModel, runtime_name
 
 Scope = MutableMapping[str, Any]
@@ -28,7 +30,7 @@ SLOW_THREADS: Final = 2
 MAX_WAITING: Final = 32
 """Requests for slow models under way or waiting; beyond, 503 tells the client to come back."""
 
-_JSON: Final = (b"content-type", b"application/json")
+JSON: Final = b"application/json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,7 @@ class Reply:
     request: oip.Request | None = None
     answers: Sequence[Array] = ()
     refusal: Refusal | None = None
+    content_type: bytes = JSON
 
 
 class InferenceServer:
@@ -107,6 +110,8 @@ class InferenceServer:
                 return await self._infer(model, scope, body) if model else _no_model(name)
             case ["v2", *_] if method not in ("GET", "HEAD"):
                 return _wrong_method(method)
+            case ["metrics"]:
+                return self._metrics() if method in ("GET", "HEAD") else _wrong_method(method)
             case ["v2"]:
                 return _ok({"name": "modelfleet", "version": runtime_name(), "extensions": []})
             case ["v2", "health", "live"]:
@@ -124,6 +129,14 @@ class InferenceServer:
                 return _ok({"name": name, "ready": True}) if is_known else _no_model(name)
             case _:
                 return Reply(404, oip.encode_error(f"there is no {scope['path'][:200]}"))
+
+    def _metrics(self) -> Reply:
+        served = {
+            name: Served(self._models[name].manifest.version, counters.so_far())
+            for name, counters in self._counters.items()
+        }
+        text = render(served, runtime=runtime_name(), rss_bytes=rss_bytes())
+        return Reply(200, text, content_type=CONTENT_TYPE)
 
     async def _infer(self, model: LoadedModel, scope: Scope, body: bytes) -> Reply:
         name = model.manifest.name
@@ -221,7 +234,10 @@ async def _read_body(receive: Receive) -> bytes | None:
 
 
 async def _send_reply(send: Send, reply: Reply) -> None:
-    headers = [_JSON, (b"content-length", str(len(reply.body)).encode())]
+    headers = [
+        (b"content-type", reply.content_type),
+        (b"content-length", str(len(reply.body)).encode()),
+    ]
     if reply.status == 503:
         headers.append((b"retry-after", b"1"))
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
