@@ -36,6 +36,7 @@ _TYPES: Final = {
     ids.NAME_PATTERN: ("name", "a device, a model or a rollout"),
     ids.VERSION_PATTERN: ("version", "a release's name for people; it identifies nothing"),
     ids.DIGEST_PATTERN: ("digest", "sha-256 of bytes: the identity of content"),
+    ids.FINGERPRINT_PATTERN: ("fingerprint", "a hash of an alert's labels; no order"),
     ids.BOOT_PATTERN: ("boot id", "random 64 bits, new at each start of a program; no order"),
     messages.CODE_PATTERN: ("code", "a cause, for programs"),
 }

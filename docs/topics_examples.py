@@ -167,6 +167,22 @@ PAYLOADS: Final[dict[str, m.Message]] = {
     "controller/presence": m.ControllerPresence(
         state="online", boot="c41d08e2f7b6935a", birth=1, version="0.1.0"
     ),
+    "controller/alert": m.ControllerAlert(
+        status="firing",
+        rule="device_offline",
+        severity="warning",
+        summary="cam-01 is offline, since 2026-01-01 00:00 UTC",
+        count=1,
+        since_unix_ms=NOW_UNIX_MS,
+        alerts=(
+            m.ToldAlert(
+                subject="cam-01",
+                device="cam-01",
+                fingerprint="dab9ceb70c4201f3",
+                text="cam-01 is offline",
+            ),
+        ),
+    ),
 }
 """Channel name, as in `wire.codec.PAYLOADS`, to a message."""
 

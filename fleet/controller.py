@@ -36,9 +36,9 @@ from wire import codec, topics
 from wire import messages as m
 from wire.errors import StorageError
 from wire.link import Connected, Delivered, Disconnected, Link, LinkEvent, Published, Will
-from wire.windows import WindowTelemetry
 
-from . import quarantine, registry, rollouts
+from . import alert_evidence, quarantine, registry, rollouts
+from .alerts import Watch
 from .audit import Witness
 from .drift import DriftSettings
 from .evidence import Sight
@@ -82,6 +82,7 @@ class Controller:
         witness: Witness | None = None,
         approval_limit: float | None = None,
         drift: DriftSettings | None = None,
+        alerts: Watch | None = None,
     ) -> None:
         self.store = store
         self.broker_url = broker_url
@@ -91,6 +92,7 @@ class Controller:
         self.drift = drift or DriftSettings()
         self.windows = WindowKeeper(store.chunks, self.drift.slot_ms)
         self.inbox = Inbox()
+        self.alerts = alerts or Watch()
         self._link = link
         self._clock = clock
         self._authority = authority
@@ -109,7 +111,6 @@ class Controller:
         self._must_listen = False
         self._has_new_chunks = True
         self._has_failed = False
-        self._has_old_windows = False
         self._is_asked_to_stop = False
         self._stopping = threading.Event()
 
@@ -327,9 +328,8 @@ class Controller:
         sight = self._sight()
         with self.store.write() as tx:
             outcome: Outcome = self.ingest.apply(tx, deliveries, now)
-            for device, record in outcome.fresh:
-                if isinstance(record, WindowTelemetry):
-                    self.windows.add(tx, device, record, now)
+            self.windows.take_in(tx, outcome.fresh, now)
+            alert_evidence.take_in(self.alerts, tx, outcome, now)
             news = frozenset(outcome.changed)
             for rollout in tx.rollouts.concerned_ids(news):
                 rollouts.advance(tx, rollouts.get(tx, rollout), sight, news=news)
@@ -350,6 +350,7 @@ class Controller:
         """Say what a broker must know that may have forgotten everything."""
         with self.store.write() as tx:
             publish_all(tx)
+            self.alerts.on_connected(tx, self._clock())
         self._publisher.on_connected(())
         self._next_renewal_unix_ms = 0
         self._must_greet = False
@@ -378,10 +379,9 @@ class Controller:
                 lagging = tx.states.lagging()
             self._publisher.repeat(lagging, now)
         self._keep_fresh(now)
+        alert_evidence.look(self.alerts, self.store, self._sight())
         self._prune(now)
-        if self._has_old_windows:
-            with self.store.write() as tx:
-                self._has_old_windows = self.windows.tidy(tx, now)
+        self.windows.look(self.store, now)
         if self._witness is not None:
             self._witness.look(now)
 
@@ -391,6 +391,7 @@ class Controller:
             self._next_trust_unix_ms = now + TRUST_EVERY_MS
             with self.store.write() as tx:
                 self._authority.refresh(tx, now)
+                alert_evidence.look_at_expiries(self.alerts, tx, now)
         if self.is_connected and not 0 < self._next_renewal_unix_ms - now <= DESIRED_AGAIN_MS:
             self._next_renewal_unix_ms = now + DESIRED_AGAIN_MS
             with self.store.read() as tx:
@@ -411,7 +412,7 @@ class Controller:
             with self.store.write() as tx:
                 tx.journal.prune_records(now - RECORD_DAYS * DAY_MS)
                 tx.drift.prune(now - KEEP_DAYS_MS)
-            self._has_old_windows = True
+                self.alerts.prune(tx, now)
 
     def _step_all(self) -> None:
         with self.store.read() as tx:

@@ -20,11 +20,12 @@ from fleet.store.releases import ReleaseRow
 from fleet.store.store import Store, Tx
 from wire.errors import ModelfleetError, StorageError
 
+from .alerts import Finding, Watch
 from .windows import WindowKeeper
 
 if TYPE_CHECKING:
+    from fleet.core import localise
     from fleet.core.drift import Alarm
-    from fleet.core.localise import Finding
     from fleet.core.streams import Evidence, Stream
     from wire.histogram import Baseline
 
@@ -66,11 +67,13 @@ class DriftWatch:
         keeper: WindowKeeper,
         clock: Callable[[], int],
         settings: DriftSettings,
+        alerts: Watch | None = None,
     ) -> None:
         self._store = store
         self._keeper = keeper
         self._clock = clock
         self._settings = settings
+        self._alerts = alerts or Watch()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="drift", daemon=True)
         self._judged_unix_ms: int | None = None
@@ -147,6 +150,7 @@ class DriftWatch:
                 tx.drift.set_alarms(release.manifest, _as_rows(result.alarms), end_unix_ms)
                 _keep(tx, release, result.findings, now)
             _close_the_unused(tx, now)
+            self._alerts.report(tx, "drift", _as_alerts(tx), now)
 
     def _gather(self, tx: Tx, release: ReleaseRow, end_unix_ms: int) -> Evidence | None:
         from fleet.core.drift import HISTORY
@@ -214,7 +218,7 @@ def _as_rows(alarms: Mapping[Stream, Alarm]) -> list[list[object]]:
     ]
 
 
-def _keep(tx: Tx, release: ReleaseRow, found: Sequence[Finding], now: int) -> None:
+def _keep(tx: Tx, release: ReleaseRow, found: Sequence[localise.Finding], now: int) -> None:
     """Open, change and close the findings of a release, as they are now."""
     lasting = {
         (row.level, row.who): row
@@ -255,6 +259,18 @@ def _keep(tx: Tx, release: ReleaseRow, found: Sequence[Finding], now: int) -> No
         _tell(tx, row, f"over: {words_of(row)}", now)
 
 
+def _as_alerts(tx: Tx) -> list[Finding]:
+    """Return the findings that last as what is told of them; a subject is told once."""
+    found: dict[str, Finding] = {}
+    for row in tx.drift.findings():
+        subject = f"{row.model} {row.who or 'fleet'}"
+        device = row.who if row.level == "device" else None
+        found.setdefault(
+            subject, Finding(subject, is_breached=True, text=words_of(row), device=device)
+        )
+    return list(found.values())
+
+
 def _close_the_unused(tx: Tx, now: int) -> None:
     """Close what was found of releases that no device serves any more."""
     served = tx.releases.device_counts(Selection())
@@ -269,9 +285,10 @@ def _close_the_unused(tx: Tx, now: int) -> None:
 def words_of(row: FindingRow) -> str:
     """Return a finding in words, its instant in UTC."""
     from fleet.core.drift import Level
-    from fleet.core.localise import Finding, worded
+    from fleet.core.localise import Finding as Cause
+    from fleet.core.localise import worded
 
-    finding = Finding(
+    finding = Cause(
         Level(row.level),
         row.who,
         row.features,

@@ -139,6 +139,14 @@ class _Now(Collector):
             [((state,), count) for state, count in sorted(rollouts.items())],
             "state",
         )
+        alerts = self._tx.alerts.state_counts()
+        yield _gauge(
+            "alerts",
+            "Alerts that are not over, by rule and state.",
+            [(key, count) for key, count in sorted(alerts.items())],
+            "rule",
+            "state",
+        )
         yield _gauge(
             "publications_waiting",
             "Retained messages that the broker does not have yet.",

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from fleet.core.reconcile import REPUBLISH_EVERY_MS
+from fleet.store.deliveries import MQTT, Delivery
 from fleet.store.journal import Publication
 from fleet.store.store import Store
 from fleet.trust.authority import Authority
@@ -53,11 +54,11 @@ class _Chunk:
     digest: str
 
 
-_Item = _Ack | Publication | _Again | _Chunk
+_Item = _Ack | Publication | _Again | _Chunk | Delivery
 
 
 class Publisher:
-    """Sends in this order: acknowledgements, stored publications, repetitions, chunks.
+    """Sends in this order: acknowledgements, stored publications, alerts, repetitions, chunks.
 
     Used by the controller's loop only.
     """
@@ -70,10 +71,13 @@ class Publisher:
         self._acks: deque[_Ack] = deque(maxlen=MAX_ACKS)
         self._publications: deque[Publication] = deque()
         self._newest_publication = 0
+        self._alerts: deque[Delivery] = deque()
+        self._newest_alert = 0
         self._again: dict[str, None] = {}
         self._chunks: dict[str, None] = {}
         self._in_flight: dict[int, _Item] = {}
         self._sent_publications: list[int] = []
+        self._sent_alerts: list[int] = []
         self._sent_chunks: list[str] = []
         self._again_limit = RateLimit(REPUBLISH_EVERY_MS)
         self._chunk_limit = RateLimit(CHUNK_AGAIN_MS)
@@ -81,8 +85,8 @@ class Publisher:
     @property
     def is_idle(self) -> bool:
         """Whether nothing waits and nothing is under way."""
-        waiting = (self._acks, self._publications, self._again, self._chunks, self._in_flight)
-        return not any(waiting)
+        waiting = (self._acks, self._publications, self._alerts, self._again, self._chunks)
+        return not any(waiting) and not self._in_flight
 
     def on_connected(self, devices: Iterable[str]) -> None:
         """Begin to send; the desired states of `devices` go out again, whatever the broker kept."""
@@ -108,6 +112,8 @@ class Publisher:
         match self._in_flight.pop(token, None):
             case Publication(id=number):
                 self._sent_publications.append(number)
+            case Delivery(id=number):
+                self._sent_alerts.append(number)
             case _Chunk(digest=digest):
                 self._sent_chunks.append(digest)
             case _:
@@ -152,6 +158,10 @@ class Publisher:
         """
         with self._store.read() as tx:
             fresh = tx.journal.unsent(self._newest_publication)
+            alerts = tx.deliveries.waiting(MQTT, after=self._newest_alert)
+        self._alerts.extend(alerts)
+        if alerts:
+            self._newest_alert = alerts[-1].id
         self._publications.extend(fresh)
         if fresh:
             self._newest_publication = fresh[-1].id
@@ -191,7 +201,7 @@ class Publisher:
                 self._put_back(item)
                 return
             self._in_flight[token] = item
-            if not isinstance(item, _Chunk | _Ack):
+            if not isinstance(item, _Chunk | _Ack | Delivery):
                 self._again_limit.allows(topic.text, now_unix_ms)
 
     def settle(self) -> None:
@@ -200,19 +210,23 @@ class Publisher:
         Raises:
             StorageError: The store failed; they are kept for the next call.
         """
-        if not self._sent_publications and not self._sent_chunks:
+        if not self._sent_publications and not self._sent_chunks and not self._sent_alerts:
             return
         with self._store.write() as tx:
             tx.journal.set_sent(self._sent_publications)
             tx.releases.set_published(self._sent_chunks)
+            tx.deliveries.done(self._sent_alerts)
         self._sent_publications = []
         self._sent_chunks = []
+        self._sent_alerts = []
 
     def _next(self) -> _Item | None:
         if self._acks:
             return self._acks.popleft()
         if self._publications:
             return self._publications.popleft()
+        if self._alerts:
+            return self._alerts.popleft()
         if self._again:
             device = next(iter(self._again))
             del self._again[device]
@@ -229,6 +243,8 @@ class Publisher:
                 self._acks.appendleft(item)
             case Publication():
                 self._publications.appendleft(item)
+            case Delivery():
+                self._alerts.appendleft(item)
             case _Again(device=device):
                 self._again[device] = None
             case _Chunk(digest=digest):
@@ -243,6 +259,8 @@ class Publisher:
                     state = codec.decode(m.Desired, payload.encode())
                     return _Out(topic, 1, retain=True), self._sealed(state, now_unix_ms)
                 return _Out(topic, 1, retain=True), payload.encode()
+            case Delivery(body=body):
+                return _out(topics.ControllerAlert()), body.encode()
             case _Again(device=device):
                 with self._store.read() as tx:
                     present = desired.current(tx, device)
@@ -270,5 +288,5 @@ class _Out:
     retain: bool
 
 
-def _out(topic: topics.Ack | topics.Desired | topics.Chunk) -> _Out:
+def _out(topic: topics.Ack | topics.Desired | topics.Chunk | topics.ControllerAlert) -> _Out:
     return _Out(topic.text, topic.qos, topic.retain)

@@ -134,6 +134,7 @@ def remove_device(tx: Tx, device: str, now_unix_ms: int, *, scope: Scope = WHOLE
     """
     require_device(tx, device, scope)
     tx.devices.remove(device)
+    tx.alerts.forget(device, now_unix_ms)
     for topic in (topics.Desired(device), topics.Reported(device), topics.Presence(device)):
         tx.journal.publish(topic.text, "")
     tx.journal.note([EventRow("device", device, "removed")], now_unix_ms)

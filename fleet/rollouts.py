@@ -7,6 +7,7 @@ their publications are stored together or not at all.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Final
 
 from fleet import acts
 from fleet.api.schemas import RollbackDevice, RollbackIn, RollbackResult, RolloutIn
@@ -27,6 +28,9 @@ from . import desired, registry, tokens
 from .evidence import Sight, StoredEvidence, evidence_of
 from .narrate import narrate
 from .tokens import out_of_scope
+
+STOPPED: Final = "rollout_stopped"
+"""The rule of the alerts about rollouts."""
 
 
 def start(
@@ -274,7 +278,21 @@ def _carry_out(
     if new != old:
         tx.rollouts.save(old, new)
         tx.journal.note(narrate(old, new), sight.now_unix_ms)
+    if new.state != old.state:
+        _note_stop(tx, new, sight.now_unix_ms)
     return new
+
+
+def _note_stop(tx: Tx, rollout: Rollout, now_unix_ms: int) -> None:
+    """Note for the alerts that a rollout stopped by itself, or that one is over."""
+    is_stopped = rollout.state in ("halted", "inconclusive")
+    release = f"{rollout.model}:{rollout.release.version}"
+    text = f"{rollout.id} of {release} is {rollout.state}: {rollout.reason}"
+    tx.alerts.note(STOPPED, rollout.id, text, now_unix_ms, is_breached=is_stopped)
+    if rollout.state == "finished":
+        for earlier in tx.alerts.open_of(STOPPED):
+            if tx.rollouts.order(earlier).body.name == rollout.model:
+                tx.alerts.note(STOPPED, earlier, "", now_unix_ms, is_breached=False)
 
 
 def _previous_body(

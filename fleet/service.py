@@ -16,16 +16,19 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
+from fleet.alert_settings import AlertsSection, Receiver
+from fleet.alerts import Watch
 from fleet.api.app import build_app
 from fleet.api.device_app import build_device_app
 from fleet.api.patience import MAX_CONNECTIONS
+from fleet.courier import Courier
 from fleet.pki.access import Access, found_pki
 from fleet.pki.authority import DEVICE_DAYS, CertificateAuthority
 from fleet.pki.door import Door
 from fleet.pki.enrolment import Enrolment
 from fleet.pki.folder import PkiFolder
+from fleet.sections import DEFAULT_REQUESTS_PER_S
 from fleet.server import Server, make_server
-from fleet.settings import DEFAULT_REQUESTS_PER_S
 from fleet.store.store import Store
 from fleet.trust.authority import Authority
 from fleet.trust.ceremony import online_dir
@@ -71,6 +74,21 @@ class Admission:
 
 
 @dataclass(frozen=True, slots=True)
+class Alerting:
+    """What is watched, and who is told.
+
+    Attributes:
+        settings: `[alerts]`.
+        receivers: Its webhooks.
+        url: The API's, for people who follow an alert.
+    """
+
+    settings: AlertsSection = field(default_factory=AlertsSection)
+    receivers: tuple[Receiver, ...] = ()
+    url: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ControllerSettings:
     """What `run_controller` needs to know.
 
@@ -87,6 +105,7 @@ class ControllerSettings:
         on_ready: Called once, when the API accepts connections; from the API's thread.
         admission: How devices get in.
         drift: How drift is watched for.
+        alerts: What is watched, and who is told.
     """
 
     broker_url: str
@@ -101,6 +120,7 @@ class ControllerSettings:
     on_ready: Callable[[], None] | None = None
     admission: Admission = Admission()
     drift: DriftSettings = field(default_factory=DriftSettings)
+    alerts: Alerting = Alerting()
 
 
 def run_controller(settings: ControllerSettings) -> None:
@@ -125,6 +145,7 @@ def run_controller(settings: ControllerSettings) -> None:
     store = Store(settings.database, settings.data_dir, is_sole=True)
     authority = Authority(online_dir(settings.data_dir))
     witness = Witness(store, settings.data_dir / "trust" / KEY_FILE, settings.checkpoints_path)
+    courier = Courier(store, settings.alerts.receivers, unix_ms)
     controller = Controller(
         store,
         link,
@@ -134,6 +155,7 @@ def run_controller(settings: ControllerSettings) -> None:
         witness=witness,
         approval_limit=settings.approval_limit,
         drift=settings.drift,
+        alerts=_watch(settings, certificates.folder, courier),
     )
     door = _make_door(settings, certificates, store, controller)
     uploads = settings.data_dir / "uploads"
@@ -149,28 +171,24 @@ def run_controller(settings: ControllerSettings) -> None:
     failure: list[ModelfleetError] = []
 
     def work() -> None:
-        try:
-            controller.run()
-        except ModelfleetError as exc:
-            failure.append(exc)
-        except Exception:
-            log.exception("the controller's loop failed")
-        finally:
-            server.should_exit = True
+        _work(controller, failure)
+        server.should_exit = True
 
     loop = threading.Thread(target=work, name="controller-loop")
     with _signals(controller, server):
         controller.start()
         door.start()
+        courier.start()
         loop.start()
         try:
-            with DriftWatch(store, controller.windows, unix_ms, settings.drift):
+            with DriftWatch(store, controller.windows, unix_ms, settings.drift, controller.alerts):
                 server.run(sockets=[listener])
         finally:
             was_asked = controller.is_stopping
             controller.stop()
             door.stop()
             loop.join(timeout=JOIN_S)
+            courier.stop()
             _witness_last(witness)
             store.close()
             listener.close()
@@ -180,11 +198,33 @@ def run_controller(settings: ControllerSettings) -> None:
         raise RuntimeError("the controller's loop ended by itself; see the log above")
 
 
+def _work(controller: Controller, failure: list[ModelfleetError]) -> None:
+    try:
+        controller.run()
+    except ModelfleetError as exc:
+        failure.append(exc)
+    except Exception:
+        log.exception("the controller's loop failed")
+
+
 def _witness_last(witness: Witness) -> None:
     try:
         witness.look(unix_ms(), is_last=True)
     except StorageError as exc:
         log.error("the newest audit rows are not witnessed: %s", exc)  # noqa: TRY400 - no bug
+
+
+def _watch(settings: ControllerSettings, pki: PkiFolder, courier: Courier) -> Watch:
+    certificates = {"authority of the fleet": pki.ca.certificate}
+    if settings.tls is not None:
+        certificates["API certificate"] = settings.tls[0]
+    return Watch(
+        settings.alerts.settings,
+        receivers=settings.alerts.receivers,
+        certificates=certificates,
+        url=settings.alerts.url,
+        wake=courier.wake,
+    )
 
 
 def _make_door(

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from fleet.core.windows import of_record, slot_start
 from fleet.store.content import ChunkFolder
 from fleet.store.releases import ReleaseRow
-from fleet.store.store import Tx
+from fleet.store.store import Store, Tx
 from fleet.store.windows import WindowRow
 from wire.errors import ModelfleetError
+from wire.messages import Record
 from wire.windows import WindowTelemetry
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ class WindowKeeper:
         self._chunks = chunks
         self._baselines: Baselines | None = None
         self._unusable: set[str] = set()
+        self._next_tidy_unix_ms = 0
 
     @property
     def baselines(self) -> Baselines:
@@ -69,6 +72,23 @@ class WindowKeeper:
                     "%s:%s cannot be watched for drift: %s", release.model, release.version, exc
                 )
             return None
+
+    def take_in(self, tx: Tx, fresh: Iterable[tuple[str, Record]], now_unix_ms: int) -> None:
+        """Add the windows among records that were not stored before."""
+        for device, record in fresh:
+            if isinstance(record, WindowTelemetry):
+                self.add(tx, device, record, now_unix_ms)
+
+    def look(self, store: Store, now_unix_ms: int) -> None:
+        """Tidy up once an hour, a little at each call; never right after the clock has jumped."""
+        wait_ms = self._next_tidy_unix_ms - now_unix_ms
+        if 0 < wait_ms <= HOUR_MS:
+            return
+        if -HOUR_MS < wait_ms <= 0:
+            with store.write() as tx:
+                if self.tidy(tx, now_unix_ms):
+                    return
+        self._next_tidy_unix_ms = now_unix_ms + HOUR_MS
 
     def tidy(self, tx: Tx, now_unix_ms: int) -> bool:
         """Merge old slots into hours and old hours into days; return whether there is more to do."""

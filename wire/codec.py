@@ -37,6 +37,7 @@ PAYLOADS: Final[dict[str, type[m.Message]]] = {
     "telemetry/window": WindowTelemetry,
     "telemetry/vitals": m.VitalsTelemetry,
     "controller/presence": m.ControllerPresence,
+    "controller/alert": m.ControllerAlert,
 }
 """Channel name to the type of its payload; `docs/topics.md` is generated from it."""
 
@@ -96,6 +97,8 @@ def channel_of(topic: topics.Topic) -> str | None:
             return f"telemetry/{kind}"
         case topics.ControllerPresence():
             return "controller/presence"
+        case topics.ControllerAlert():
+            return "controller/alert"
         case topics.Chunk() | topics.Trust() | topics.ModelTrust() | topics.Unknown():
             return None
         case _:

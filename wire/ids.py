@@ -14,6 +14,7 @@ NAME_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 VERSION_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$"
 DIGEST_PATTERN: Final = r"^[0-9a-f]{64}$"
 BOOT_PATTERN: Final = r"^[0-9a-f]{16}$"
+FINGERPRINT_PATTERN: Final = r"^[a-f0-9]{16}$"
 
 DeviceId = Annotated[str, Field(pattern=NAME_PATTERN)]
 """Name of one machine; also its MQTT client id, always."""
@@ -26,6 +27,8 @@ Digest = Annotated[str, Field(pattern=DIGEST_PATTERN)]
 BootId = Annotated[str, Field(pattern=BOOT_PATTERN)]
 """Random 64 bits, new at each start of a program; names a series of records, orders nothing."""
 RolloutId = Annotated[str, Field(pattern=NAME_PATTERN)]
+Fingerprint = Annotated[str, Field(pattern=FINGERPRINT_PATTERN)]
+"""What Alertmanager calls an alert by: a hash of its labels, the same for ever."""
 
 
 class ReleaseRef(NamedTuple):

@@ -13,7 +13,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from .ids import BootId, DeviceId, Digest, ModelName, RolloutId, Version
+from .ids import BootId, DeviceId, Digest, Fingerprint, ModelName, RolloutId, Version
 from .lifecycle import Outcome, UpdateState
 
 MAX_MODELS_PER_DEVICE: Final = 8
@@ -25,8 +25,10 @@ MAX_QUARANTINED: Final = 8
 MAX_LIFTED: Final = 8
 """A device that must forget more than it reports is told to forget all of them."""
 MAX_PROTECTIONS: Final = 10
+MAX_ALERTS: Final = 10
 MAX_DETAIL_BYTES: Final = 300
 MAX_REPORTED_DETAIL_BYTES: Final = 80
+MAX_SUBJECT_BYTES: Final = 192
 MAX_INTEGER: Final = 2**53 - 1
 """The largest that every JSON reader keeps exact."""
 CODE_PATTERN: Final = r"^[a-z][a-z0-9_]{0,31}$"
@@ -69,6 +71,7 @@ Detail = Annotated[str, Field(max_length=MAX_DETAIL_BYTES), _fit(MAX_DETAIL_BYTE
 ReportedDetail = Annotated[
     str, Field(max_length=MAX_REPORTED_DETAIL_BYTES), _fit(MAX_REPORTED_DETAIL_BYTES)
 ]
+Subject = Annotated[str, Field(max_length=MAX_SUBJECT_BYTES), _fit(MAX_SUBJECT_BYTES)]
 Label = Annotated[str, Field(max_length=32), _fit(32)]
 CodeText = Annotated[str, Field(pattern=CODE_PATTERN)]
 
@@ -266,6 +269,36 @@ class ControllerPresence(Message):
     """Number of this connection within the boot."""
     version: Label = ""
     """Version of the controller."""
+
+
+class ToldAlert(Part):
+    """One of the alerts that are told together."""
+
+    subject: Subject
+    """What it is about: a device, a rollout, a release."""
+    device: DeviceId | None = None
+    """The device that it is about, if it is one."""
+    fingerprint: Fingerprint
+    """The same for the same rule and subject, for ever, and in the webhooks."""
+    text: ReportedDetail = ""
+    """The alert in words."""
+
+
+class ControllerAlert(Message):
+    """Alerts of one rule that began, or that are over, told together."""
+
+    status: Literal["firing", "resolved"]
+    rule: CodeText
+    """Which rule; see the runbook."""
+    severity: Literal["critical", "warning", "info"]
+    summary: Detail
+    """All of it in words."""
+    count: Count
+    """How many alerts."""
+    since_unix_ms: UnixMs
+    """When the first of them began."""
+    alerts: Annotated[tuple[ToldAlert, ...], Field(max_length=MAX_ALERTS, fail_fast=True)] = ()
+    """The first of them."""
 
 
 class Record(Message):

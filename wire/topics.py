@@ -168,6 +168,19 @@ class ControllerPresence:
 
 
 @dataclass(frozen=True, slots=True)
+class ControllerAlert:
+    """What is worth a person's attention, told once; for observers, no device may read it."""
+
+    writer: ClassVar[Writer] = "controller"
+    qos: ClassVar[Qos] = 1
+    retain: ClassVar[bool] = False
+
+    @property
+    def text(self) -> str:
+        return f"{ROOT}/controller/alert"
+
+
+@dataclass(frozen=True, slots=True)
 class Unknown:
     """A topic outside the grammar; counted, never acted on."""
 
@@ -185,6 +198,7 @@ Topic = (
     | Trust
     | ModelTrust
     | ControllerPresence
+    | ControllerAlert
     | Unknown
 )
 
@@ -220,6 +234,8 @@ def parse(text: str) -> Topic:
             return ModelTrust(model)
         case ["fleet", "v1", "controller", "presence"]:
             return ControllerPresence()
+        case ["fleet", "v1", "controller", "alert"]:
+            return ControllerAlert()
         case _:
             return Unknown(text)
 

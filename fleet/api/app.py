@@ -19,7 +19,7 @@ from fleet import registry, rollouts
 from fleet.controller import Controller
 from fleet.core.rights import WHOLE_FLEET, Caller, Right, Scope
 from fleet.metrics import CONTENT_TYPE
-from fleet.settings import DEFAULT_REQUESTS_PER_S
+from fleet.sections import DEFAULT_REQUESTS_PER_S
 from fleet.store.devices import BATCH, Selection
 from fleet.store.store import Tx
 from fleet.trust.stored import signed_releases
@@ -27,7 +27,7 @@ from fleet.version import VERSION
 from wire.errors import PeerError, StorageError
 from wire.messages import MAX_INTEGER
 
-from . import administration, drift, errors, identities, trust, views
+from . import administration, alerts, drift, errors, identities, trust, views
 from . import schemas as s
 from .access import By, Door, needs, open_to_all
 from .gatekeeper import Gatekeeper
@@ -87,6 +87,7 @@ def build_app(
     _add_watch(app, controller)
     drift.add_routes(app, controller)
     administration.add_routes(app, controller)
+    alerts.add_routes(app, controller)
     check_routes(app.routes)
     return app
 

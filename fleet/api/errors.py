@@ -25,6 +25,8 @@ NOT_FOUND: Final = frozenset(
         "unknown_token",
         "unknown_document",
         "unknown_chunk",
+        "unknown_alert",
+        "unknown_silence",
     }
 )
 CONFLICT: Final = frozenset(
@@ -42,6 +44,7 @@ CONFLICT: Final = frozenset(
         "version_conflict",
         "not_signed",
         "below_floor",
+        "alert_not_firing",
     }
 )
 UNPROVEN: Final = frozenset({"no_token", "token_unknown", "token_revoked", "token_expired"})

@@ -411,7 +411,16 @@ class WatchEvent(Schema):
     id: int
     at_unix_ms: int
     kind: Literal[
-        "presence", "update", "alarm", "drift", "rollout", "rollback", "release", "device", "trust"
+        "presence",
+        "update",
+        "alarm",
+        "alert",
+        "drift",
+        "rollout",
+        "rollback",
+        "release",
+        "device",
+        "trust",
     ]
     subject: str
     """The device, rollout or release it speaks of."""

@@ -104,7 +104,7 @@ def _is_seen(tx: Tx, event: EventRow, scope: Scope) -> bool:
         case "rollout":
             rollout = tx.rollouts.match_of(event.subject)
             return rollout is not None and is_within(rollout, scope)
-        case "rollback":
+        case "rollback" | "alert":
             return False
         case _:
             return bool(tx.devices.ids(Selection(device=event.subject, scope=scope)))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from fleet.expiries import expiries, soon_words
 from fleet.settings import require_settings
 from fleet.trust.drill import drill_all
 from fleet.trust.keys import OFFLINE_DIR, match_keyid, public_text
@@ -19,7 +20,6 @@ from wire.errors import ConfigError
 
 from .client import Client
 from .console import Controller, Json, counted, given_name, say, show, show_json
-from .expiries import expiries, soon_words
 from .key_roles import Hsm, Token, add, all_roles, make_key, renew, revoke, rotate, team
 from .signer import (
     HttpCarrier,

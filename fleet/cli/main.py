@@ -29,6 +29,7 @@ MODULES: Final = {
     "rollouts": ("rollout", "rollouts", "rollback"),
     "quarantine": ("quarantine",),
     "tokens": ("token",),
+    "alerts": ("alerts", "alert"),
     "audit": ("audit",),
     "store": ("store",),
     "admission": ("broker", "observer", "observers"),

@@ -18,24 +18,17 @@ import typer
 
 from fleet.broker import EVERYWHERE, HOST, BrokerProcess, find_broker, free_port, run_reload
 from fleet.drift import DriftSettings
+from fleet.expiries import expiries, observer_words, soon_words
 from fleet.lease import already_up, hold_lease, lease_holder
 from fleet.pki.access import found_pki
-from fleet.settings import (
-    DEFAULT_API_PORT,
-    DEFAULT_BROKER_PORT,
-    DEFAULT_DEVICES_PORT,
-    FILE_NAME,
-    FleetSettings,
-    require_settings,
-    write_settings,
-)
+from fleet.sections import DEFAULT_API_PORT, DEFAULT_BROKER_PORT, DEFAULT_DEVICES_PORT
+from fleet.settings import FILE_NAME, FleetSettings, require_settings, write_settings
 from fleet.trust.keys import OFFLINE_DIR
 from wire.errors import ConfigError, StorageError
 from wire.link_paho import parse_broker_url
 
 from .bearer import find_token, trusted
 from .console import parse_address, say
-from .expiries import expiries, observer_words, soon_words
 from .keys import founding_words
 from .signer import given_passphrase, now_unix_ms
 
@@ -212,7 +205,7 @@ def down(fleet: Fleet = None) -> None:
 
 
 def _foreground(settings: FleetSettings, *, has_broker: bool) -> None:
-    from fleet.service import Admission, ControllerSettings, run_controller
+    from fleet.service import Admission, Alerting, ControllerSettings, run_controller
 
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
@@ -243,6 +236,11 @@ def _foreground(settings: FleetSettings, *, has_broker: bool) -> None:
                 requests_per_s=settings.api.requests_per_s,
                 tls=settings.tls(),
                 on_ready=lambda: _banner(settings, broker),
+                alerts=Alerting(
+                    settings.alerts,
+                    settings.alerts.receivers(settings.root),
+                    settings.api_url,
+                ),
                 admission=Admission(
                     listen=settings.devices.address,
                     hosts=settings.devices.hosts,

@@ -17,7 +17,7 @@ class Right(StrEnum):
 
     SEE = "see"
     STEER = "steer"
-    """Pause, resume, abort, roll back; tags and quarantines."""
+    """Pause, resume, abort, roll back; tags, quarantines, alerts and silences."""
     RELEASE = "release"
     """Push, sign, start and approve rollouts."""
     ADMINISTER = "administer"

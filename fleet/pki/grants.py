@@ -19,6 +19,8 @@ AUDITOR_NAME: Final = "fleet.audit"
 
 The auditor may do everything; its certificates are made for one audit, and live for minutes."""
 EVERYTHING: Final = f"{topics.ROOT}/#"
+NOT_FOR_DEVICES: Final = frozenset({topics.ControllerAlert})
+"""What the controller writes for observers: it speaks of all devices."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,7 @@ def _grant(kind: Any) -> Grant:
     return Grant(
         filter=topic.text,
         # Of what it wrote itself, a device may see what is retained: `fleet-agent doctor` compares.
-        device_reads=is_controllers or kind.retain,
+        device_reads=(is_controllers or kind.retain) and kind not in NOT_FOR_DEVICES,
         device_writes=not is_controllers,
         # Of a device that is removed, the controller clears what is retained.
         controller_writes=is_controllers or kind.retain,

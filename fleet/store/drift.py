@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, delete, insert, or_, select, update
 
-from .schema import DRIFT_ALARMS, FINDINGS
+from .watch_schema import DRIFT_ALARMS, FINDINGS
 
 
 @dataclass(frozen=True, slots=True)

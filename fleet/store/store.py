@@ -14,9 +14,11 @@ from fleet import acts
 from wire.errors import StorageError
 
 from . import revision
+from .alerts import Alerts
 from .audit import Audit
 from .content import ChunkFolder
 from .database import cause_of, open_database, translated
+from .deliveries import Deliveries
 from .devices import Devices
 from .drift import Drift
 from .identities import Identities
@@ -44,6 +46,8 @@ class Tx:
         self.audit = Audit(connection)
         self.windows = Windows(connection)
         self.drift = Drift(connection)
+        self.alerts = Alerts(connection)
+        self.deliveries = Deliveries(connection)
 
 
 class Store:

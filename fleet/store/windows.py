@@ -12,7 +12,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 from fleet.core.windows import ColumnSums, WindowSums, merged
 
 from .devices import Selection
-from .schema import WINDOWS
+from .watch_schema import WINDOWS
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from typing import Any
 from tuf.api.metadata import Signed
 
 from fleet import tokens
+from fleet.alerts import Watch
 from fleet.api.schemas import DeviceIn, RolloutIn
 from fleet.controller import Controller
 from fleet.core.rights import Caller, Role
@@ -245,6 +246,7 @@ class Fleet:
     approval_limit: float | None = None
     where: Path | str | None = None
     """Of the database; by default a file in the folder."""
+    watch: Callable[[], Watch] = Watch
 
     def __post_init__(self) -> None:
         self.devices: dict[str, Device] = {}
@@ -276,6 +278,7 @@ class Fleet:
             lambda: self.now_unix_ms,
             self.authority,
             approval_limit=self.approval_limit,
+            alerts=self.watch(),
         )
         self.controller.admit_by(self._enrolment())
         self.controller.start()

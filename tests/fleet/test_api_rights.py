@@ -20,8 +20,10 @@ import pytest
 from starlette.testclient import TestClient
 
 from fleet import rollouts
+from fleet.alerts import Finding
 from fleet.api.app import build_app
 from fleet.api.schemas import DEFAULT_EXPIRY_S, DeviceIn, RolloutIn
+from fleet.core.alerts import Silence
 from fleet.core.rights import Role
 from fleet.evidence import Sight
 from fleet.tokens import prove
@@ -66,6 +68,8 @@ def at(path: str, **more: Any) -> Callable[[str], dict[str, Any]]:
             ("DEVICE", f"{site}-1"),
             ("ROLLOUT", SITES[site]),
             ("PROPOSED", PROPOSED[site]),
+            ("ALERT", ALERTS[site]),
+            ("HUSH", HUSHES[site]),
         ):
             text = text.replace(word, value)
         return dict(json.loads(text))
@@ -85,6 +89,7 @@ def observe(_site: str) -> dict[str, Any]:
 NO_DEVICE, NO_ROLLOUT = (404, "unknown_device"), (404, "unknown_rollout")
 BEYOND = (403, "out_of_scope")
 MATCH = {"site": "SITE"}
+SILENCE = {"rule": "drift", "for_s": 60, "why": "a test"}
 TOKEN = {"name": "new", "role": "admin", "scope": MATCH}
 
 ROUTES = {
@@ -146,6 +151,18 @@ ROUTES = {
     ("POST", "/v1/quarantine-lifts"): Route(
         OPERATOR, at("/v1/quarantine-lifts", json={"device": "DEVICE"}), NO_DEVICE
     ),
+    ("GET", "/v1/alerts"): Route(VIEWER, at("/v1/alerts")),
+    ("POST", "/v1/alerts/{alert}/acknowledge"): Route(
+        OPERATOR, at("/v1/alerts/ALERT/acknowledge"), (404, "unknown_alert")
+    ),
+    ("POST", "/v1/alert-tests"): Route(OPERATOR, at("/v1/alert-tests"), is_whole=True),
+    ("GET", "/v1/silences"): Route(VIEWER, at("/v1/silences")),
+    ("POST", "/v1/silences"): Route(
+        OPERATOR, at("/v1/silences", json=SILENCE | {"match": MATCH}), BEYOND, done=201
+    ),
+    ("DELETE", "/v1/silences/{silence}"): Route(
+        OPERATOR, at("/v1/silences/HUSH"), (404, "unknown_silence")
+    ),
     ("GET", "/v1/trust/metadata"): Route(VIEWER, at("/v1/trust/metadata")),
     ("GET", "/v1/trust/metadata/{file}"): Route(VIEWER, at("/v1/trust/metadata/timestamp.json")),
     ("POST", "/v1/trust/metadata"): Route(RELEASER, at("/v1/trust/metadata", json={})),
@@ -164,6 +181,7 @@ ROUTES = {
 }
 OPEN = {("GET", "/v1/health")}
 PROPOSED = {"lab": "r-3", "hall": "r-4"}
+ALERTS = HUSHES = {"lab": "1", "hall": "2"}
 World = tuple[Fleet, TestClient]
 
 
@@ -186,6 +204,13 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
         request = RolloutIn(model="digits", version="1.1.0", match={"site": site}, phases=["1"])
         with fleet.store.write() as tx:
             rollouts.start(tx, request, Sight(1, 0), by="somebody", limit=0.4)
+    now = fleet.now_unix_ms
+    for site in SITES:
+        wrong = Finding(f"{site}-1/disk_full", True, f"{site}-1: disk_full", f"{site}-1")
+        silence = Silence("drift", None, {"site": site}, now + 10**9)
+        with fleet.store.write() as tx:
+            fleet.controller.alerts.pulse(tx, "device_alarm", [wrong], now)
+            tx.alerts.add_silence(silence, by="somebody", why=site, now_unix_ms=now)
     fleet.controller.stop()
     fleet.store.close()
     return folder

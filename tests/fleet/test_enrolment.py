@@ -21,7 +21,7 @@ from agent.adapters.identity import Identity
 from agent.core.renewal import JITTER_SHARE
 from fleet.api.device_app import build_device_app
 from fleet.api.errors import answer_to
-from fleet.cli.expiries import observer_words
+from fleet.expiries import observer_words
 from fleet.pki.authority import DAY_MS, read_certificate
 from fleet.pki.enrolment import RENEW_BURST, RENEW_EVERY_S
 from tests.fleet.secured import new_key, new_request

@@ -76,6 +76,7 @@ def test_every_topic_has_its_channel_with_who_sends_it_and_how():
         topics.Trust("{role}"),
         topics.ModelTrust("{model}"),
         topics.ControllerPresence(),
+        topics.ControllerAlert(),
         *(topics.Event("{device}", kind) for kind in topics.EVENT_KINDS),
         *(topics.Telemetry("{device}", kind) for kind in topics.TELEMETRY_KINDS),
     ]

@@ -19,6 +19,7 @@ LONGEST = {
     ids.VERSION_PATTERN: "v" * 64,
     ids.DIGEST_PATTERN: "d" * 64,
     ids.BOOT_PATTERN: "b" * 16,
+    ids.FINGERPRINT_PATTERN: "f" * 16,
     m.CODE_PATTERN: "c" * 32,
 }
 

@@ -25,6 +25,7 @@ topic = st.one_of(
     st.builds(topics.Trust, st.from_regex(topics.TRUST_PATTERN, fullmatch=True)),
     st.builds(topics.ModelTrust, name),
     st.just(topics.ControllerPresence()),
+    st.just(topics.ControllerAlert()),
 )
 
 
@@ -40,6 +41,7 @@ def every_topic(device):
         topics.Trust("root-123456789"),
         topics.ModelTrust(device),
         topics.ControllerPresence(),
+        topics.ControllerAlert(),
     ]
 
 
@@ -149,7 +151,7 @@ def test_subscriptions_stay_within_the_limits_of_the_strictest_broker():
 
 def test_state_is_retained_and_records_are_not():
     kept = {type(t) for t in every_topic(DEVICE) if t.retain}
-    passing = {topics.Event, topics.Telemetry, topics.Ack}
+    passing = {topics.Event, topics.Telemetry, topics.Ack, topics.ControllerAlert}
     assert kept == {type(t) for t in every_topic(DEVICE)} - passing
     assert {t.qos for t in every_topic(DEVICE)} == {1}
 

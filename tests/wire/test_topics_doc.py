@@ -35,6 +35,7 @@ def test_every_topic_is_on_the_page():
         *(topics.Trust(role) for role in ("timestamp", "snapshot", "targets", "root-<N>")),
         topics.ModelTrust("<model>"),
         topics.ControllerPresence(),
+        topics.ControllerAlert(),
         *(topics.Event("<device>", kind) for kind in topics.EVENT_KINDS),
         *(topics.Telemetry("<device>", kind) for kind in topics.TELEMETRY_KINDS),
     ]

@@ -1,10 +1,12 @@
-"""What expires soon, in words: for `fleet up`, and the documents for `fleet keys show` too."""
+"""What expires soon: in words for `fleet up` and `fleet keys show`, and for the alerts."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Final
 
+from cryptography import x509
 from tuf.api.metadata import Signed
 
 from fleet.pki.grants import observer_name
@@ -32,6 +34,20 @@ def soon_words(found: Mapping[str, int], now_unix_ms: int) -> Iterator[str]:
             yield f"{role} HAS EXPIRED: devices install nothing new of it; `fleet keys renew {role}`"
         elif days <= WARN_DAYS:
             yield f"{role} expires in {days} days; `fleet keys renew {role}`"
+
+
+def certificate_end(path: Path) -> int | None:
+    """Return when the first certificate of a file expires; None where it cannot be read."""
+    try:
+        certificate = x509.load_pem_x509_certificate(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return int(certificate.not_valid_after_utc.timestamp() * 1000)
+
+
+def observer_label(row: CertificateRow) -> str:
+    """Return what an observer's certificate is called."""
+    return f"observer {row.device.removeprefix(observer_name(''))}"
 
 
 def observer_words(rows: Iterable[CertificateRow], now_unix_ms: int) -> Iterator[str]:

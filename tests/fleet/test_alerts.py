@@ -1,0 +1,637 @@
+"""What a whole controller watches and tells, by a clock that the tests move."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from fleet.alert_settings import AlertsSection, Receiver
+from fleet.alerts import Finding, Watch
+from fleet.api.app import build_app
+from fleet.api.schemas import DeviceIn
+from fleet.core.rights import Role
+from fleet.store.deliveries import MAX_WAITING, MQTT
+from tests.fleet.peers import Device, Fleet, refuses
+from wire import codec, topics
+from wire import messages as m
+from wire.link import Connected, Delivered, LinkEvent
+
+HOOK = Receiver("hook", "http://127.0.0.1:9/alerts")
+DAY_S = 86_400
+
+
+class Fold(Fleet):
+    """A fleet whose alerts one webhook gets, and a person who listens to the topic."""
+
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        self.got: list[Any] = []
+        section = AlertsSection.model_validate(settings)
+        super().__init__(
+            folder, watch=lambda: Watch(section, receivers=[HOOK], url="https://fleet.example")
+        )
+        self.heard: list[m.ControllerAlert] = []
+        self.ear = self.broker.link("ear")
+        self.ear.start(self._listen, lambda: None)
+        self.settle()
+
+    def _listen(self, event: LinkEvent) -> None:
+        match event:
+            case Connected():
+                self.ear.subscribe([topics.ControllerAlert().text], qos=1)
+            case Delivered(payload=payload, retained=retained):
+                assert not retained
+                self.heard.append(codec.decode(m.ControllerAlert, payload))
+            case _:
+                pass
+
+    def told(self) -> list[tuple[str, str, int]]:
+        """Return what the webhook shall get: status, rule and the number of alerts."""
+        return [(b["status"], b["groupLabels"]["alertname"], count(b)) for b in self.bodies()]
+
+    def bodies(self) -> list[Any]:
+        """Return all that the webhook was told; it takes what waits."""
+        with self.store.write() as tx:
+            waiting = tx.deliveries.waiting(HOOK.name)
+            tx.deliveries.done([delivery.id for delivery in waiting])
+        self.got += [json.loads(delivery.body) for delivery in waiting]
+        return self.got
+
+    def wait(self, seconds: float, *, step_s: float = 1.0) -> None:
+        for _ in range(int(seconds // (DAY_S // 2))):
+            super().wait(DAY_S // 2, step_s=step_s)
+            self.bodies()
+        super().wait(seconds % (DAY_S // 2), step_s=step_s)
+
+    def states(self, rule: str) -> dict[str, str]:  # type: ignore[override]
+        with self.store.read() as tx:
+            return {s: row.alert.state for s, row in tx.alerts.open_of(rule).items()}
+
+    def report(self, rule: str, *findings: Finding) -> None:
+        with self.store.write() as tx:
+            self.controller.alerts.report(tx, rule, findings, self.now_unix_ms)
+        self.settle()
+
+
+def count(body: Any) -> int:
+    return len(body["alerts"]) + int(body["truncatedAlerts"])
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator[Fold]:
+    fleet = Fold(tmp_path)
+    yield fleet
+    fleet.controller.stop()
+    fleet.store.close()
+
+
+def send(cam: Device, record: m.Record) -> None:
+    kinds = {kind: channel for channel, kind in codec.PAYLOADS.items()}
+    channel = kinds[type(record)]
+    cam.send(_topic(cam.name, channel), codec.encode(record))
+
+
+def _topic(device: str, channel: str) -> topics.Topic:
+    return topics.parse(f"{topics.ROOT}/device/{device}/{channel}")
+
+
+def vitals(cam: Device, seq: int, *, free: int = 10**10, dropped: int = 0) -> m.VitalsTelemetry:
+    return m.VitalsTelemetry(
+        boot=cam.boot,
+        seq=seq,
+        at_unix_ms=1,
+        uptime_s=1,
+        cpu_ratio=0,
+        memory_available_bytes=1,
+        disk_free_bytes=free,
+        supervisor_rss_bytes=1,
+        runtime_rss_bytes=1,
+        records_dropped=dropped,
+    )
+
+
+# -- devices that are gone
+
+
+def test_a_device_that_is_gone_for_long_is_told_once_and_its_return_once(fleet: Fold) -> None:
+    fleet.add("a", "b")
+    fleet.devices["a"].cut()
+    fleet.settle()
+    fleet.wait(899, step_s=60)
+    assert fleet.states("device_offline") == {"a": "pending"}
+    fleet.wait(60)
+    assert fleet.told() == [("firing", "device_offline", 1)]
+    fleet.devices["a"].back()
+    fleet.wait(120)
+    assert fleet.told() == [("firing", "device_offline", 1), ("resolved", "device_offline", 1)]
+    assert [(h.status, h.rule, h.count) for h in fleet.heard] == fleet.told()
+    assert fleet.states("device_offline") == {}
+    assert [line.partition(":")[0] for line in fleet.events("alert")] == ["firing", "resolved"]
+
+
+def test_a_device_that_comes_back_in_time_and_one_never_seen_are_no_alert(fleet: Fold) -> None:
+    fleet.add("a")
+    fleet.controller.add_devices([DeviceIn(id="never")])
+    fleet.devices["a"].cut()
+    fleet.wait(800, step_s=50)
+    fleet.devices["a"].back()
+    fleet.wait(2000, step_s=50)
+    assert fleet.told() == []
+    with fleet.store.read() as tx:
+        assert tx.alerts.page({}, is_all=True, since_unix_ms=0, before=None, limit=10) == []
+
+
+def test_a_device_that_flutters_is_told_once(fleet: Fold) -> None:
+    fleet.add("a")
+    cam = fleet.devices["a"]
+    cam.cut()
+    fleet.wait(1000, step_s=20)
+    for _ in range(5):
+        cam.back()
+        fleet.wait(50, step_s=10)
+        cam.cut()
+        fleet.wait(50, step_s=10)
+    assert fleet.told() == [("firing", "device_offline", 1)]
+
+
+def test_half_the_fleet_at_once_is_one_delivery(fleet: Fold) -> None:
+    names = [f"cam-{number:04}" for number in range(300)]
+    fleet.add(*names)
+    start = fleet.now_unix_ms
+    for name in names[:150]:
+        fleet.devices[name].cut()
+    fleet.settle()
+    fleet.wait(930, step_s=30)
+    (body,) = fleet.bodies()
+    assert count(body) == 150
+    assert (len(body["alerts"]), body["truncatedAlerts"]) == (100, 50)
+    summary = body["commonAnnotations"]["summary"]
+    assert summary.startswith("150 of 300 devices are offline, since 2023-11-14 22:13 UTC")
+    (heard,) = fleet.heard
+    assert (heard.summary, heard.count, heard.since_unix_ms) == (summary, 150, start)
+    assert len(heard.alerts) == m.MAX_ALERTS
+
+
+def test_while_the_controller_is_cut_off_there_is_no_evidence(fleet: Fold) -> None:
+    fleet.add("a")
+    fleet.devices["a"].cut()
+    fleet.wait(800, step_s=50)
+    fleet.broker.cut("controller")
+    fleet.wait(5000, step_s=100)
+    assert fleet.states("device_offline") == {"a": "pending"}
+    fleet.link.connect()
+    fleet.settle()
+    fleet.wait(850, step_s=50)  # silence counts from when it could be heard again
+    assert fleet.states("device_offline") == {"a": "pending"}
+    fleet.wait(100, step_s=10)
+    assert ("firing", "device_offline", 1) in fleet.told()
+
+
+def test_the_lost_broker_is_an_alert_of_its_own(fleet: Fold) -> None:
+    fleet.broker.cut("controller")
+    fleet.wait(299, step_s=13)
+    assert fleet.told() == []
+    fleet.wait(60, step_s=5)
+    assert fleet.told() == [("firing", "broker_lost", 1)]
+    assert fleet.heard == []
+    fleet.link.connect()
+    fleet.wait(120, step_s=5)
+    assert [b["status"] for b in fleet.bodies()] == ["firing", "resolved"]
+    assert [h.status for h in fleet.heard] == ["firing", "resolved"]
+
+
+def test_a_device_that_is_removed_leaves_no_alert(fleet: Fold) -> None:
+    fleet.add("a", "b")
+    for name in "ab":
+        fleet.devices[name].cut()
+    fleet.settle()
+    fleet.controller.remove_device("b")
+    fleet.wait(1000, step_s=20)
+    assert fleet.told() == [("firing", "device_offline", 1)]
+    fleet.controller.remove_device("a")
+    fleet.wait(120, step_s=5)
+    assert fleet.told()[1:] == [("resolved", "device_offline", 1)]
+
+
+def test_devices_that_were_offline_before_anybody_watched_are_found(tmp_path: Path) -> None:
+    fleet = Fold(tmp_path, device_offline={"enabled": False})
+    fleet.add("a")
+    fleet.devices["a"].cut()
+    fleet.wait(5, step_s=1)
+    assert fleet.states("device_offline") == {}
+    fleet.watch = lambda: Watch(receivers=[HOOK])
+    fleet.restart()
+    fleet.wait(950, step_s=10)
+    assert fleet.told() == [("firing", "device_offline", 1)]
+    # switched off again, what was told is taken back
+    fleet.watch = lambda: Watch(
+        AlertsSection.model_validate({"device_offline": {"enabled": False}}), receivers=[HOOK]
+    )
+    fleet.restart()
+    fleet.wait(60, step_s=5)
+    assert fleet.told()[1:] == [("resolved", "device_offline", 1)]
+    fleet.controller.stop()
+    fleet.store.close()
+
+
+def test_a_clock_that_is_set_back_fires_nothing(fleet: Fold) -> None:
+    fleet.add("a")
+    fleet.devices["a"].cut()
+    fleet.wait(800, step_s=50)
+    fleet.now_unix_ms -= 5_000_000
+    fleet.settle()
+    fleet.wait(890, step_s=10)
+    assert fleet.told() == []
+    fleet.wait(5_000, step_s=50)
+    assert fleet.told() == [("firing", "device_offline", 1)]
+
+
+# -- what devices say
+
+
+def test_an_alarm_is_one_alert_by_device_and_code_and_over_a_day_after_the_last(
+    fleet: Fold,
+) -> None:
+    fleet.add("a", "b")
+    cam = fleet.devices["a"]
+    for seq in (1, 2):
+        send(cam, m.AlarmEvent(boot=cam.boot, seq=seq, at_unix_ms=1, code="disk_full"))
+        fleet.settle()
+    for seq in range(3, 30):  # made up: one alert for all of them
+        send(cam, m.AlarmEvent(boot=cam.boot, seq=seq, at_unix_ms=1, code=f"made_up_{seq}"))
+    fleet.settle()
+    assert fleet.states("device_alarm") == {"a/disk_full": "firing", "a/other": "firing"}
+    fleet.wait(60, step_s=5)
+    assert fleet.told() == [("firing", "device_alarm", 2)]
+    fleet.wait(DAY_S - 120, step_s=3600)
+    send(cam, m.AlarmEvent(boot=cam.boot, seq=99, at_unix_ms=1, code="disk_full"))
+    fleet.settle()
+    fleet.wait(600, step_s=60)
+    assert fleet.states("device_alarm") == {"a/disk_full": "firing"}
+    fleet.wait(DAY_S, step_s=3600)
+    assert fleet.states("device_alarm") == {}
+    assert {status for status, _, _ in fleet.told()} == {"firing", "resolved"}
+
+
+def test_a_disk_that_runs_full_and_is_cleared(fleet: Fold) -> None:
+    fleet.add("a")
+    cam = fleet.devices["a"]
+    states = []
+    for seq, free in enumerate((2 * 10**9, 7 * 10**8, 4 * 10**8, 7 * 10**8, 2 * 10**9), start=1):
+        send(cam, vitals(cam, seq, free=free))
+        fleet.settle()
+        states.append(fleet.states("disk_low").get("a", "-"))
+    assert states == ["-", "-", "firing", "firing", "-"]
+
+
+def test_records_that_were_lost_are_told_when_their_number_grows(fleet: Fold) -> None:
+    fleet.add("a")
+    cam = fleet.devices["a"]
+    send(cam, vitals(cam, 1))
+    fleet.settle()
+    assert fleet.states("records_dropped") == {}
+    send(cam, vitals(cam, 2, dropped=7))
+    fleet.settle()
+    assert fleet.states("records_dropped") == {"a": "firing"}
+    fleet.wait(DAY_S + 60, step_s=3600)
+    assert fleet.states("records_dropped") == {}
+    send(cam, vitals(cam, 3, dropped=7))  # no more than before
+    fleet.settle()
+    assert fleet.states("records_dropped") == {}
+    lost = m.GapEvent(
+        boot=cam.boot, seq=4, lost_boot=cam.boot, first=1, last=2, count=2, reason="disk_full"
+    )
+    send(cam, lost)
+    fleet.settle()
+    assert fleet.states("records_dropped") == {"a": "firing"}
+
+
+def window(cam: Device, seq: int, manifest: str, *, now: int, n: int, bad: int) -> None:
+    send(
+        cam,
+        m.InferenceTelemetry(
+            boot=cam.boot,
+            seq=seq,
+            start_unix_ms=now - 60_000,
+            duration_s=60,
+            model="digits",
+            version="1.0.0",
+            manifest=manifest,
+            request_count=n,
+            row_count=n,
+            error_count=m.ErrorCount(runtime=bad, client=n - bad),
+        ),
+    )
+
+
+def test_errors_are_counted_over_the_whole_fleet_and_the_last_minutes(fleet: Fold) -> None:
+    fleet.add("a", "b")
+    row = fleet.release("1.0.0")
+    a, b = fleet.devices.values()
+
+    def minute(seq: int, bad: int, *, n: int = 100, manifest: str = row.manifest) -> dict[str, str]:
+        window(a, seq, manifest, now=fleet.now_unix_ms, n=n // 2, bad=bad // 2)
+        window(b, seq, manifest, now=fleet.now_unix_ms, n=n // 2, bad=bad - bad // 2)
+        fleet.settle()
+        fleet.wait(60, step_s=10)
+        return fleet.states("error_ratio")
+
+    assert minute(1, 40, n=80) == {}  # too few to say
+    assert minute(2, 0, n=1000) == {}  # 3.7 %
+    assert minute(3, 40, n=100) == {"digits:1.0.0": "firing"}  # 6.8 %
+    assert fleet.told() == [("firing", "error_ratio", 1)]
+    assert minute(4, 0, n=1000) == {"digits:1.0.0": "firing"}  # 3.7 %: between the limits
+    assert minute(5, 0, n=4000) == {}
+    assert minute(6, 4000, n=4000, manifest="f" * 64) == {}  # no release of this fleet
+    assert minute(7, 3000, n=4000) == {"digits:1.0.0": "firing"}
+    fleet.wait(1000, step_s=50)  # nobody asks it any more
+    assert fleet.states("error_ratio") == {}
+
+
+def test_what_waited_in_an_outbox_says_nothing_of_now(fleet: Fold) -> None:
+    fleet.add("a")
+    row = fleet.release("1.0.0")
+    old = fleet.now_unix_ms - 3_600_000
+    window(fleet.devices["a"], 1, row.manifest, now=old, n=1000, bad=1000)
+    fleet.settle()
+    fleet.wait(30)
+    assert fleet.states("error_ratio") == {}
+
+
+# -- rollouts
+
+
+def test_a_halted_rollout_is_told_until_it_is_acknowledged(fleet: Fold) -> None:
+    fleet.add("a", verdict=refuses("2.0.0"))
+    for version in "1.0.0", "2.0.0":
+        fleet.release(version)
+    fleet.roll_out("1.0.0")
+    halted = fleet.roll_out("2.0.0")
+    fleet.wait(40)
+    assert fleet.rollout(halted).state == "halted"
+    assert fleet.told() == [("firing", "rollout_stopped", 1)]
+    (body,) = fleet.bodies()
+    text = body["commonAnnotations"]["summary"]
+    assert text.startswith(f"{halted} of digits:2.0.0 is halted: a rolled back (error_ratio)")
+    with TestClient(build_app(fleet.controller), headers=fleet.bearer("ann")) as api:
+        (alert,) = api.get("/v1/alerts").json()
+        answer = api.post(f"/v1/alerts/{alert['id']}/acknowledge")
+        assert answer.json()["acknowledged_by"] == "ann"
+    fleet.wait(40)
+    assert fleet.states("rollout_stopped") == {}
+    assert fleet.told()[1:] == [("resolved", "rollout_stopped", 1)]
+
+
+def test_a_halted_rollout_is_over_when_a_later_one_finishes(fleet: Fold) -> None:
+    fleet.add("a", verdict=refuses("2.0.0"))
+    for version in "1.0.0", "2.0.0", "3.0.0":
+        fleet.release(version)
+    fleet.roll_out("1.0.0")
+    halted = fleet.roll_out("2.0.0")
+    fleet.wait(2)
+    assert fleet.states("rollout_stopped") == {halted: "firing"}
+    fleet.roll_out("3.0.0")
+    fleet.wait(2)
+    assert fleet.states("rollout_stopped") == {}
+
+
+# -- from elsewhere, and what expires
+
+
+def test_findings_of_others_open_and_close_alerts(fleet: Fold) -> None:
+    fleet.report("drift", Finding("digits/X", True, "x"), Finding("digits/Y", True, "y"))
+    assert fleet.states("drift") == {"digits/X": "firing", "digits/Y": "firing"}
+    fleet.wait(40)
+    assert fleet.told() == [("firing", "drift", 2)]
+    fleet.report("drift", Finding("digits/Y", True, "y"))
+    fleet.wait(40)
+    assert fleet.states("drift") == {"digits/Y": "firing"}
+    fleet.report("drift")
+    assert fleet.states("drift") == {}
+    with fleet.store.write() as tx:
+        fleet.controller.alerts.report(tx, "unheard_of", [Finding("x", True, "x")], 1)
+    assert fleet.states("unheard_of") == {}
+
+
+def test_a_signed_document_that_expires_is_told_and_its_renewal_too(fleet: Fold) -> None:
+    fleet.wait(1)
+    assert fleet.states("expiry") == {}
+    fleet.now_unix_ms += 345 * DAY_S * 1000  # of a year
+    fleet.settle()
+    fleet.wait(2)
+    assert {"root", "targets"} <= fleet.states("expiry").keys()
+
+
+# -- telling
+
+
+def test_it_is_told_again_until_somebody_acknowledges(fleet: Fold) -> None:
+    fleet.report("drift", Finding("x", True, "x"))
+    fleet.wait(3 * DAY_S, step_s=3600)
+    assert fleet.told() == [("firing", "drift", 1)] * 3
+    with fleet.store.read() as tx:
+        number = tx.alerts.open_of("drift")["x"].id
+    with TestClient(build_app(fleet.controller), headers=fleet.bearer()) as api:
+        assert api.post(f"/v1/alerts/{number}/acknowledge").status_code == 200
+    fleet.wait(3 * DAY_S, step_s=3600)
+    assert len(fleet.told()) == 3
+    fleet.report("drift")
+    fleet.wait(60, step_s=5)
+    assert fleet.told()[3:] == [("resolved", "drift", 1)]
+
+
+def test_a_silence_holds_back_and_its_end_lets_go(fleet: Fold) -> None:
+    with TestClient(build_app(fleet.controller), headers=fleet.bearer()) as api:
+        fleet.add("a")
+        wish = {"rule": "device_offline", "match": {"site": "lab"}, "for_s": 7200, "why": "move"}
+        assert api.post("/v1/silences", json=wish).status_code == 201
+        fleet.devices["a"].cut()
+        fleet.wait(2000, step_s=20)
+        assert fleet.states("device_offline") == {"a": "firing"}
+        assert [a["is_silenced"] for a in api.get("/v1/alerts").json()] == [True]
+        assert fleet.told() == []
+        fleet.wait(6000, step_s=50)
+        assert fleet.told() == [("firing", "device_offline", 1)]
+        assert api.get("/v1/silences").json() == []
+        # ended by hand
+        number = api.post("/v1/silences", json=wish | {"rule": "drift", "match": {}}).json()["id"]
+        fleet.report("drift", Finding("x", True, "x"))
+        fleet.wait(60, step_s=5)
+        assert len(fleet.told()) == 1
+        assert api.delete(f"/v1/silences/{number}").status_code == 200
+        fleet.wait(60, step_s=5)
+        assert fleet.told()[1:] == [("firing", "drift", 1)]
+
+
+def test_the_end_of_what_was_silenced_is_told_only_to_who_heard_of_it(fleet: Fold) -> None:
+    with TestClient(build_app(fleet.controller), headers=fleet.bearer()) as api:
+        fleet.report("drift", Finding("told", True, "x"))
+        fleet.wait(60, step_s=5)
+        everything = {"subject": "*", "for_s": 3600, "why": "night"}
+        assert api.post("/v1/silences", json=everything).status_code == 201
+        fleet.report("drift", Finding("told", True, "x"), Finding("untold", True, "x"))
+        fleet.wait(60, step_s=5)
+        fleet.report("drift")
+        fleet.wait(60, step_s=5)
+    assert fleet.told() == [("firing", "drift", 1), ("resolved", "drift", 1)]
+    assert [a["labels"]["subject"] for b in fleet.bodies() for a in b["alerts"]] == ["told"] * 2
+
+
+def test_what_is_over_before_it_was_told_is_not_told(fleet: Fold) -> None:
+    fleet.report("drift", Finding("x", True, "x"))
+    fleet.wait(10)
+    fleet.report("drift")
+    fleet.wait(60)
+    assert fleet.told() == []
+
+
+def test_a_killed_controller_loses_nothing_and_says_nothing_twice(fleet: Fold) -> None:
+    fleet.add("a")
+    fleet.devices["a"].cut()
+    fleet.settle()
+    for _ in range(3):  # silence counts from each start
+        fleet.restart()
+        fleet.wait(800, step_s=100)
+        assert fleet.states("device_offline") == {"a": "pending"}
+    fleet.wait(910, step_s=7)
+    fleet.restart()
+    fleet.wait(60, step_s=7)
+    fleet.restart()
+    fleet.wait(60, step_s=7)
+    assert fleet.told() == [("firing", "device_offline", 1)]
+    assert [h.status for h in fleet.heard] == ["firing"]
+
+
+def test_the_message_is_that_of_alertmanager(fleet: Fold) -> None:
+    fleet.add("a")
+    fleet.devices["a"].cut()
+    fleet.wait(960, step_s=10)
+    (body,) = fleet.bodies()
+    (alert,) = body.pop("alerts")
+    labels = {
+        "alertname": "device_offline",
+        "severity": "warning",
+        "subject": "a",
+        "device": "a",
+    }
+    assert body == {
+        "version": "4",
+        "groupKey": '{}:{alertname="device_offline"}',
+        "truncatedAlerts": 0,
+        "status": "firing",
+        "receiver": "hook",
+        "groupLabels": {"alertname": "device_offline"},
+        "commonLabels": labels,
+        "commonAnnotations": {"summary": "a is offline, since 2023-11-14 22:13 UTC"},
+        "externalURL": "https://fleet.example",
+    }
+    assert alert == {
+        "status": "firing",
+        "labels": labels,
+        "annotations": {"summary": "a is offline", "tags": "site=lab"},
+        "startsAt": "2023-11-14T22:28:30.000Z",
+        "endsAt": "0001-01-01T00:00:00Z",
+        "generatorURL": "https://fleet.example/v1/alerts",
+        "fingerprint": fleet.heard[0].alerts[0].fingerprint,
+    }
+
+
+def test_a_receiver_that_is_gone_for_long_gets_the_newest(fleet: Fold) -> None:
+    with fleet.store.write() as tx:
+        tx.deliveries.add([(HOOK.name, str(n)) for n in range(MAX_WAITING + 5)], 1)
+        tx.deliveries.add([(MQTT, "x")], 1)
+    with fleet.store.read() as tx:
+        waiting = tx.deliveries.waiting(HOOK.name, limit=10_000)
+        assert [d.body for d in waiting][:1] == ["5"]
+        assert len(waiting) == MAX_WAITING
+        assert len(tx.deliveries.waiting(MQTT)) == 1
+
+
+# -- the API
+
+
+def test_alerts_are_listed_newest_first_and_those_of_the_last_month_on_request(
+    fleet: Fold,
+) -> None:
+    with TestClient(build_app(fleet.controller), headers=fleet.bearer()) as api:
+        for name in "xyz":
+            fleet.report("drift", Finding("old", True, "x"), Finding(name, True, name))
+        assert [a["subject"] for a in api.get("/v1/alerts").json()] == ["z", "old"]
+        every = api.get("/v1/alerts?all=1").json()
+        assert [a["subject"] for a in every] == ["z", "y", "x", "old"]
+        page = api.get(f"/v1/alerts?all=1&limit=2&before={every[0]['id']}").json()
+        assert [a["subject"] for a in page] == ["y", "x"]
+        fleet.wait(2)
+        fleet.wait(31 * DAY_S, step_s=1800)
+        assert [a["subject"] for a in api.get("/v1/alerts?all=1").json()] == ["z", "old"]
+
+
+def test_what_cannot_be_acknowledged_or_silenced_is_refused(fleet: Fold) -> None:
+    with TestClient(build_app(fleet.controller), headers=fleet.bearer()) as api:
+        fleet.add("a")
+        fleet.devices["a"].cut()
+        fleet.settle()
+        (alert,) = api.get("/v1/alerts").json()
+        answer = api.post(f"/v1/alerts/{alert['id']}/acknowledge")
+        assert (answer.status_code, answer.json()["code"]) == (409, "alert_not_firing")
+        assert api.post("/v1/alerts/999/acknowledge").json()["code"] == "unknown_alert"
+        assert api.delete("/v1/silences/999").json()["code"] == "unknown_silence"
+        for wish in (
+            {"for_s": 60, "why": "x"},
+            {"rule": "drift", "for_s": 60},
+            {"rule": "drift", "for_s": 0, "why": "x"},
+            {"rule": "drift", "for_s": 60, "why": "x", "urk": 1},
+        ):
+            assert api.post("/v1/silences", json=wish).status_code in (400, 422), wish
+
+
+def test_what_is_out_of_scope_is_neither_seen_nor_touched(fleet: Fold) -> None:
+    fleet.add("a")
+    fleet.controller.add_devices([DeviceIn(id="h", tags={"site": "hall"})])
+    fleet.devices["h"] = Device(fleet.broker, "h")
+    fleet.settle()
+    for cam in fleet.devices.values():
+        cam.cut()
+    fleet.report("drift", Finding("digits", True, "x"))
+    fleet.wait(960, step_s=10)
+    mine = fleet.bearer("lab", Role.OPERATOR, site="lab")
+    with TestClient(build_app(fleet.controller), headers=fleet.bearer()) as api:
+        every = {a["subject"]: a["id"] for a in api.get("/v1/alerts").json()}
+        assert every.keys() == {"a", "h", "digits"}
+        assert [a["subject"] for a in api.get("/v1/alerts", headers=mine).json()] == ["a"]
+        for subject in "h", "digits":
+            answer = api.post(f"/v1/alerts/{every[subject]}/acknowledge", headers=mine)
+            assert (answer.status_code, answer.json()["code"]) == (404, "unknown_alert")
+        assert api.post(f"/v1/alerts/{every['a']}/acknowledge", headers=mine).is_success
+        wide = {"rule": "device_offline", "for_s": 60, "why": "x"}
+        assert api.post("/v1/silences", json=wide, headers=mine).status_code == 403
+        number = api.post("/v1/silences", json=wide).json()["id"]
+        assert api.get("/v1/silences", headers=mine).json() == []
+        assert api.delete(f"/v1/silences/{number}", headers=mine).status_code == 404
+
+
+def test_prometheus_sees_how_many_alerts_there_are(fleet: Fold) -> None:
+    fleet.add("a", "b")
+    fleet.report("drift", Finding("x", True, "x"))
+    fleet.devices["a"].cut()
+    fleet.settle()
+    text = fleet.controller.metrics_text().decode()
+    assert 'modelfleet_alerts{rule="drift",state="firing"} 1.0' in text
+    assert 'modelfleet_alerts{rule="device_offline",state="pending"} 1.0' in text
+
+
+def test_the_query_of_a_tick_reads_no_more_than_what_is_due(fleet: Fold) -> None:
+    """At each tick, however many alerts are open: by an index, never all rows."""
+    with fleet.store.read() as tx:
+        raw = tx.alerts._connection
+        for query, index in (
+            ("SELECT * FROM alerts WHERE due_unix_ms <= 1 ORDER BY due_unix_ms LIMIT 1", "due"),
+            ("SELECT rule, news FROM alerts WHERE news != '' GROUP BY rule, news", "with_news"),
+        ):
+            plan = str(raw.exec_driver_sql(f"EXPLAIN QUERY PLAN {query}").all())
+            assert index in plan
+            assert "TEMP B-TREE FOR ORDER BY" not in plan
