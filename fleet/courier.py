@@ -28,6 +28,8 @@ from wire.errors import ConfigError, StorageError
 from .alert_settings import Receiver
 
 log = logging.getLogger(__name__)
+# It logs each URL whole, and those of webhooks hold secrets.
+logging.getLogger("httpx").setLevel(logging.WARNING)
 
 TIMEOUT_S: Final = 10.0
 """For a whole exchange, from the connection to the last byte."""
@@ -59,7 +61,7 @@ class Answer:
     text: str
 
 
-def backoff_s(attempts: int, chance: float) -> float:
+def backoff_s(attempts: int, chance: float, first_s: float = RETRY_FIRST_S) -> float:
     """Return the wait after a number of failed attempts, in seconds.
 
     Full jitter, as in M. Brooker, "Exponential Backoff And Jitter" (AWS, 2015): anything up to the
@@ -68,17 +70,18 @@ def backoff_s(attempts: int, chance: float) -> float:
     Args:
         attempts: At least 1.
         chance: In [0, 1).
+        first_s: Half the longest first wait.
     """
-    return chance * min(RETRY_CAP_S, RETRY_FIRST_S * 2.0 ** min(attempts, 30))
+    return chance * min(RETRY_CAP_S, first_s * 2.0 ** min(attempts, 30))
 
 
-async def post(receiver: Receiver, body: str, key: str) -> Answer:
+async def post(receiver: Receiver, body: str, key: str, *, timeout_s: float = TIMEOUT_S) -> Answer:
     """Send a message once, and return what the receiver said."""
     try:
-        async with asyncio.timeout(TIMEOUT_S):
+        async with asyncio.timeout(timeout_s):
             return await _exchange(receiver, body, key)
     except TimeoutError:
-        return Answer(False, False, f"no whole answer within {TIMEOUT_S:g} s")
+        return Answer(False, False, f"no whole answer within {timeout_s:g} s")
     except (httpx.HTTPError, httpx.InvalidURL, OSError, ConfigError) as exc:
         return Answer(False, False, _line(str(exc) or type(exc).__name__))
 
@@ -144,12 +147,28 @@ class Courier:
     """See the module."""
 
     def __init__(
-        self, store: Store, receivers: Iterable[Receiver], clock: Callable[[], int]
+        self,
+        store: Store,
+        receivers: Iterable[Receiver],
+        clock: Callable[[], int],
+        *,
+        timeout_s: float = TIMEOUT_S,
+        retry_first_s: float = RETRY_FIRST_S,
     ) -> None:
-        """Prepare, start nothing."""
+        """Prepare, start nothing.
+
+        Args:
+            store: Holds what is to be delivered.
+            receivers: To whom.
+            clock: Milliseconds of the Unix epoch.
+            timeout_s: For a whole exchange.
+            retry_first_s: Half the longest wait after the first failure.
+        """
         self._store = store
         self._receivers = tuple(receivers)
         self._clock = clock
+        self._timeout_s = timeout_s
+        self._retry_first_s = retry_first_s
         self._loop: asyncio.AbstractEventLoop | None = None
         self._bells: dict[str, asyncio.Event] = {}
         self._ended: asyncio.Event | None = None
@@ -212,7 +231,7 @@ class Courier:
                 wait_s = await self._deliver(receiver)
             except StorageError as exc:
                 log.error("alerts: %s (%s)", exc, exc.hint)  # noqa: TRY400 - its text says it
-                wait_s = RETRY_FIRST_S
+                wait_s = self._retry_first_s
             if wait_s > 0:
                 try:
                     await asyncio.wait_for(bell.wait(), wait_s)
@@ -230,7 +249,7 @@ class Courier:
         if 0 < wait_ms <= RETRY_CAP_S * 1000:  # more is a clock that was set back
             return wait_ms / 1000
         key = f"{delivery.created_unix_ms}-{delivery.id}"
-        answer = await post(receiver, delivery.body, key)
+        answer = await post(receiver, delivery.body, key, timeout_s=self._timeout_s)
         return self._settle(receiver, delivery, answer)
 
     def _settle(self, receiver: Receiver, delivery: Delivery, answer: Answer) -> float:
@@ -242,7 +261,7 @@ class Courier:
             if not answer.is_taken:
                 log.error("alerts: given up for %s: %s", receiver.name, answer.text)
             return 0.0
-        wait_s = backoff_s(delivery.attempts + 1, _CHANCE.random())
+        wait_s = backoff_s(delivery.attempts + 1, _CHANCE.random(), self._retry_first_s)
         with self._store.write() as tx:
             tx.deliveries.postpone(delivery.id, now + int(wait_s * 1000))
         if delivery.attempts == 0:
