@@ -38,7 +38,7 @@ class Alert(Schema):
 
 
 class SilenceIn(Schema):
-    """Which alerts nobody shall be told of, for how long, and why; at least one part is given."""
+    """Which alerts nobody is told of, for how long, and why; at least one part is given."""
 
     rule: RuleName | None = None
     subject: SubjectGlob | None = None
