@@ -73,7 +73,7 @@ def test_a_classifier_becomes_a_bundle_as_the_contract_has_it(digits, classified
     manifest = done.manifest
     assert (manifest.name, manifest.version) == ("m", "1.0.0")
     assert sorted(done.bundle.files) == [
-        "baseline.json", "golden.npz", "manifest.json", "model.onnx", "parity.json",
+        "baseline.json", "golden.npz", "manifest.json", "model.onnx", "parity.json", "schema.json",
     ]  # fmt: skip
     (given,) = manifest.inputs
     assert (given.name, given.datatype, given.shape) == ("X", "FP32", (-1, 4))

@@ -6,14 +6,29 @@ import json
 
 
 def toml(sections):
-    """Return a TOML file of sections, whose values are texts, numbers and booleans."""
-    lines = []
-    for section, values in sections.items():
-        if values is None:
-            continue
-        lines.append(f"[{section}]")
-        lines += [f"{key} = {_value(value)}" for key, value in values.items() if value is not None]
+    """Return a TOML file of sections: of texts, numbers, booleans, lists, and sections within."""
+    lines = [line for name, values in sections.items() for line in _section(name, values)]
     return "\n".join(lines).encode("utf-8", "replace")
+
+
+def _section(name, values, head="[{}]"):
+    if values is None:
+        return
+    yield head.format(name)
+    inner = {}
+    for key, value in values.items():
+        if isinstance(value, dict) or (
+            isinstance(value, list) and value and isinstance(value[0], dict)
+        ):
+            inner[f"{name}.{key}"] = value
+        elif value is not None:
+            yield f"{key} = {_value(value)}"
+    for place, value in inner.items():
+        if isinstance(value, dict):
+            yield from _section(place, value)
+            continue
+        for one in value:
+            yield from _section(place, one, "[[{}]]")
 
 
 def _value(value):

@@ -149,7 +149,7 @@ class Controller:
         def on_begin(connection):
             connection.connection.driver_connection.set_trace_callback(self.fuse.on_statement)
 
-        event.listen(self.store._writer, "begin", on_begin)
+        event.listen(self.store._database.writer, "begin", on_begin)
 
     def store_batch(self, deliveries, now_unix_ms):
         """Store what came and return the acknowledgements, as the controller's loop does it."""

@@ -121,6 +121,7 @@ def live(root, scenario, witness, *, generation=1, stage=0, is_endless=False):
         telemetry=TelemetryReporter(
             device=DEVICE,
             interval_s=NO_TELEMETRY_S,
+            window_s=NO_TELEMETRY_S,
             host=Host(root),
             runtimes=runtimes,
             uplink=uplink,
