@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import claims_drift
 import claims_fleet
 import claims_wire
 from evidence import Evidence
@@ -30,6 +31,8 @@ CLAIMS: dict[str, Callable[[Evidence], str]] = {
     "runtime_replaced_at_each_swap": claims_fleet.runtime_replaced_at_each_swap,
     "telemetry_counts_the_requests": claims_wire.telemetry_counts_the_requests,
     "store_has_each_record_once": claims_fleet.store_has_each_record_once,
+    "drift_is_found": claims_drift.drift_is_found,
+    "no_false_alarm": claims_drift.no_false_alarm,
     "rollback_returned_every_device": claims_fleet.rollback_returned_every_device,
     "broker_agrees_with_api": claims_fleet.broker_agrees_with_api,
     "all_ended_in_good_order": claims_fleet.all_ended_in_good_order,

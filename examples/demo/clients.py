@@ -28,31 +28,25 @@ class Question:
     has_16: bool
 
 
-def questions_of(data: Path, count: int = 150) -> list[Question]:
-    """Return real rows as requests, each followed by itself with its brightest pixels dimmed to 15.
+def questions_of(data: Path, *, dirty: Sequence[int] = ()) -> list[Question]:
+    """Return every row of the data as a request, the pixels `dirty` at half their brightness.
 
-    So requests with and without the pixel value 16 alternate, and answers of a model that fails on
-    16 show its version between the failures.
+    About half of the rows have the pixel value 16. Asked in random order, those with and without it
+    alternate quickly, and answers of a model that fails on 16 show its version between the failures.
     """
     with np.load(data, allow_pickle=False) as arrays:
         rows, labels = arrays["X"], arrays["y"]
-    step = max(1, len(rows) // count)
+    rows[:, list(dirty)] = np.floor(rows[:, list(dirty)] / 2)
     questions = []
-    for row, label in zip(rows[::step], labels[::step], strict=True):
-        for pixels in (row, np.minimum(row, 15)):
-            body = {
-                "inputs": [
-                    {
-                        "name": "X",
-                        "shape": [1, len(row)],
-                        "datatype": "FP32",
-                        "data": [float(value) for value in pixels],
-                    }
-                ]
-            }
-            questions.append(
-                Question(json.dumps(body).encode(), int(label), bool(max(pixels) > 15))
-            )
+    for pixels, label in zip(rows, labels, strict=True):
+        tensor = {
+            "name": "X",
+            "shape": [1, len(pixels)],
+            "datatype": "FP32",
+            "data": pixels.tolist(),
+        }
+        body = json.dumps({"inputs": [tensor]}).encode()
+        questions.append(Question(body, int(label), bool(pixels.max() > 15)))
     return questions
 
 
@@ -99,6 +93,9 @@ def get(address: str, path: str, *, token: str = "") -> tuple[int, Any]:
 class Client(threading.Thread):
     """Asks one agent all the time over one keep-alive connection, and keeps what was answered.
 
+    Each question is drawn at random, so that what a device is asked in a few seconds is distributed
+    as all of them are: in a fixed order a part of them would be a drift, and rightly be found.
+
     The record is run-length coded: a segment is a run of answers with the same version and status.
     Failures carry no version; status 0 is a broken or refused connection.
     """
@@ -108,8 +105,10 @@ class Client(threading.Thread):
     ) -> None:
         kind = "unix" if address.startswith("/") else "tcp"
         super().__init__(name=f"{device}/{kind}", daemon=True)
+        self.device = device
         self._address = address
         self._questions = questions
+        self._random = np.random.default_rng(list(self.name.encode()))
         self._now_s = now_s
         self._ended = threading.Event()
         self.segments: list[dict[str, Any]] = []
@@ -120,16 +119,18 @@ class Client(threading.Thread):
             if self._ended.wait(PACE_S * 5):
                 return
         connection = connection_to(self._address)
-        number = 0
         while not self._ended.wait(PACE_S):
-            question = self._questions[number % len(self._questions)]
+            question = self._questions[self._random.integers(len(self._questions))]
             status, version, label = ask(connection, question.body)
             self._note(question, status, version, label)
             if status == 0:
                 connection.close()
                 connection = connection_to(self._address)
-            number += 1
         connection.close()
+
+    def ask_from(self, questions: Sequence[Question]) -> None:
+        """Draw from `questions` from the next request on."""
+        self._questions = questions
 
     def stop(self) -> None:
         """End after the request under way."""

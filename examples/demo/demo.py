@@ -1,6 +1,7 @@
 """The main job from end to end, on loopback, with the installed programs.
 
-Three agents; a good model, a bad one that its canary rolls back, a better one, and a return by hand.
+Three agents; a good model, a bad one that its canary rolls back, a better one, a camera that gets
+dirty, and a return by hand.
 Nothing of the project is imported: the programs are driven by their commands, and the evidence comes
 from outside them. Exits with 0 only if every claim of `checker.py` is proved.
 
@@ -14,11 +15,13 @@ import json
 import shutil
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 import checker
-from clients import Client, questions_of
+from claims_drift import MIN_ROWS
+from clients import Client, Question, questions_of
 from content import bundle_facts, reassemble, unpack_chunks
 from evidence import MODEL, RECORD_CHANNELS, digits, said
 from observer import Observer
@@ -28,6 +31,9 @@ from stage import DEVICES, Stage
 TRAIN = Path(__file__).resolve().parents[1] / "digits" / "train.py"
 VERSIONS = {"good": "1.0.0", "bad": "2.0.0", "better": "3.0.0"}
 MIN_ANSWERS = 30
+DIRTY_DEVICE = "cam-03"
+DIRTY_PIXELS = range(24, 32)
+"""The fourth of eight rows of the picture. At half its brightness most answers are still right."""
 
 
 class Demo:
@@ -37,6 +43,7 @@ class Demo:
         self.stage = stage
         self.journal = stage.journal
         self.clients: list[Client] = []
+        self.questions: dict[str, list[Question]] = {}
         self.observer: Observer | None = None
         self.evidence: dict[str, Any] = {
             "devices": list(DEVICES),
@@ -53,6 +60,7 @@ class Demo:
         self.roll_out("good", "a good model, in phases, while applications ask")
         self.roll_out("bad", "a model that passes every test and fails on live data", code=3)
         self.roll_out("better", "a better model")
+        self.get_dirty()
         self.roll_back()
         self.end()
 
@@ -85,10 +93,12 @@ class Demo:
                 *("--data", f"{variant}/{data}", "--output", bundle),
             )
             self.evidence["bundles"][version] = bundle_facts(self.stage.fleet_dir / bundle)
-        questions = questions_of(self.stage.fleet_dir / "v1" / "digits.npz")
+        data = self.stage.fleet_dir / "v1" / "digits.npz"
+        self.questions["clean"] = questions_of(data)
+        self.questions["dirty"] = questions_of(data, dirty=DIRTY_PIXELS)
         for device in DEVICES:
             for address in self.stage.addresses(device):
-                client = Client(device, address, questions, self.journal.now_s)
+                client = Client(device, address, self.questions["clean"], self.journal.now_s)
                 self.clients.append(client)
                 client.start()
 
@@ -109,6 +119,35 @@ class Demo:
         self._wait_until_served(version if code == 0 else VERSIONS["good"])
         self._settle(version)
 
+    def get_dirty(self) -> None:
+        """Let one camera get dirty, wait until the controller finds it, and clean it again."""
+        self.journal.step("drift", f"{DIRTY_DEVICE} gets dirty: a row of its pixels comes darker")
+        row_counts = {VERSIONS[role]: self._rows_looked_at(role) for role in ("good", "better")}
+        report = self.stage.drift(MODEL, VERSIONS["better"], DIRTY_DEVICE)
+        before = self._findings()
+        known = {finding["id"] for finding in before}
+        self.evidence["drift"] = {
+            "device": DIRTY_DEVICE,
+            "pixels": [f"X[{pixel}]" for pixel in DIRTY_PIXELS],
+            "outputs": [column["name"] for column in report["columns"] if column["is_output"]],
+            "row_counts": row_counts,
+            "before": before,
+            "dirty_unix_ms": time.time_ns() // 1_000_000,
+        }
+        self._ask_from("dirty")
+        wait_for(
+            f"{DIRTY_DEVICE} to be found dirty",
+            lambda: any(finding["id"] not in known for finding in self.stage.findings()),
+            timeout_s=60,
+            services=self.stage.services(),
+        )
+        for args in (
+            ("list",),
+            ("show", MODEL, "--device", DIRTY_DEVICE, "--since", "10m"),
+        ):
+            self.journal.quote(self.stage.fleet("drift", *args))
+        self._ask_from("clean")
+
     def roll_back(self) -> None:
         """Return every device by hand to what it served before."""
         self.journal.step("rollback", "back to what each device confirmed before, by hand")
@@ -124,6 +163,7 @@ class Demo:
         assert self.observer is not None
         processes, api = self.evidence["processes"], self.evidence["api"]
         api["devices"]["end"] = self.stage.devices()
+        self.evidence["drift"]["after"] = self._findings()
         retained = self._retained()
         processes["exit_codes"] |= self.stage.stop_agents()
         processes["left_over"] = [list(child) for child in self.stage.watch.present()]
@@ -156,6 +196,28 @@ class Demo:
         )  # fmt: skip
         self.evidence["processes"]["settled"].append(look)
         self.evidence["api"]["devices"][step] = self.stage.devices()
+
+    def _ask_from(self, state: str) -> None:
+        """Have the clients of the camera that gets dirty ask as it then sees."""
+        for client in self.clients:
+            if client.device == DIRTY_DEVICE:
+                client.ask_from(self.questions[state])
+
+    def _findings(self) -> list[Any]:
+        """Return what has drifted so far, those findings that are over as well."""
+        return list(json.loads(self.stage.fleet("drift", "list", "--json", "--since", "1h")))
+
+    def _rows_looked_at(self, role: str) -> dict[str, int]:
+        """Return the rows of each device in windows that came, once there are enough to judge."""
+
+        def enough() -> dict[str, int] | None:
+            counts = {
+                device: self.stage.drift(MODEL, VERSIONS[role], device)["row_count"]
+                for device in DEVICES
+            }
+            return counts if min(counts.values()) >= MIN_ROWS else None
+
+        return wait_for(f"{MIN_ROWS} rows of each device in windows", enough, timeout_s=60)
 
     def _one_runtime_each(self, step: str) -> dict[str, Any] | None:
         look = self.stage.processes(step)

@@ -14,6 +14,9 @@ The evidence is one JSON object; `demo.py` writes it, and its times are seconds 
                children [{device, pid, started, first_s, last_s}]
                exit_codes {name: code} · left_over [[device, pid, start]]
     api        devices {step: {device: …}} · rollouts {version: …} · records {device: […]} · rollback
+    drift      device, pixels [feature], outputs [feature], dirty_unix_ms    what was done to whom
+               row_counts {version: {device: count}} before that             in windows that came
+               before [finding], after [finding]              as `fleet drift list --json --since 1h`
 """
 
 from __future__ import annotations
@@ -24,7 +27,8 @@ from typing import Any, NamedTuple
 Evidence = Mapping[str, Any]
 MODEL = "digits"
 RECORD_CHANNELS = (
-    "event/update", "event/gap", "event/alarm", "telemetry/inference", "telemetry/vitals",
+    "event/update", "event/gap", "event/alarm",
+    "telemetry/inference", "telemetry/window", "telemetry/vitals",
 )  # fmt: skip
 CONFIRMED = ("confirmed", "confirmed_without_traffic")
 

@@ -36,6 +36,12 @@ class Journal:
         """Print one line of narration."""
         print(f"[{self.now_s():6.1f} s] {text}", flush=True)
 
+    def quote(self, text: str, max_lines: int = 12) -> None:
+        """Print the first lines of what a command printed."""
+        lines = text.splitlines()
+        for line in [*lines[:max_lines], *["…"] * (len(lines) > max_lines)]:
+            print(f"{'':13}{line}".rstrip(), flush=True)
+
     def step(self, name: str, title: str) -> None:
         """Begin a step; it lasts until the next one begins."""
         self.end_step()

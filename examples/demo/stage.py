@@ -14,6 +14,8 @@ from processes import DemoError, Journal, ProcessWatch, Service, free_port, star
 
 DEVICES = ("cam-01", "cam-02", "cam-03")
 TELEMETRY_INTERVAL_S = 2
+WINDOW_S = 5
+"""How often inputs and answers are held against the baseline; 15 minutes unless somebody says so."""
 
 
 class Stage:
@@ -67,6 +69,8 @@ class Stage:
     def start_controller(self, broker: str | None) -> str:
         """Make a fleet, start broker, controller and API, and return the broker's URL."""
         self.fleet("init", "myfleet", *self._init_options(broker))
+        with (self.fleet_dir / "fleet.toml").open("a") as file:
+            file.write(f"\n[drift]\nwindow_s = {WINDOW_S}\n")
         self._controller = self._start("fleet up", "fleet", "up")
         health = wait_for("the API", self._health, services=(self._controller,))
         return str(health["broker_url"])
@@ -92,7 +96,9 @@ class Stage:
         path = self.fleet_dir / f"{device}.toml"
         text = path.read_text()
         if "telemetry" not in tomllib.loads(text):
-            path.write_text(f"{text}\n[telemetry]\ninterval_s = {TELEMETRY_INTERVAL_S}\n")
+            path.write_text(
+                f"{text}\n[telemetry]\ninterval_s = {TELEMETRY_INTERVAL_S}\nwindow_s = {WINDOW_S}\n"
+            )
 
     def start_agent(self, device: str) -> None:
         """Start the agent of a device and watch its children."""
@@ -179,6 +185,15 @@ class Stage:
         """Return the newest rollout of a version, with its members."""
         ids = [row["id"] for row in self.api("/v1/rollouts") if row["version"] == version]
         return dict(self.api(f"/v1/rollouts/{ids[0]}"))
+
+    def findings(self) -> list[dict[str, Any]]:
+        """Return what has drifted now."""
+        return list(self.api("/v1/drift"))
+
+    def drift(self, model: str, version: str, device: str) -> dict[str, Any]:
+        """Return how what a release was asked and answered on a device lies beside its baseline."""
+        path = f"/v1/models/{model}/drift?version={version}&device={device}&since_s=3600"
+        return dict(self.api(path))
 
     def _health(self) -> dict[str, Any] | None:
         status, body = get(self._api, "/v1/status", token=self._token())

@@ -225,6 +225,65 @@ def the_store_made_a_record_up(e: dict[str, Any]) -> None:
     rows.append({**rows[0], "seq": 10**9})
 
 
+def finding(e: dict[str, Any]) -> dict[str, Any]:
+    """Return the one about the camera that got dirty."""
+    return next(one for one in e["drift"]["after"] if one["who"] == e["drift"]["device"])
+
+
+def a_finding_on_another_device(e: dict[str, Any], version: str) -> dict[str, Any]:
+    device = next(device for device in e["devices"] if device != e["drift"]["device"])
+    return {**finding(e), "id": 99, "who": device, "version": version}
+
+
+def the_dirty_camera_was_not_found(e: dict[str, Any]) -> None:
+    e["drift"]["after"] = []
+
+
+def a_clean_camera_was_found_too(e: dict[str, Any]) -> None:
+    e["drift"]["after"].append(a_finding_on_another_device(e, BETTER))
+
+
+def the_old_release_was_found_once_it_was_back(e: dict[str, Any]) -> None:
+    e["drift"]["after"].append({**finding(e), "id": 99, "version": GOOD})
+
+
+def the_whole_fleet_was_found(e: dict[str, Any]) -> None:
+    finding(e).update(level="fleet", who="")
+
+
+def one_cause_was_found_twice(e: dict[str, Any]) -> None:
+    e["drift"]["after"].append({**finding(e), "id": 99})
+
+
+def a_clean_pixel_was_found(e: dict[str, Any]) -> None:
+    finding(e)["features"].append("X[0]")
+
+
+def only_an_output_was_found(e: dict[str, Any]) -> None:
+    finding(e)["features"] = ["label"]
+
+
+def it_was_found_before_the_camera_was_dirty(e: dict[str, Any]) -> None:
+    finding(e)["opened_unix_ms"] = e["drift"]["dirty_unix_ms"] - 1
+
+
+def a_clean_camera_was_found_dirty(e: dict[str, Any]) -> None:
+    false = a_finding_on_another_device(e, BETTER)
+    e["drift"]["before"].append(false)
+    e["drift"]["after"].append(false)
+
+
+def a_false_alarm_about_the_first_release_is_over(e: dict[str, Any]) -> None:
+    over_unix_ms = e["drift"]["dirty_unix_ms"] - 1000
+    false = {**a_finding_on_another_device(e, GOOD), "closed_unix_ms": over_unix_ms}
+    e["drift"]["before"].append(false)
+    e["drift"]["after"].append(false)
+
+
+def a_device_was_hardly_looked_at(e: dict[str, Any]) -> None:
+    e["drift"]["row_counts"][BETTER][other(e)] = 20
+
+
 def a_device_stayed_behind(e: dict[str, Any]) -> None:
     e["api"]["devices"]["rollback"][other(e)]["models"][0]["active_version"] = BETTER
 
@@ -277,6 +336,21 @@ FALSIFIED: dict[str, tuple[Tampering, ...]] = {
         the_store_has_a_record_twice,
         the_store_lost_a_record,
         the_store_made_a_record_up,
+    ),
+    "drift_is_found": (
+        the_dirty_camera_was_not_found,
+        a_clean_camera_was_found_too,
+        the_old_release_was_found_once_it_was_back,
+        the_whole_fleet_was_found,
+        one_cause_was_found_twice,
+        a_clean_pixel_was_found,
+        only_an_output_was_found,
+        it_was_found_before_the_camera_was_dirty,
+    ),
+    "no_false_alarm": (
+        a_clean_camera_was_found_dirty,
+        a_false_alarm_about_the_first_release_is_over,
+        a_device_was_hardly_looked_at,
     ),
     "rollback_returned_every_device": (a_device_stayed_behind, the_rollback_failed),
     "broker_agrees_with_api": (
