@@ -6,9 +6,14 @@ The texts below fields are their meaning in `docs/topics.md`; run `make docs` af
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
-from pydantic import AfterValidator, Field
+from pydantic import (
+    AfterValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 
 from .ids import Digest, ModelName, Version
 from .messages import Count, Part, Record, Seconds, UnixMs
@@ -100,3 +105,9 @@ class WindowTelemetry(Record):
     """Values that were odd and answered all the same; where `first` is 0, null without any."""
     rejected: CheckCounts | None = None
     """Requests that were refused, each by its first fault; the same."""
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_there(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what says nothing: there are many windows, and each byte of one counts."""
+        fields: dict[str, Any] = write(self)
+        return {name: value for name, value in fields.items() if value not in (None, (), [])}
