@@ -80,7 +80,11 @@ UNREADABLE, INCOMPLETE = "bundle_unreadable", "bundle_incomplete"
 UPLOADS = {
     "empty": (lambda _: b"", "bundle_empty", "no body"),
     "cut-in-the-head": (lambda f: packed(f)[:100], UNREADABLE, "truncated"),
-    "cut-in-half": (lambda f: packed(f)[: len(packed(f)) // 2], UNREADABLE, "end of data"),
+    "cut-in-a-file": (
+        lambda f: packed(f)[: packed(f).index(f["model.onnx"]) + 9],
+        UNREADABLE,
+        "end of data",
+    ),
     "text": (lambda _: b"hello" * 500, UNREADABLE, "header"),
     "zeros": (lambda _: bytes(10_240), UNREADABLE, "it is empty"),
     "a-model": (lambda f: f["model.onnx"], UNREADABLE, "header"),

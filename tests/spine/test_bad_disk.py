@@ -192,7 +192,7 @@ def test_a_bundle_that_does_not_fit_is_not_there_in_part(disk, bundles):
     output = disk.path / "out.bundle"
     ended = run(
         disk.path.parent, "fleet", "convert", str(source), "--name", NAME, "--version", "2.0.0",
-        "--data", str(source.parent / "rows.npz"), "--output", str(output),
+        "--data", str(source.parent / "few.npz"), "--output", str(output),
     )  # fmt: skip
     check_complaint(ended, str(output), NO_ROOM)
     assert [path.name for path in disk.path.iterdir()] == [FILLER]
