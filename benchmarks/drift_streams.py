@@ -10,7 +10,7 @@ import numpy.typing as npt
 from scipy import optimize, signal, stats
 
 from fleet.core import drift
-from fleet.core.dependence import block_rows
+from fleet.core.windows import block_rows
 from wire.histogram import count, reference_edges
 
 Array = npt.NDArray[Any]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+import threading
+from collections import OrderedDict
 from typing import Final
 
 from pydantic import ValidationError
@@ -17,15 +18,16 @@ from wire.manifest import BASELINE, parse_manifest
 
 MAX_BASELINE_BYTES: Final = 4 * 1024 * 1024
 """As on the device: of thousands of columns."""
-MAX_CACHED: Final = 64
+MAX_KEPT: Final = 64
 
 
 class Baselines:
-    """Reads baselines, and keeps those that were read last; a release never changes."""
+    """Reads baselines, and keeps those that were asked for last; a release never changes. Safe from any thread."""
 
     def __init__(self, chunks: ChunkFolder) -> None:
         self._chunks = chunks
-        self._read = lru_cache(MAX_CACHED)(self._load)
+        self._kept: OrderedDict[str, Baseline] = OrderedDict()
+        self._lock = threading.Lock()
 
     def of(self, release: ReleaseRow) -> Baseline:
         """Return the baseline of a release.
@@ -34,13 +36,20 @@ class Baselines:
             BundleError: `baseline_unusable`: it is no baseline, or over the cap.
             StorageError: `chunk_lost`.
         """
-        return self._read(release.manifest, release.index_digest, release.manifest_body)
+        with self._lock:
+            found = self._kept.get(release.manifest) or self._load(release)
+            self._kept[release.manifest] = found
+            self._kept.move_to_end(release.manifest)
+            while len(self._kept) > MAX_KEPT:
+                self._kept.popitem(last=False)
+        return found
 
-    def _load(self, manifest: str, index_digest: str, manifest_body: str) -> Baseline:
-        entry = parse_manifest(manifest_body.encode()).file(BASELINE)
+    def _load(self, release: ReleaseRow) -> Baseline:
+        manifest = release.manifest
+        entry = parse_manifest(release.manifest_body.encode()).file(BASELINE)
         if entry.bytes > MAX_BASELINE_BYTES:
             raise _unusable(manifest, f"it is over {MAX_BASELINE_BYTES} bytes")
-        index = parse_index(self._plain(index_digest))
+        index = parse_index(self._plain(release.index_digest))
         if index.index is not None:
             pieces = b"".join(self._plain(digest) for digest, _ in index.index)
             index = parse_index(pieces)

@@ -86,7 +86,7 @@ class DriftWatch:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End after the round under way."""
+        """End after the column under way."""
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -125,7 +125,7 @@ class DriftWatch:
 
     def _judge(self, end_unix_ms: int, now: int) -> None:
         from fleet.core.drift import HISTORY
-        from fleet.core.streams import Budget, step, stream_counts
+        from fleet.core.streams import Budget, by_column, stream_counts, total
 
         slot_ms = self._settings.slot_ms
         with self._store.read() as tx:
@@ -139,12 +139,15 @@ class DriftWatch:
             stored = tx.drift.alarms()
         streams = stream_counts(evidence.values())
         budget = Budget(self._settings.alarms_per_30_days, slot_ms / 1000, streams)
-        judged = {
-            release: step(
-                one, _alarms_of(stored.get(release.manifest, [])), end_unix_ms - slot_ms, budget
-            )
-            for release, one in evidence.items()
-        }
+        judged = {}
+        for release, one in evidence.items():
+            alarms = _alarms_of(stored.get(release.manifest, []))
+            parts = []
+            for part in by_column(one, alarms, end_unix_ms - slot_ms, budget):
+                if self._stopping.is_set():
+                    return  # the next start judges this slot
+                parts.append(part)
+            judged[release] = total(parts)
         with self._store.write() as tx:
             for release, result in judged.items():
                 tx.drift.set_alarms(release.manifest, _as_rows(result.alarms), end_unix_ms)

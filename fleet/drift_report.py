@@ -13,7 +13,7 @@ from fleet.api.drift_schemas import DriftBin, DriftColumn, DriftReport
 from fleet.baselines import cells_of
 from fleet.core.distances import jensen_shannon_bits, wasserstein_bins
 from fleet.core.drift import Level, Reference, Verdict, judge
-from fleet.core.streams import Budget, Evidence, history_of, stream_counts, together_of
+from fleet.core.streams import Budget, Evidence, history_of, together_of
 from fleet.core.windows import ColumnSums, WindowSums, merged
 from wire.histogram import Baseline, CategoryColumn, Column, psi, reference_counts
 
@@ -59,9 +59,20 @@ def report_of(
     )
 
 
-def budget_of(evidence: Evidence, alarms_per_30_days: float, slot_ms: int) -> Budget:
-    """Return the budget if these were all streams of the fleet."""
-    return Budget(alarms_per_30_days, slot_ms / 1000, stream_counts([evidence]))
+def budget_of(
+    evidence: Evidence, device_count: int, alarms_per_30_days: float, slot_ms: int
+) -> Budget:
+    """Return the budget by which a finding of this release would be raised.
+
+    Args:
+        evidence: Of the devices that are shown, who may be few.
+        device_count: All that serve the release; other releases are not counted here.
+        alarms_per_30_days: For the whole fleet.
+        slot_ms: How long a slot is.
+    """
+    column_count = sum(reference is not None for reference in evidence.references)
+    streams = {Level.FLEET: column_count, Level.DEVICE: column_count * max(1, device_count)}
+    return Budget(alarms_per_30_days, slot_ms / 1000, streams)
 
 
 def _verdict(evidence: Evidence, position: int, budget: Budget) -> Verdict:

@@ -18,7 +18,6 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from fleet.store.devices import Selection
-from fleet.store.releases import ReleaseRow
 from fleet.store.store import Tx
 from wire import codec
 from wire import messages as m
@@ -37,6 +36,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._names: dict[str, tuple[str, str]] = {}
         ProcessCollector(registry=self.registry)
         self._records = self._counter("records_stored", "Records stored, each once.", "channel")
         release = ("model", "version")
@@ -55,14 +55,11 @@ class Metrics:
 
     def stored(self, tx: Tx, records: Iterable[m.Record]) -> None:
         """Count records that were stored just now; a release that the store does not know is `other`."""
-        named: dict[str, ReleaseRow | None] = {}
         for record in records:
             self._records.labels(CHANNELS[type(record)]).inc()
             match record:
-                case m.InferenceTelemetry(manifest=manifest):
-                    if manifest not in named:
-                        named[manifest] = tx.releases.by_manifest(manifest)
-                    self._inference(record, named[manifest])
+                case m.InferenceTelemetry():
+                    self._inference(record, self._name(tx, record.manifest))
                 case m.AlarmEvent(code=code):
                     self._alarms.labels(_known(code)).inc()
                 case m.UpdateEvent(to=to, code=code):
@@ -70,8 +67,16 @@ class Metrics:
                 case _:
                     pass
 
-    def _inference(self, record: m.InferenceTelemetry, release: ReleaseRow | None) -> None:
-        labels = (release.model, release.version) if release is not None else (OTHER, OTHER)
+    def _name(self, tx: Tx, manifest: str) -> tuple[str, str]:
+        """Return the model and version of a release, which never change, so that it is read once."""
+        if manifest not in self._names:
+            release = tx.releases.by_manifest(manifest)
+            if release is None:
+                return OTHER, OTHER
+            self._names[manifest] = (release.model, release.version)
+        return self._names[manifest]
+
+    def _inference(self, record: m.InferenceTelemetry, labels: tuple[str, str]) -> None:
         self._requests.labels(*labels).inc(record.request_count)
         self._rows.labels(*labels).inc(record.row_count)
         for cause, count in record.error_count.model_dump().items():

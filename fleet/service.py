@@ -171,8 +171,10 @@ def run_controller(settings: ControllerSettings) -> None:
     failure: list[ModelfleetError] = []
 
     def work() -> None:
-        _work(controller, failure)
-        server.should_exit = True
+        try:
+            _work(controller, failure)
+        finally:
+            server.should_exit = True
 
     loop = threading.Thread(target=work, name="controller-loop")
     with _signals(controller, server):

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Final
 
 from fleet.core.windows import of_record, slot_start
 from fleet.store.content import ChunkFolder
-from fleet.store.releases import ReleaseRow
 from fleet.store.store import Store, Tx
 from fleet.store.windows import WindowRow
 from wire.errors import ModelfleetError
@@ -38,6 +37,7 @@ class WindowKeeper:
         self._chunks = chunks
         self._baselines: Baselines | None = None
         self._unusable: set[str] = set()
+        self._cells_of: dict[str, tuple[int, ...]] = {}
         self._next_tidy_unix_ms = 0
 
     @property
@@ -51,8 +51,7 @@ class WindowKeeper:
 
     def add(self, tx: Tx, device: str, record: WindowTelemetry, now_unix_ms: int) -> None:
         """Add a record that was not stored before; one of a release that is not here says nothing."""
-        release = tx.releases.by_manifest(record.manifest)
-        cells = self._cells(release) if release is not None else None
+        cells = self._cells(tx, record.manifest)
         if cells is None:
             return
         ended_unix_ms = record.start_unix_ms + int(record.duration_s * 1000)
@@ -60,18 +59,25 @@ class WindowKeeper:
         sums = of_record(record, cells)
         tx.windows.add(WindowRow(device, record.manifest, start, self.slot_ms, sums))
 
-    def _cells(self, release: ReleaseRow) -> tuple[int, ...] | None:
+    def _cells(self, tx: Tx, manifest: str) -> tuple[int, ...] | None:
+        """Return the cells of a release's columns; a release never changes, so it is read once."""
+        known = self._cells_of.get(manifest)
+        release = tx.releases.by_manifest(manifest) if known is None else None
+        if release is None:
+            return known
         from fleet.baselines import cells_of
 
         try:
-            return cells_of(self.baselines.of(release))
+            cells = cells_of(self.baselines.of(release))
         except ModelfleetError as exc:
-            if release.manifest not in self._unusable:
-                self._unusable.add(release.manifest)
+            if manifest not in self._unusable:
+                self._unusable.add(manifest)
                 log.warning(
                     "%s:%s cannot be watched for drift: %s", release.model, release.version, exc
                 )
             return None
+        self._cells_of[manifest] = cells
+        return cells
 
     def take_in(self, tx: Tx, fresh: Iterable[tuple[str, Record]], now_unix_ms: int) -> None:
         """Add the windows among records that were not stored before."""

@@ -25,6 +25,9 @@ MAX_COLUMN_COUNTS: Final = 260
 MAX_PART_COLUMNS: Final = 96
 MAX_PART_BYTES: Final = 4608
 """Of one record's columns as JSON, so that a record stays below 8 kB; one column always fits."""
+MAX_BLOCKS: Final = 16
+"""Of the rows of a window, for `between`. With fewer, longer blocks little would be left to
+extrapolate, and few degrees of freedom."""
 MAX_BETWEEN: Final = 1e20
 """Of 2^48 rows in the last of 260 places."""
 MAX_POSITION: Final = 2**22

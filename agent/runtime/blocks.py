@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
 
 import numpy as np
 
 from wire.histogram import FloatArray, IntArray
-
-MAX_BLOCKS: Final = 16
+from wire.windows import MAX_BLOCKS
 
 
 class Blocks:

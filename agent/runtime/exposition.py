@@ -13,10 +13,11 @@ from typing import Final
 from agent.control import Tally
 from wire.latency import LATENCY_EDGES_MS
 
+from .counters import CAUSES
+
 CONTENT_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
 BUCKET_STEP: Final = 10
 """Every half decade of the latency bins is told: 0.01 ms, 0.0316 ms, 0.1 ms … 100 s."""
-CAUSES: Final = ("runtime", "deadline", "client", "non_finite")
 
 
 @dataclass(frozen=True, slots=True)

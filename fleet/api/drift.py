@@ -140,5 +140,7 @@ def _report(
     evidence = gather(
         tx, release.manifest, baseline, selection, since_unix_ms=since, until_unix_ms=now + 1
     )
-    budget = budget_of(evidence, controller.drift.alarms_per_30_days, controller.drift.slot_ms)
+    served = tx.releases.device_counts(Selection()).get(release.manifest, 0)
+    watched = controller.drift
+    budget = budget_of(evidence, served, watched.alarms_per_30_days, watched.slot_ms)
     return report_of(baseline, evidence, head, budget=budget)

@@ -44,7 +44,7 @@ class DriftColumn(Schema):
     is_output: bool
     kind: Literal["number", "label"]
     verdict: Literal["no_baseline", "reference_too_small", "too_few_rows", "stable", "drifted"]
-    """Of the newest windows, by the test that raises findings."""
+    """Of the newest windows, by the test that raises findings, on all rows that are shown."""
     p_value: float
     row_count: int
     effective_rows: float

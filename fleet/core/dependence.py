@@ -21,10 +21,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-FloatArray = npt.NDArray[np.float64]
+from wire.windows import MAX_BLOCKS
 
-MAX_BLOCKS: Final = 16
-"""Of a window; with fewer, longer blocks little would be left to extrapolate, and few degrees."""
+from .windows import block_rows
+
+FloatArray = npt.NDArray[np.float64]
 
 UNKNOWN_EFFECT: Final = 20.0
 """Where nothing varied or nothing was sent: an autoregression of 0.9, about one row in twenty."""
@@ -46,12 +47,6 @@ class Effect:
 
 
 UNKNOWN: Final = Effect(UNKNOWN_EFFECT, np.inf)
-
-
-def block_rows(row_count: int) -> int:
-    """Return the rows of a block: the smallest power of two with at most 16 blocks."""
-    blocks = -(-max(row_count, 1) // MAX_BLOCKS)
-    return 1 << (blocks - 1).bit_length()
 
 
 def position_variance(counts: npt.NDArray[Any]) -> FloatArray:

@@ -22,6 +22,7 @@ from . import dependence
 from .dependence import Effect
 from .distances import jensen_shannon_bits, wasserstein_bins
 from .shift_test import TOLERANCE, harmonic_rows, pooled, statistic, tail
+from .windows import NO_BLOCKS, blocks_of
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
@@ -47,9 +48,6 @@ SETTLING: Final = 8
 MIN_MERGED_DEGREES: Final = 8.0
 """Of the scatter, some twelve windows before the newest, until a merged stream is judged: that its
 devices move together by chance shows in no single one of them."""
-
-
-_NO_BLOCKS: Final = (0.0,) * 5
 
 
 class Level(StrEnum):
@@ -135,7 +133,7 @@ class Window:
 
     start_unix_ms: int
     counts: tuple[int, ...]
-    blocks: tuple[float, ...] = _NO_BLOCKS
+    blocks: tuple[float, ...] = NO_BLOCKS
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -183,13 +181,8 @@ def window_of(start_unix_ms: int, counts: Iterable[int], between: float | None =
         between: Sum of squares between its blocks of rows; None where it sent none.
     """
     cells = tuple(counts)
-    rows = sum(cells)
-    if between is None or rows < 2:
-        return Window(start_unix_ms, cells)
-    degrees = -(-rows // dependence.block_rows(rows)) - 1
-    expected = degrees * float(dependence.position_variance(np.asarray(cells)))
-    sums = (between, expected, float(degrees), float(rows) * rows, float(rows))
-    return Window(start_unix_ms, cells, sums if expected > 0 else _NO_BLOCKS)
+    blocks = NO_BLOCKS if between is None else blocks_of(cells, between)
+    return Window(start_unix_ms, cells, blocks)
 
 
 def merged(windows: Iterable[Window]) -> Window:

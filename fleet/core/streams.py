@@ -6,9 +6,9 @@ alarms that lasted before come in, those that last now go out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,11 +24,8 @@ from .drift import (
     follow,
     judge,
 )
-from .localise import Finding, Part, by_cause, localise
+from .localise import MIN_TOGETHER, Finding, Part, by_cause, localise
 from .windows import NO_BLOCKS, WindowSums
-
-MIN_TOGETHER: Final = 3
-"""Devices that make a group; of fewer each one speaks for itself."""
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
@@ -133,7 +130,16 @@ def stream_counts(evidence: Iterable[Evidence]) -> dict[Level, int]:
     return counts
 
 
-def step(evidence: Evidence, alarms: Mapping[Stream, Alarm], newest: int, budget: Budget) -> Judged:
+def total(judged: Iterable[Judged]) -> Judged:
+    """Return what came of all columns of a release; one cause of several is one finding."""
+    parts = list(judged)
+    alarms = {stream: alarm for part in parts for stream, alarm in part.alarms.items()}
+    return Judged(alarms, by_cause(finding for part in parts for finding in part.findings))
+
+
+def by_column(
+    evidence: Evidence, alarms: Mapping[Stream, Alarm], newest: int, budget: Budget
+) -> Iterator[Judged]:
     """Judge all streams that have rows in the newest slot; the alarms of others last.
 
     Args:
@@ -141,10 +147,11 @@ def step(evidence: Evidence, alarms: Mapping[Stream, Alarm], newest: int, budget
         alarms: Those that lasted until now.
         newest: Start of the newest slot, Unix milliseconds.
         budget: Of the whole fleet.
+
+    Yields:
+        What came of each column, so that nobody has to wait for all of them.
     """
     together = members(evidence)
-    lasting: dict[Stream, Alarm] = {}
-    findings: list[Finding] = []
     for column, reference in enumerate(evidence.references):
         if reference is None:
             continue
@@ -153,6 +160,7 @@ def step(evidence: Evidence, alarms: Mapping[Stream, Alarm], newest: int, budget
             for device, slots in evidence.slots.items()
         }
         verdicts: dict[str, Verdict] = {}
+        lasting: dict[Stream, Alarm] = {}
         for (level, who), devices in together.items():
             history = own[who] if level is Level.DEVICE else together_of([own[d] for d in devices])
             stream = Stream(level, who, column)
@@ -167,8 +175,7 @@ def step(evidence: Evidence, alarms: Mapping[Stream, Alarm], newest: int, budget
                     verdicts[who] = verdict
             if after is not None:
                 lasting[stream] = after
-        findings += _findings(evidence, column, own, verdicts, lasting)
-    return Judged(lasting, by_cause(findings))
+        yield Judged(lasting, _findings(evidence, column, own, verdicts, lasting))
 
 
 def together_of(histories: Sequence[History]) -> History:

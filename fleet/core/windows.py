@@ -10,10 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from wire.windows import WindowTelemetry
+from wire.windows import MAX_BLOCKS, WindowTelemetry
 
-MAX_BLOCKS: Final = 16
-"""Blocks that a device cuts the rows of a window into; see `WindowTelemetry.between`."""
 MAX_AHEAD_MS: Final = 60_000
 """A window that ended later than this from now was dated by a wrong clock."""
 MAX_BEHIND_MS: Final = 30 * 24 * 3_600_000
@@ -96,6 +94,11 @@ def slot_start(ended_unix_ms: int, received_unix_ms: int, slot_ms: int) -> int:
     return (ended_unix_ms if is_possible else received_unix_ms) // slot_ms * slot_ms
 
 
+def block_rows(row_count: int) -> int:
+    """Return the rows of a block: the smallest power of two with at most `MAX_BLOCKS` blocks."""
+    return 1 << (-(-max(row_count, 1) // MAX_BLOCKS) - 1).bit_length()
+
+
 def blocks_of(counts: Sequence[int], between: float) -> Blocks:
     """Return the sums of one window of one device; none where nothing varied.
 
@@ -109,8 +112,7 @@ def blocks_of(counts: Sequence[int], between: float) -> Blocks:
         return NO_BLOCKS
     mean = sum(place * count for place, count in enumerate(counts)) / rows
     squares = sum((place - mean) ** 2 * count for place, count in enumerate(counts))
-    block_rows = 1 << (-(-rows // MAX_BLOCKS) - 1).bit_length()
-    degrees = -(-rows // block_rows) - 1
+    degrees = -(-rows // block_rows(rows)) - 1
     expected = degrees * squares / (rows - 1)
     if expected <= 0:
         return NO_BLOCKS
