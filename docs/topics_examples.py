@@ -163,6 +163,9 @@ PAYLOADS: Final[dict[str, m.Message]] = {
         supervisor_rss_bytes=48_234_496,
         runtime_rss_bytes=142_606_336,
         temperature_c=51.5,
+        cpu_is_throttled=False,
+        clock_is_synchronized=True,
+        clock_error_ms=31.5,
     ),
     "controller/presence": m.ControllerPresence(
         state="online", boot="c41d08e2f7b6935a", birth=1, version="0.1.0"

@@ -13,6 +13,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from .fitting import fit, refuse_boolean
 from .ids import BootId, DeviceId, Digest, Fingerprint, ModelName, RolloutId, Version
 from .lifecycle import Outcome, UpdateState
 
@@ -34,45 +35,17 @@ MAX_INTEGER: Final = 2**53 - 1
 CODE_PATTERN: Final = r"^[a-z][a-z0-9_]{0,31}$"
 
 
-def _fit(max_bytes: int) -> BeforeValidator:
-    """Make a text for people fit: what is not printable becomes a blank, what is over is cut.
-
-    Such a text comes from anywhere, and is never worth the message that it explains. Its length is
-    that of its JSON in UTF-8.
-    """
-
-    def fit(value: object) -> object:
-        if not isinstance(value, str):
-            return value
-        text = "".join(c if c.isprintable() else " " for c in value[:max_bytes])
-        used = 0
-        for position, character in enumerate(text):
-            used += len(character.encode()) + (character in '"\\')
-            if used > max_bytes:
-                return text[:position]
-        return text
-
-    return BeforeValidator(fit)
-
-
-def _refuse_boolean(value: object) -> object:
-    """Keep `true` from being the number 1, as it is to Python."""
-    if isinstance(value, bool):
-        raise ValueError("Input should be 1")  # noqa: TRY004 - pydantic reports only this as a fault
-    return value
-
-
 Count = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
 PositiveCount = Annotated[int, Field(ge=1, le=MAX_INTEGER)]
 UnixMs = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
 Seconds = Annotated[float, Field(ge=0, le=86_400 * 365)]
 Ratio = Annotated[float, Field(ge=0, le=1)]
-Detail = Annotated[str, Field(max_length=MAX_DETAIL_BYTES), _fit(MAX_DETAIL_BYTES)]
+Detail = Annotated[str, Field(max_length=MAX_DETAIL_BYTES), fit(MAX_DETAIL_BYTES)]
 ReportedDetail = Annotated[
-    str, Field(max_length=MAX_REPORTED_DETAIL_BYTES), _fit(MAX_REPORTED_DETAIL_BYTES)
+    str, Field(max_length=MAX_REPORTED_DETAIL_BYTES), fit(MAX_REPORTED_DETAIL_BYTES)
 ]
-Subject = Annotated[str, Field(max_length=MAX_SUBJECT_BYTES), _fit(MAX_SUBJECT_BYTES)]
-Label = Annotated[str, Field(max_length=32), _fit(32)]
+Subject = Annotated[str, Field(max_length=MAX_SUBJECT_BYTES), fit(MAX_SUBJECT_BYTES)]
+Label = Annotated[str, Field(max_length=32), fit(32)]
 CodeText = Annotated[str, Field(pattern=CODE_PATTERN)]
 
 
@@ -85,7 +58,7 @@ class Part(BaseModel):
 class Message(Part):
     """A whole payload."""
 
-    v: Annotated[Literal[1], BeforeValidator(_refuse_boolean)] = 1
+    v: Annotated[Literal[1], BeforeValidator(refuse_boolean)] = 1
     """Version of the schema. Fields are added within a version, never changed or removed."""
 
 
@@ -426,6 +399,12 @@ class VitalsTelemetry(Record):
     """Resident memory of the process that serves."""
     temperature_c: float | None = None
     """The hottest sensor; null without one."""
+    cpu_is_throttled: bool | None = None
+    """Slowed down by heat or a weak supply, now or since the last report; null where nothing tells."""
+    clock_is_synchronized: bool | None = None
+    """Kept by a better clock, such as NTP's; null where nobody says."""
+    clock_error_ms: Annotated[float | None, Field(ge=0, le=MAX_INTEGER)] = None
+    """Most by which the clock may be off, as the kernel reckons; null where it does not say."""
     runtime_restarts: Count = 0
     """Times that the serving process had to be replaced, since the agent's start."""
     records_dropped: Count = 0

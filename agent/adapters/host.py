@@ -10,6 +10,9 @@ from pathlib import Path
 
 import psutil
 
+from .clock_quality import ClockQuality, clock_quality
+from .throttling import Throttling
+
 
 @dataclass(frozen=True, slots=True)
 class Vitals:
@@ -21,6 +24,8 @@ class Vitals:
     disk_free_bytes: int
     supervisor_rss_bytes: int
     temperature_c: float | None
+    is_throttled: bool | None
+    clock: ClockQuality
 
 
 class Host:
@@ -29,6 +34,7 @@ class Host:
     def __init__(self, state_dir: Path) -> None:
         self._state_dir = state_dir
         self._process = psutil.Process()
+        self._throttling = Throttling()
         psutil.cpu_percent()  # the first call has no span to speak of
 
     def vitals(self) -> Vitals:
@@ -40,6 +46,8 @@ class Host:
             disk_free_bytes=psutil.disk_usage(str(self._state_dir)).free,
             supervisor_rss_bytes=self._process.memory_info().rss,
             temperature_c=_temperature_c(),
+            is_throttled=self._throttling.is_throttled(),
+            clock=clock_quality(),
         )
 
 

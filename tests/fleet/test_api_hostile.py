@@ -25,6 +25,8 @@ from tests.fleet.peers import Fleet, dawdles
 pytestmark = pytest.mark.slow
 
 COUNT = int(os.environ.get("HOSTILE_REQUESTS", "800"))
+ENOUGH = 800
+"""Requests of which some get through; a shorter series may miss a kind of answer by chance."""
 SEED = int(os.environ.get("HOSTILE_SEED", "1"))
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "TRACE", "CONNECT", "BREW"]
 JSON = "application/json"
@@ -209,7 +211,7 @@ def test_no_request_brings_the_controller_to_answer_with_a_5xx(
 
     attack()
     print(f"seed {SEED}: {dict(sorted(seen.items()))}")  # noqa: T201 - what the series reached
-    for status in (200, 401, 403, 404, 409, 422):
+    for status in (200, 401, 403, 404, 409, 422) if COUNT >= ENOUGH else ():
         assert seen.get(status, 0), (status, seen)
     fleet.settle()  # nor did the loop fall over what they left behind
     whole = fleet.controller.store

@@ -43,8 +43,8 @@ def values(node, parts):
             return st.just(value)
         case {"enum": words}:
             return st.sampled_from(words)
-        case {"type": "null"}:
-            return st.none()
+        case {"type": "null" | "boolean" as kind}:
+            return st.none() if kind == "null" else st.booleans()
         case {"type": "integer"}:
             return st.integers(node["minimum"], node["maximum"])
         case {"type": "number"}:
@@ -77,8 +77,8 @@ def longest(node, parts):
             return value
         case {"enum": words}:
             return max(words, key=length)
-        case {"type": "null"}:
-            return None
+        case {"type": "null" | "boolean" as kind}:
+            return None if kind == "null" else False
         case {"type": "integer"}:
             return max((node["minimum"], node["maximum"]), key=length)
         case {"type": "number"}:
@@ -200,7 +200,10 @@ def test_a_value_of_another_type_is_refused_wherever_it_stands(channel):
     for path, leaf in leaves(value):
         wrong = [[], {}, [leaf]]
         wrong += [str(leaf), f"{leaf}"] if isinstance(leaf, int | float) else [7, True]
-        wrong += [True, leaf + 0.5] if isinstance(leaf, int) and path[-1] != "v" else []
+        if isinstance(leaf, bool):
+            wrong += [0, 1]
+        elif isinstance(leaf, int) and path[-1] != "v":
+            wrong += [True, leaf + 0.5]
         for other in wrong:
             with pytest.raises(PeerError):
                 decode(channel, replaced(value, path, other))
@@ -210,7 +213,7 @@ def test_a_value_of_another_type_is_refused_wherever_it_stands(channel):
 def test_a_number_beyond_its_limits_is_refused(channel):
     value = full(channel)
     for path, leaf in leaves(value):
-        if isinstance(leaf, int) and path[-1] != "v":
+        if isinstance(leaf, int) and not isinstance(leaf, bool) and path[-1] != "v":
             for beyond in (-1, 2**53, 10**300):
                 with pytest.raises(PeerError):
                     decode(channel, replaced(value, path, beyond))
