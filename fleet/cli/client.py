@@ -10,6 +10,7 @@ from typing import Any, Final, Self, TypeVar
 import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from fleet.api.schemas import Status
 from fleet.settings import find_api_url
 from wire.errors import ModelfleetError, PeerError, TransferError
 
@@ -54,6 +55,16 @@ class Client:
     ) -> ModelT:
         """Return one thing, about devices with these tags only."""
         return _parse(kind, self._request("GET", path, params=_pairs(match, query)))
+
+    def status(self) -> Status:
+        """Return how the controller is; it answers when it is not well, too."""
+        try:
+            answer = self._http.get("/v1/status")
+        except httpx.HTTPError as exc:
+            raise self._unreachable(exc) from exc
+        if answer.status_code not in (httpx.codes.OK, httpx.codes.SERVICE_UNAVAILABLE):
+            raise _refused(answer)
+        return _parse(Status, answer)
 
     def list(
         self, path: str, kind: type[ModelT], *, match: Mapping[str, str] | None = None, **query: Any

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from typing import Final
+from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 
 from fleet.api.schemas import WatchEvent
-from wire.errors import TransferError
 
 from .client import Client
 from .console import Controller, Json, printable, say
-
-RETRY_S: Final = 2.0
+from .events import stream
+from .screen import watch_screen
 
 
 def register(app: typer.Typer) -> None:
@@ -22,35 +21,21 @@ def register(app: typer.Typer) -> None:
     app.command("watch")(watch)
 
 
-def watch(json: Json = False, controller: Controller = None) -> None:
-    """Print events until Ctrl-C: devices, updates, alarms, rollouts."""
-    since: int | None = None
-    is_connected = False
+def watch(
+    lines: Annotated[
+        bool, typer.Option("--lines", help="Events alone, a line each, as without a terminal.")
+    ] = False,
+    json: Json = False,
+    controller: Controller = None,
+) -> None:
+    """Show the fleet and what happens in it, until Ctrl-C: devices, updates, alarms, rollouts."""
     with Client(controller) as client:
+        if sys.stdout.isatty() and not lines and not json:
+            with Client(controller) as events:
+                watch_screen(client, events)
         say(f"watching {client.url}; Ctrl-C ends it")
-        while True:
-            try:
-                query = {} if since is None else {"since": since}
-                for line in client.stream("/v1/watch", **query):
-                    is_connected = True
-                    event = _parse(line)
-                    if event is not None:
-                        since = event.id
-                        _print(event, is_json=json)
-            except TransferError as exc:
-                if not is_connected:
-                    raise
-                say(f"{exc}; trying again")
-            time.sleep(RETRY_S)
-
-
-def _parse(line: str) -> WatchEvent | None:
-    if not line.startswith("data:"):
-        return None
-    try:
-        return WatchEvent.model_validate_json(line.removeprefix("data:").strip())
-    except ValidationError:
-        return None  # a newer controller may know more kinds
+        for event in stream(client, told=lambda fault: say(f"{fault}; trying again")):
+            _print(event, is_json=json)
 
 
 def _print(event: WatchEvent, *, is_json: bool) -> None:
