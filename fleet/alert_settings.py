@@ -121,6 +121,12 @@ class Drift(LevelSection):
     repeat_s: Repeat | None = 86_400
 
 
+class RetrainingStopped(LevelSection):
+    """Models that triggers had trained were refused in a row: the triggers wait for a person."""
+
+    repeat_s: Repeat | None = 86_400
+
+
 class WebhookSection(Section):
     """`[[alerts.webhook]]`: who is told over HTTP."""
 
@@ -180,6 +186,7 @@ class AlertsSection(Section):
     expiry: Expiry = Expiry()
     broker_lost: BrokerLost = BrokerLost()
     drift: Drift = Drift()
+    retraining_stopped: RetrainingStopped = RetrainingStopped()
     webhook: Annotated[tuple[WebhookSection, ...], Field(max_length=MAX_WEBHOOKS)] = ()
 
     @model_validator(mode="after")

@@ -350,6 +350,7 @@ class Controller:
         """Say what a broker must know that may have forgotten everything."""
         with self.store.write() as tx:
             publish_all(tx)
+            tx.live.doubt()
             self.alerts.on_connected(tx, self._clock())
         self._publisher.on_connected(())
         self._next_renewal_unix_ms = 0

@@ -22,7 +22,7 @@ from wire import messages as m
 from wire.errors import PeerError
 from wire.link import Delivered
 
-from . import desired
+from . import desired, live
 from .ratelimit import RateLimit
 
 log = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ class Ingest:
                 case m.Presence() as presence:
                     _apply_presence(tx, item, presence, now_unix_ms, outcome)
                 case m.Reported() as report:
-                    _apply_report(tx, item.device, report, now_unix_ms, outcome)
+                    _apply_report(tx, item, report, now_unix_ms, outcome)
                 case m.ChunksMissing(chunks=chunks):
                     outcome.missing.update(chunks)
                 case m.Record() as record:
@@ -183,6 +183,7 @@ def _apply_presence(tx: Tx, item: _Parsed, said: m.Presence, now: int, outcome: 
             since_unix_ms=old.since_unix_ms if old and old.state == said.state else now,
         ),
     )
+    tx.live.doubt(item.device)
     outcome.changed.add(item.device)
     if said.state == "online":
         _check_generation(tx, item.device, outcome)
@@ -209,11 +210,15 @@ def _is_current(old: PresenceRow, said: m.Presence, *, is_retained: bool) -> boo
     return is_retained and said.boot != old.former_boot
 
 
-def _apply_report(tx: Tx, device: str, report: m.Reported, now: int, outcome: Outcome) -> None:
+def _apply_report(tx: Tx, item: _Parsed, report: m.Reported, now: int, outcome: Outcome) -> None:
+    device = item.device
     old = tx.states.reports(Selection(device=device)).get(device)
     if old is not None and old.boot == report.boot and report.seq <= old.seq:
         return
+    if old is not None and old.boot != report.boot and _is_former(tx, device, report.boot):
+        return
     tx.states.set_reported(device, report, now)
+    live.take_in(tx, device, report, now, is_retained=item.is_retained)
     tx.states.drop_lifted(device, report.generation)
     outcome.changed.add(device)
     wanted = {row.model.name: row for row in tx.states.desired(Selection(device=device))}
@@ -224,6 +229,12 @@ def _apply_report(tx: Tx, device: str, report: m.Reported, now: int, outcome: Ou
         if gate.is_confirmed(row.model.manifest, row.generation, _evidence(report, model)):
             tx.states.add_confirmed(device, row.model, now)
     _check_generation(tx, device, outcome)
+
+
+def _is_former(tx: Tx, device: str, boot: str) -> bool:
+    """Whether a report comes late, of the boot before the one that has reported since."""
+    presence = tx.devices.presence(Selection(device=device)).get(device)
+    return presence is not None and presence.former_boot == boot
 
 
 def _check_generation(tx: Tx, device: str, outcome: Outcome) -> None:

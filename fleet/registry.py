@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from fleet import acts
+from fleet import acts, live
 from fleet.api.schemas import DeviceIn
 from fleet.core.rights import WHOLE_FLEET, Scope, is_within
 from fleet.store.devices import Selection
@@ -133,6 +133,7 @@ def remove_device(tx: Tx, device: str, now_unix_ms: int, *, scope: Scope = WHOLE
         PeerError: `unknown_device`.
     """
     require_device(tx, device, scope)
+    live.end(tx, device, now_unix_ms)
     tx.devices.remove(device)
     tx.alerts.forget(device, now_unix_ms)
     for topic in (topics.Desired(device), topics.Reported(device), topics.Presence(device)):

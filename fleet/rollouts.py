@@ -24,7 +24,7 @@ from fleet.trust.stored import dead_manifests, require_signed
 from wire import messages as m
 from wire.errors import PeerError
 
-from . import desired, registry, tokens
+from . import aliases, desired, registry, tokens
 from .evidence import Sight, StoredEvidence, evidence_of
 from .narrate import narrate
 from .tokens import out_of_scope
@@ -48,19 +48,15 @@ def start(
     what others brought to the fleet of the same release without a second person counts with it.
 
     Raises:
-        PeerError: `out_of_scope`, `unknown_release`, `not_signed`, `below_floor`,
-            `no_device_matches`, `rollout_running` or `too_many_models`.
+        PeerError: `out_of_scope`, `unknown_release`, `unknown_alias`, `not_signed`, `below_floor`,
+            `no_device_matches`, `rollout_running`, `too_many_models` or `alias_partial`.
     """
     acts.about(f"{request.model}:{request.version} to {_words(request.match)}")
     if not is_within(request.match, scope):
         raise out_of_scope(scope, "the devices of a rollout must match these tags")
-    release = tx.releases.get(request.model, request.version)
-    if release is None:
-        raise PeerError(
-            f"there is no release {request.model}:{request.version}",
-            code="unknown_release",
-            hint="push its bundle first; `fleet releases` lists what is there",
-        )
+    if request.alias is not None and scope:
+        raise out_of_scope(scope, "an alias is the whole fleet's")
+    release = aliases.resolve(tx, request.model, request.version)
     require_signed(tx, release)
     selection = Selection(match=request.match)
     devices = registry.matched(tx, selection)
@@ -92,8 +88,10 @@ def start(
     if not is_proposed:
         _take_over(tx, rollout, sight)
     tx.rollouts.add(rollout, Order(dict(request.match), body))
+    if request.alias is not None:
+        aliases.wish(tx, rollout, request.alias, by)
     verb = "proposed" if is_proposed else "started"
-    text = f"{verb}: {request.model}:{request.version}, devices: {len(rollout.members)}"
+    text = f"{verb}: {request.model}:{release.version}, devices: {len(rollout.members)}"
     tx.journal.note([EventRow("rollout", rollout.id, text)], sight.now_unix_ms)
     return advance(tx, rollout, sight)
 
@@ -280,6 +278,8 @@ def _carry_out(
         tx.journal.note(narrate(old, new), sight.now_unix_ms)
     if new.state != old.state:
         _note_stop(tx, new, sight.now_unix_ms)
+        if new.state == "finished":
+            aliases.on_finished(tx, new, sight.now_unix_ms)
     return new
 
 
@@ -360,7 +360,7 @@ def _refuse_twice(tx: Tx, request: RolloutIn, key: ReleaseKey) -> None:
         same = tx.rollouts.order(rollout_id)
         if same.body.manifest == key.manifest and same.match == request.match:
             raise PeerError(
-                f"{rollout_id} is already rolling out {request.model}:{request.version} to these"
+                f"{rollout_id} is already rolling out {request.model}:{key.version} to these"
                 " devices",
                 code="rollout_running",
                 hint=f"watch it with `fleet rollout show {rollout_id}`, or abort it first",

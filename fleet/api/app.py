@@ -27,7 +27,18 @@ from fleet.version import VERSION
 from wire.errors import PeerError, StorageError
 from wire.messages import MAX_INTEGER
 
-from . import administration, alerts, drift, errors, identities, trust, views
+from . import (
+    administration,
+    alerts,
+    aliases,
+    drift,
+    errors,
+    identities,
+    lineage,
+    retraining,
+    trust,
+    views,
+)
 from . import schemas as s
 from .access import By, Door, needs, open_to_all
 from .gatekeeper import Gatekeeper
@@ -88,6 +99,9 @@ def build_app(
     drift.add_routes(app, controller)
     administration.add_routes(app, controller)
     alerts.add_routes(app, controller)
+    aliases.add_routes(app, controller)
+    lineage.add_routes(app, controller)
+    retraining.add_routes(app, controller)
     check_routes(app.routes)
     return app
 
@@ -181,6 +195,7 @@ def _add_releases(app: FastAPI, controller: Controller, upload_dir: Path) -> Non
             rows = tx.releases.page(model, after=after, limit=limit)
             counts = tx.releases.device_counts(Selection(scope=by.scope))
             signed, floor = signed_releases(tx, model)
+            called = lineage.aliases_by_manifest(tx, model)
         if not rows and not after:
             raise PeerError(
                 f"there is no model {model[:80]!r}",
@@ -188,7 +203,13 @@ def _add_releases(app: FastAPI, controller: Controller, upload_dir: Path) -> Non
                 hint="`fleet push` adds its first release",
             )
         return [
-            views.release(row, counts.get(row.manifest, 0), signed.get(row.version), floor)
+            views.release(
+                row,
+                counts.get(row.manifest, 0),
+                signed.get(row.version),
+                floor,
+                called.get(row.manifest, ()),
+            )
             for row in rows
         ]
 

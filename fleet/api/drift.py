@@ -6,6 +6,7 @@ from typing import Annotated, Final
 
 from fastapi import FastAPI, Query
 
+from fleet import aliases
 from fleet.controller import Controller
 from fleet.core.rights import Right, Scope
 from fleet.drift import words_of
@@ -36,7 +37,7 @@ def add_routes(app: FastAPI, controller: Controller) -> None:
         since = controller.now_unix_ms() - int(closed_s * 1000) if closed_s else None
         with controller.store.read() as tx:
             rows = tx.drift.findings(model=model, closed_since_unix_ms=since)
-            return [finding(tx, row) for row in rows if _is_within(tx, row, by.scope)]
+            return [finding(tx, row) for row in rows if is_within_scope(tx, row, by.scope)]
 
     @app.get("/v1/models/{model}/drift", openapi_extra=needs(Right.SEE))
     def show_drift(
@@ -59,7 +60,7 @@ def add_routes(app: FastAPI, controller: Controller) -> None:
             report.findings = [
                 finding(tx, row)
                 for row in rows
-                if row.manifest == release.manifest and _is_within(tx, row, by.scope)
+                if row.manifest == release.manifest and is_within_scope(tx, row, by.scope)
             ]
         return report
 
@@ -85,7 +86,7 @@ def finding(tx: Tx, row: FindingRow) -> DriftFinding:
     )
 
 
-def _is_within(tx: Tx, row: FindingRow, scope: Scope) -> bool:
+def is_within_scope(tx: Tx, row: FindingRow, scope: Scope) -> bool:
     """Whether a finding is about devices of a scope and no others."""
     if not scope:
         return True
@@ -105,14 +106,7 @@ def _release(tx: Tx, model: str, version: str | None, since: int, now: int) -> R
             hint="`fleet models` lists them",
         )
     if version is not None:
-        for release in releases:
-            if release.version == version:
-                return release
-        raise PeerError(
-            f"there is no release {model}:{version[:80]}",
-            code="unknown_release",
-            hint=f"`fleet releases {model}` lists them",
-        )
+        return aliases.resolve(tx, model, version)
     seen = set(tx.windows.manifests(since, now + 1))
     return next((release for release in releases if release.manifest in seen), releases[0])
 

@@ -27,6 +27,8 @@ NOT_FOUND: Final = frozenset(
         "unknown_chunk",
         "unknown_alert",
         "unknown_silence",
+        "unknown_alias",
+        "unknown_run",
     }
 )
 CONFLICT: Final = frozenset(
@@ -45,6 +47,8 @@ CONFLICT: Final = frozenset(
         "not_signed",
         "below_floor",
         "alert_not_firing",
+        "alias_at_start",
+        "run_exists",
     }
 )
 UNPROVEN: Final = frozenset({"no_token", "token_unknown", "token_revoked", "token_expired"})
@@ -61,7 +65,7 @@ FORBIDDEN: Final = frozenset(
         "certificate_expired",
     }
 )
-TOO_LARGE: Final = frozenset({"bundle_too_large", "body_too_large"})
+TOO_LARGE: Final = frozenset({"bundle_too_large", "body_too_large", "run_too_large"})
 HURRIED: Final = {"too_many_requests": 1, "too_many_renewals": 60}
 """After how many seconds to try again."""
 BUSY: Final = frozenset({"too_many_watchers"})

@@ -9,7 +9,16 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel, field_validator, m
 
 from fleet.core.audit import Outcome
 from fleet.core.rights import Role
-from wire.ids import NAME_PATTERN, DeviceId, Digest, ModelName, RolloutId, Version
+from wire.ids import (
+    NAME_PATTERN,
+    AliasName,
+    DeviceId,
+    Digest,
+    ModelName,
+    RolloutId,
+    Version,
+    VersionOrAlias,
+)
 from wire.messages import Guards, LiftedQuarantine, Probation, Seconds
 
 TagKey = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$")]
@@ -155,6 +164,8 @@ class Release(Schema):
     """Devices that report it active."""
     number: int | None = None
     """Counts the model's releases as they were signed; null while it is not, or is retired."""
+    aliases: list[AliasName] = Field(default_factory=list)
+    """What it is called by; see `GET /v1/aliases`."""
     is_dead: bool = False
     """Whether it is below its model's floor: no device runs it any more."""
 
@@ -221,7 +232,7 @@ class RolloutIn(Schema):
     """A rollout to start. Devices must carry every tag of `match`; an empty one matches all."""
 
     model: ModelName
-    version: Version
+    version: VersionOrAlias
     match: Tags = Field(default_factory=dict)
     phases: Annotated[list[PhaseShare], Field(min_length=1, max_length=20)] = ["1", "50%", "100%"]
     soak_s: Seconds = 60.0
@@ -229,6 +240,8 @@ class RolloutIn(Schema):
     """Failed devices, over the whole rollout, that do not yet halt it."""
     probation: ProbationIn = ProbationIn()
     guards: GuardsIn = GuardsIn()
+    alias: AliasName | None = None
+    """Has this alias mean the release once it has finished, where no device is to serve another one."""
 
     @field_validator("phases")
     @classmethod
@@ -295,6 +308,8 @@ class Rollout(Schema):
     created_unix_ms: int
     ended_unix_ms: int | None = None
     approval: RolloutApproval | None = None
+    alias: AliasName | None = None
+    """What moves to its release when it has finished."""
     members: list[RolloutMember] | None = None
 
 

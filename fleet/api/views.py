@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import get_args
 
@@ -138,8 +138,9 @@ def release(
     device_count: int = 0,
     signed: SignedRelease | None = None,
     floor: int = 0,
+    aliases: Iterable[str] = (),
 ) -> schemas.Release:
-    """Return a release, with what is signed of it."""
+    """Return a release, with what is signed of it and what it is called by."""
     if signed is not None and signed.manifest != row.manifest:
         signed = None
     return schemas.Release(
@@ -152,6 +153,7 @@ def release(
         created_unix_ms=row.created_unix_ms,
         device_count=device_count,
         number=signed.number if signed else None,
+        aliases=sorted(aliases),
         is_dead=signed is not None and signed.number < floor,
     )
 
@@ -170,9 +172,11 @@ def models(tx: Tx) -> list[schemas.Model]:
 def rollouts(tx: Tx, scope: Scope) -> list[schemas.Rollout]:
     """Return the newest rollouts within a scope, newest first, without their members."""
     counts = tx.rollouts.counts()
+    rows = tx.rollouts.newest()
+    wishes = tx.aliases.wishes(row.id for row in rows)
     return [
-        _rollout(tx, row, counts.get(row.id, {}), None)
-        for row in tx.rollouts.newest()
+        _rollout(tx, row, counts.get(row.id, {}), None, wishes)
+        for row in rows
         if is_within(tx.rollouts.match_of(row.id) or {}, scope)
     ]
 
@@ -190,7 +194,8 @@ def rollout(tx: Tx, row: Rollout, *, after: str = "", limit: int = BATCH) -> sch
         )
         for member in tx.rollouts.members(row.id, after=after, limit=limit)
     ]
-    return _rollout(tx, row, tx.rollouts.counts(row.id).get(row.id, {}), members)
+    wishes = tx.aliases.wishes([row.id])
+    return _rollout(tx, row, tx.rollouts.counts(row.id).get(row.id, {}), members, wishes)
 
 
 def _rollout(
@@ -198,6 +203,7 @@ def _rollout(
     row: Rollout,
     counts: Mapping[str, int],
     members: list[schemas.RolloutMember] | None,
+    wishes: Mapping[str, tuple[str, str]],
 ) -> schemas.Rollout:
     states: tuple[schemas.MemberState, ...] = get_args(schemas.MemberState)
     settled = tx.rollouts.settled(row.id)
@@ -226,6 +232,7 @@ def _rollout(
         created_unix_ms=row.created_unix_ms,
         ended_unix_ms=row.ended_unix_ms,
         approval=_approval(row.approval),
+        alias=wishes[row.id][0] if row.id in wishes else None,
         members=members,
     )
 

@@ -96,6 +96,14 @@ class Client:
         """Change a thing; return it."""
         return _parse(kind, self._request("PATCH", path, content=body.model_dump_json().encode()))
 
+    def put(self, path: str, body: BaseModel, kind: type[ModelT]) -> ModelT:
+        """Make a thing be as given; return it."""
+        return _parse(kind, self._request("PUT", path, content=body.model_dump_json().encode()))
+
+    def drop(self, path: str, kind: type[ModelT], **query: Any) -> ModelT:
+        """Remove a thing; return what the controller says of that."""
+        return _parse(kind, self._request("DELETE", path, params=_pairs(None, query)))
+
     def delete(self, path: str) -> None:
         """Remove a thing."""
         self._request("DELETE", path)

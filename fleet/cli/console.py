@@ -18,7 +18,7 @@ from rich.text import Text
 
 from fleet.api.schemas import MAX_TAGS, Tags
 from wire.errors import ModelfleetError, PeerError
-from wire.ids import parse_name, parse_release
+from wire.ids import parse_alias, parse_name, parse_release, parse_release_or_alias
 
 ERROR: Final = 1
 HALTED: Final = 3
@@ -180,6 +180,27 @@ def given_release(text: str) -> tuple[str, str]:
         return name, version
 
 
+def given_release_or_alias(text: str) -> tuple[str, str]:
+    """Return name and version of a NAME:VERSION argument, or name and @ALIAS of a NAME@ALIAS one.
+
+    Raises:
+        typer.BadParameter: It is none.
+    """
+    with _as_usage():
+        name, version = parse_release_or_alias(text)
+        return name, version
+
+
+def given_alias(text: str) -> tuple[str, str]:
+    """Return name and alias of a NAME@ALIAS argument.
+
+    Raises:
+        typer.BadParameter: It is none.
+    """
+    with _as_usage():
+        return parse_alias(text)
+
+
 @contextlib.contextmanager
 def _as_usage() -> Iterator[None]:
     try:
@@ -198,6 +219,11 @@ def parse_address(text: str, *, option: str) -> tuple[str, int]:
     if not separator or not host or not port.isdigit() or int(port) > 65_535:
         raise typer.BadParameter(f"{text!r} is not HOST:PORT", param_hint=option)
     return host.strip("[]"), int(port)
+
+
+def at_time(unix_ms: int) -> str:
+    """Return an instant to the second, by this machine's time zone."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(unix_ms / 1000))
 
 
 def on_day(unix_ms: int) -> str:

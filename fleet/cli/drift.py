@@ -19,6 +19,7 @@ from .console import (
     ago,
     counted,
     given_name,
+    given_release_or_alias,
     parse_seconds,
     parse_tags,
     printable,
@@ -78,7 +79,9 @@ def list_findings(
 
 
 def show_drift(
-    release: Annotated[str, typer.Argument(help="NAME, or NAME:VERSION; else the newest served.")],
+    release: Annotated[
+        str, typer.Argument(help="NAME, or NAME:VERSION, or NAME@ALIAS; else the newest served.")
+    ],
     since: Annotated[str, typer.Option(help="How far to look back, such as 24h or 7d.")] = "24h",
     device: Annotated[str | None, typer.Option(help="On this device only.")] = None,
     match: Match = None,
@@ -92,7 +95,7 @@ def show_drift(
     controller: Controller = None,
 ) -> None:
     """Show each feature and output beside its baseline: the verdict, and two small histograms."""
-    name, _, version = release.partition(":")
+    name, version = given_release_or_alias(release) if "@" in release else _parted(release)
     query: dict[str, Any] = {"since_s": parse_seconds(since, option="--since")}
     if version:
         query["version"] = version
@@ -111,6 +114,11 @@ def show_drift(
     _print(report)
     if plot is not None:
         say(f"wrote {plot}")
+
+
+def _parted(release: str) -> tuple[str, str]:
+    name, _, version = release.partition(":")
+    return name, version
 
 
 def _chosen(columns: list[DriftColumn], wanted: Sequence[str] | None) -> list[DriftColumn]:

@@ -34,6 +34,9 @@ MODULES: Final = {
     "store": ("store",),
     "admission": ("broker", "observer", "observers"),
     "drift": ("drift",),
+    "aliases": ("alias",),
+    "lineage": ("model", "lineage"),
+    "retrain": ("retrain",),
     "watch": ("watch",),
 }
 """The modules here, and the commands that each of them adds, in the order of the help."""

@@ -23,7 +23,7 @@ from .console import (
     Match,
     confirm,
     given_name,
-    given_release,
+    given_release_or_alias,
     parse_tags,
     show,
     show_json,
@@ -74,7 +74,8 @@ def list_quarantined(
 
 def lift(
     bundle: Annotated[
-        str | None, typer.Argument(help="NAME:VERSION, or 12 digits or more of its digest.")
+        str | None,
+        typer.Argument(help="NAME:VERSION, NAME@ALIAS, or 12 digits or more of its digest."),
     ] = None,
     device: Annotated[str | None, typer.Option(help="On this device only.")] = None,
     match: Match = None,
@@ -124,10 +125,9 @@ def is_lifted(device: Device, entry: QuarantinedBundle) -> bool:
 
 def _manifest(client: Client, bundle: str) -> str:
     """Return the whole digest of the bundle that a person means."""
-    if ":" in bundle:
-        model, version = given_release(bundle)
-        found = client.list(f"/v1/models/{model}/releases", Release)
-        digests = {release.manifest for release in found if release.version == version}
+    if ":" in bundle or "@" in bundle:
+        model, version = given_release_or_alias(bundle)
+        digests = {client.get(f"/v1/releases/{model}/{version}", Release).manifest}
     elif _DIGEST.fullmatch(bundle):
         devices = client.list("/v1/devices", Device)
         digests = {
@@ -138,7 +138,7 @@ def _manifest(client: Client, bundle: str) -> str:
         }
     else:
         raise typer.BadParameter(
-            f"{bundle!r} is neither NAME:VERSION nor a digest", param_hint="BUNDLE"
+            f"{bundle!r} is neither NAME:VERSION, nor NAME@ALIAS, nor a digest", param_hint="BUNDLE"
         )
     if len(digests) != 1:
         raise PeerError(

@@ -22,7 +22,19 @@ from wire.manifest import MANIFEST
 from wire.trust import model_role
 
 from .client import READ_BYTES, Client, all_pages
-from .console import Controller, Json, ago, given_name, in_bytes, say, show, show_json
+from .console import (
+    Controller,
+    Json,
+    ago,
+    counted,
+    given_name,
+    given_release_or_alias,
+    in_bytes,
+    say,
+    show,
+    show_facts,
+    show_json,
+)
 from .signer import Keys, Output, PassphraseFile, finish, open_session
 
 
@@ -157,12 +169,38 @@ def list_releases(
                 "SIZE": in_bytes(release.bytes),
                 "CHUNKS": release.chunk_count,
                 "ACTIVE ON": release.device_count,
+                "ALIASES": " ".join(f"@{alias}" for alias in release.aliases),
                 "SIGNED": "dead" if release.is_dead else release.number or "no",
                 "MANIFEST": release.manifest[:12],
             }
             for release in releases
         ],
         empty="no release of this model",
+    )
+
+
+def show_release(
+    release: Annotated[str, typer.Argument(help="NAME:VERSION, or NAME@ALIAS.")],
+    json: Json = False,
+    controller: Controller = None,
+) -> None:
+    """Show a release: what it is called by, what is signed of it, where it serves."""
+    name, version = given_release_or_alias(release)
+    with Client(controller) as client:
+        found = client.get(f"/v1/releases/{name}/{version}", Release)
+    if json:
+        show_json(found.model_dump(mode="json"))
+        return
+    show_facts(
+        [
+            ("release", f"{found.model}:{found.version}"),
+            ("manifest", found.manifest),
+            ("aliases", " ".join(f"@{alias}" for alias in found.aliases)),
+            ("pushed", ago(found.created_unix_ms)),
+            ("size", f"{in_bytes(found.bytes)} in {counted(found.chunk_count, 'chunk')}"),
+            ("signed", "dead" if found.is_dead else found.number or "no"),
+            ("active on", counted(found.device_count, "device")),
+        ]
     )
 
 

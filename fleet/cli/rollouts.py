@@ -27,7 +27,7 @@ from .console import (
     confirm,
     counted,
     given_name,
-    given_release,
+    given_release_or_alias,
     parse_seconds,
     parse_tags,
     say,
@@ -65,7 +65,9 @@ def register(app: typer.Typer) -> None:
 
 
 def start(
-    release: Annotated[str, typer.Argument(help="NAME:VERSION, such as digits:1.0.0.")],
+    release: Annotated[
+        str, typer.Argument(help="NAME:VERSION, such as digits:1.0.0, or NAME@ALIAS.")
+    ],
     match: Match = None,
     phases: Annotated[
         str, typer.Option(help="Cumulative: a number of devices, or a share of them.")
@@ -113,12 +115,16 @@ def start(
             min=0, max=1000, help="Answers so far from the reference roll back; else none."
         ),
     ] = None,
+    alias: Annotated[
+        str | None,
+        typer.Option(help="Once it has finished, have this alias mean the release: champion."),
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Watch it to its end.")] = False,
     json: Json = False,
     controller: Controller = None,
 ) -> None:
     """Move devices to a release, phase by phase; it halts and rolls back by itself."""
-    name, version = given_release(release)
+    name, version = given_release_or_alias(release)
     try:
         body = RolloutIn(
             model=name,
@@ -127,6 +133,7 @@ def start(
             phases=[share.strip() for share in phases.split(",")],
             soak_s=parse_seconds(soak, option="--soak"),
             tolerance=tolerance,
+            alias=given_name(alias, what="alias") if alias is not None else None,
             probation=ProbationIn(
                 min_s=parse_seconds(probation_min, option="--probation-min"),
                 max_s=parse_seconds(probation_max, option="--probation-max"),
@@ -154,7 +161,8 @@ def start(
     with Client(controller) as client:
         rollout = client.post("/v1/rollouts", body, Rollout)
         if not json:
-            say(f"rollout {rollout.id}: {release} to {counted(_size(rollout), 'device')}")
+            found = f"{rollout.model}:{rollout.version}"
+            say(f"rollout {rollout.id}: {found} to {counted(_size(rollout), 'device')}")
             say(f"  each serves it on probation first: {_trial(body.probation)}")
         if wait:
             rollout = follow_rollout(client, rollout, is_quiet=json)
@@ -193,6 +201,7 @@ def show_rollout(
             ("state", found.state),
             ("reason", found.reason),
             *_approval(found),
+            *([("then", f"@{found.alias} is this release")] if found.alias else []),
             ("started", ago(found.created_unix_ms)),
             ("counts", _counts(found)),
         ]

@@ -15,6 +15,7 @@ from wire.errors import PeerError
 
 from .client import Client
 from .console import Controller, Json, confirm, counted, given_release, say
+from .releases import show_release
 from .signer import Keys, Output, PassphraseFile, finish, now_unix_ms, open_session, tell
 
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
@@ -24,7 +25,10 @@ ReleaseName = Annotated[str, typer.Argument(help="NAME:VERSION.")]
 def register(app: typer.Typer) -> None:
     """Add these commands."""
     app.command("sign")(sign)
-    release = typer.Typer(help="Releases that shall run no longer.", no_args_is_help=True)
+    release = typer.Typer(
+        help="One release: see it, or let it run no longer.", no_args_is_help=True
+    )
+    release.command("show")(show_release)
     release.command("retire")(retire)
     release.command("floor")(floor)
     app.add_typer(release, name="release")

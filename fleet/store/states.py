@@ -130,6 +130,15 @@ class States:
             )
         )
 
+    def others(self, model: str, manifest: str) -> int:
+        """Return how many devices shall serve another release of a model than this one."""
+        query = (
+            select(func.count())
+            .select_from(DESIRED_MODELS)
+            .where(DESIRED_MODELS.c.model == model, DESIRED_MODELS.c.manifest != manifest)
+        )
+        return self._connection.execute(query).scalar_one()
+
     # -- quarantines that a person lifted
 
     def lifted(self, selection: Selection) -> dict[str, list[m.LiftedQuarantine]]:

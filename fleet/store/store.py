@@ -15,6 +15,7 @@ from wire.errors import StorageError
 
 from . import revision
 from .alerts import Alerts
+from .aliases import Aliases
 from .audit import Audit
 from .content import ChunkFolder
 from .database import cause_of, open_database, translated
@@ -23,8 +24,10 @@ from .devices import Devices
 from .drift import Drift
 from .identities import Identities
 from .journal import Journal
+from .live import Live
 from .releases import Releases
 from .rollouts import Rollouts
+from .runs import Runs
 from .states import States
 from .tokens import Tokens
 from .trust import Trust
@@ -48,6 +51,9 @@ class Tx:
         self.drift = Drift(connection)
         self.alerts = Alerts(connection)
         self.deliveries = Deliveries(connection)
+        self.aliases = Aliases(connection)
+        self.live = Live(connection)
+        self.runs = Runs(connection)
 
 
 class Store:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, update
 
 from fleet.core.windows import ColumnSums, WindowSums, merged
 
@@ -24,6 +24,17 @@ class WindowRow:
     start_unix_ms: int
     length_ms: int
     sums: WindowSums
+
+
+@dataclass(frozen=True, slots=True)
+class ServedRow:
+    """How much one device was asked of a release: from the begin of its first window to the end of its last."""
+
+    device: str
+    window_count: int
+    row_count: int
+    first_unix_ms: int
+    last_unix_ms: int
 
 
 class Windows:
@@ -90,6 +101,27 @@ class Windows:
             yield WindowRow(
                 row.device, row.manifest, row.start_unix_ms, row.length_ms, _parse(row.body)
             )
+
+    def served(self, manifest: str, selection: Selection, *, limit: int) -> list[ServedRow]:
+        """Return how much the selected devices were asked of a release, most first."""
+        rows = func.sum(WINDOWS.c.row_count)
+        query = (
+            select(
+                WINDOWS.c.device,
+                func.count(),
+                rows,
+                func.min(WINDOWS.c.start_unix_ms),
+                func.max(WINDOWS.c.start_unix_ms + WINDOWS.c.length_ms),
+            )
+            .where(WINDOWS.c.manifest == manifest, WINDOWS.c.device.in_(selection.ids()))
+            .group_by(WINDOWS.c.device)
+            .order_by(rows.desc(), WINDOWS.c.device)
+            .limit(limit)
+        )
+        return [
+            ServedRow(device, count, int(total), first, last)
+            for device, count, total, first, last in self._connection.execute(query)
+        ]
 
     def roll_up(self, before_unix_ms: int, length_ms: int, *, limit: int) -> int:
         """Merge windows that are shorter than `length_ms` and began before a moment into longer ones.

@@ -19,9 +19,10 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from fleet import rollouts
+from fleet import aliases, rollouts, runs
 from fleet.alerts import Finding
 from fleet.api.app import build_app
+from fleet.api.run_schemas import RunRecord
 from fleet.api.schemas import DEFAULT_EXPIRY_S, DeviceIn, RolloutIn
 from fleet.core.alerts import Silence
 from fleet.core.rights import Role
@@ -90,6 +91,9 @@ NO_DEVICE, NO_ROLLOUT = (404, "unknown_device"), (404, "unknown_rollout")
 BEYOND = (403, "out_of_scope")
 MATCH = {"site": "SITE"}
 SILENCE = {"rule": "drift", "for_s": 60, "why": "a test"}
+AN_ALIAS, A_RELEASE = "/v1/models/{model}/aliases/{alias}", "/v1/releases/{model}/{version}"
+CHAMPION, OLD = "/v1/models/digits/aliases/champion", "/v1/releases/digits/1.0.0"
+RUN = {"pipeline": "digits", "run": "r", "data": {"sha256": "d" * 64, "row_count": 1}}
 TOKEN = {"name": "new", "role": "admin", "scope": MATCH}
 
 ROUTES = {
@@ -123,6 +127,26 @@ ROUTES = {
         VIEWER,
         at("/v1/models/digits/drift"),
         done=422,  # its bundle is none
+    ),
+    ("GET", "/v1/models/{model}/history"): Route(VIEWER, at("/v1/models/digits/history")),
+    ("GET", "/v1/aliases"): Route(VIEWER, at("/v1/aliases")),
+    ("GET", f"{AN_ALIAS}/history"): Route(VIEWER, at(f"{CHAMPION}/history")),
+    ("PUT", AN_ALIAS): Route(RELEASER, at(CHAMPION, json={"version": "1.2.0"}), is_whole=True),
+    ("DELETE", AN_ALIAS): Route(RELEASER, at(CHAMPION), is_whole=True),
+    ("POST", f"{AN_ALIAS}/rollback"): Route(
+        OPERATOR, at(f"{CHAMPION}/rollback", json={}), is_whole=True
+    ),
+    ("PUT", "/v1/models/{model}/retraining"): Route(
+        RELEASER, at("/v1/models/digits/retraining", json={"is_stopped": True}), is_whole=True
+    ),
+    ("GET", A_RELEASE): Route(VIEWER, at(OLD)),
+    ("GET", f"{A_RELEASE}/lineage"): Route(VIEWER, at(f"{OLD}/lineage?device=DEVICE"), NO_DEVICE),
+    ("GET", f"{A_RELEASE}/run"): Route(VIEWER, at(f"{OLD}/run")),
+    ("PUT", f"{A_RELEASE}/run"): Route(
+        RELEASER, at("/v1/releases/digits/1.2.0/run", json=RUN), done=201
+    ),
+    ("GET", "/v1/devices/{device}/lineage"): Route(
+        VIEWER, at("/v1/devices/DEVICE/lineage"), NO_DEVICE
     ),
     ("GET", "/v1/drift"): Route(VIEWER, at("/v1/drift")),
     ("POST", "/v1/rollouts"): Route(
@@ -205,6 +229,10 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
         with fleet.store.write() as tx:
             rollouts.start(tx, request, Sight(1, 0), by="somebody", limit=0.4)
     now = fleet.now_unix_ms
+    with fleet.store.write() as tx:
+        for version in ("1.0.0", "1.1.0"):
+            aliases.move_to(tx, "digits", "champion", version, by="me", why="", now_unix_ms=now)
+        runs.keep(tx, "digits", "1.0.0", RunRecord(**RUN), by="me", now_unix_ms=now)
     for site in SITES:
         wrong = Finding(f"{site}-1/disk_full", True, f"{site}-1: disk_full", f"{site}-1")
         silence = Silence("drift", None, {"site": site}, now + 10**9)
