@@ -26,7 +26,7 @@ from .wording import plain
 Array = npt.NDArray[Any]
 
 _MAX_STDERR_BYTES: Final = 64 * 1024
-_ENVIRONMENT: Final = {
+ENVIRONMENT: Final = {
     "ORT_DISABLE_TELEMETRY": "1",
     # One thread adds in one order, so that equal input gives equal bytes on any number of cores;
     # and joblib neither starts processes nor tries what the system has for them.
@@ -36,6 +36,7 @@ _ENVIRONMENT: Final = {
     "JOBLIB_MULTIPROCESSING": "0",
     "PYTHONDONTWRITEBYTECODE": "1",
 }
+"""Of every child that runs a model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,8 @@ def _run(argv: list[str], request: ConvertRequest, stderr: Path) -> tuple[int, s
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,  # ours is for the report
             stderr=said,
-            env={**os.environ, **_ENVIRONMENT},
+            env={**os.environ, **ENVIRONMENT},
+            cwd=request.folder,
             start_new_session=True,
         )
         try:
@@ -110,13 +112,13 @@ def _run(argv: list[str], request: ConvertRequest, stderr: Path) -> tuple[int, s
                 hint="give fewer rows in --data, or more time with --timeout",
             ) from exc
         finally:
-            _end(process)
+            end(process)
         said.seek(max(0, said.seek(0, os.SEEK_END) - _MAX_STDERR_BYTES))
         lines = said.read().decode(errors="replace").strip().splitlines()
     return returncode, plain(lines[-1]) if lines else ""
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def end(process: subprocess.Popen[bytes]) -> None:
     """End the process and everything that it started."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
@@ -126,7 +128,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 def _crashed(source: str, returncode: int, said: str) -> BundleError:
     hint = ""
     if returncode < 0:
-        how = f"was ended by {_signal_name(-returncode)}"
+        how = f"was ended by {signal_name(-returncode)}"
         hint = "was there enough memory?" if returncode == -signal.SIGKILL else ""
     else:
         how = f"failed: {said or f'it ended with {returncode} and no word'}"
@@ -135,7 +137,8 @@ def _crashed(source: str, returncode: int, said: str) -> BundleError:
     )
 
 
-def _signal_name(number: int) -> str:
+def signal_name(number: int) -> str:
+    """Return a signal by its name, where it has one."""
     try:
         return signal.Signals(number).name
     except ValueError:

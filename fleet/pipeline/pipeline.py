@@ -1,0 +1,297 @@
+"""The whole way of a run, from rows to a release."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from pydantic import JsonValue
+
+from converter import ConvertRequest, convert
+from fleet.bundle import read_bundle
+from wire.errors import ConfigError
+from wire.manifest import MODEL, digest_of
+
+from . import steps
+from .cache import Entry
+from .code import installed_libraries, read_code
+from .project import PARTS, Project
+from .record import BundleRecord, CodeRecord, DataRecord, ReleaseRecord, RunRecord, SourceRecord
+from .release import Fleet, next_minor
+from .report import write_report
+from .run import Listener, Options, Run, begin, going_on, hold_runs
+from .snapshot import REFERENCE, Snapshot, Source, find_sources, read_snapshot, save_snapshot
+from .training import TrainRequest, train
+
+BUNDLE_FILE: Final = "model.bundle"
+LOG_FILE: Final = "train.log"
+UNRELEASED: Final = "0.0.0"
+"""The version of a bundle while nobody has asked for its release, where it is `auto`."""
+MAX_CLASSES: Final = 256
+"""That a record counts the rows of."""
+_FACTS: Final = "facts.json"
+
+
+def run_pipeline(
+    project: Project, options: Options, listener: Listener, fleet: Fleet | None = None
+) -> RunRecord:
+    """Run a project, or what of it has not been run yet; return the record that was written.
+
+    Args:
+        project: What to run.
+        options: How.
+        listener: Is told of each step.
+        fleet: Where releases go; only asked when one is wanted.
+
+    Raises:
+        ConfigError: The project is wrong, or another run is going on in its folder.
+        BundleError: Rows, training or model are at fault.
+        StorageError: The folder cannot be written to.
+    """
+    with hold_runs(project.runs) as cache:
+        sources = find_sources(project)
+        code = read_code(project.root)
+        libraries = installed_libraries()
+        record = RunRecord(
+            id=steps.run_id(project, sources, code.sha256, libraries),
+            state="running",
+            model=project.model.name,
+            kind=project.model.kind,
+            started_unix_ms=0,
+            params=project.train.params,
+            seed=project.train.seed,
+            code=code,
+            libraries=libraries,
+            trigger=options.trigger,
+        )
+        run = begin(project.runs, record, cache, listener, options)
+        try:
+            with going_on(run):
+                _Work(project, run, code, libraries, fleet).do(sources)
+        finally:
+            write_report(run.folder, run.record)
+    return run.record
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """The steps of one run, in their order."""
+
+    project: Project
+    run: Run
+    code: CodeRecord
+    libraries: Mapping[str, str]
+    fleet: Fleet | None
+
+    def do(self, sources: tuple[Source, ...]) -> None:
+        version = self._version()  # a controller that is not there is told before hours of work
+        rows = self._snapshot(sources)
+        if self.run.is_over_after("snapshot"):
+            return
+        estimator = self._train(rows, self.project.train.params)
+        if self.run.is_over_after("train"):
+            return
+        bundle = self._convert(rows, estimator, version)
+        if self.run.is_over_after("convert"):
+            return
+        self._release(bundle, version)
+
+    @property
+    def _wants_push(self) -> bool:
+        asked = self.run.options.push
+        return self.project.release.push if asked is None else asked
+
+    @property
+    def _wants_rollout(self) -> bool:
+        asked = self.run.options.roll_out
+        return self.project.rollout.auto if asked is None else asked
+
+    def _version(self) -> str:
+        if self.project.release.version != "auto":
+            return self.project.release.version
+        if (before := self.run.record.release) is not None:
+            return before.version  # the same run is the same release, however often it is pushed
+        if not self._wants_push:
+            return UNRELEASED
+        return next_minor(self._fleet().newest(self.project.model.name))
+
+    def _fleet(self) -> Fleet:
+        if self.fleet is None:
+            raise ConfigError("there is no fleet to release to", code="no_fleet")
+        return self.fleet
+
+    def _snapshot(self, sources: tuple[Source, ...]) -> Entry:
+        project = self.project
+
+        def produce(folder: Path) -> None:
+            snapshot = read_snapshot(project, sources)
+            save_snapshot(snapshot, folder)
+            facts = _describe(project, snapshot)
+            facts["reference_sha256"] = digest_of((folder / f"{REFERENCE}.npz").read_bytes())
+            (folder / _FACTS).write_text(json.dumps(facts, sort_keys=True))
+
+        reader = self.libraries.get("pyarrow", "")
+        entry = self.run.step(
+            "snapshot", steps.snapshot_inputs(project, sources, reader), produce, _tell_rows
+        )
+        facts = _facts(entry.folder)
+        facts["parts"] = {name: facts["parts"][name] for name in PARTS}
+        self.run.note(
+            data=DataRecord(
+                **facts,
+                sources=tuple(
+                    SourceRecord(path=source.path, sha256=source.sha256, row_count=count)
+                    for source, count in zip(sources, facts.pop("source_rows"), strict=True)
+                ),
+            )
+        )
+        return entry
+
+    def _train(self, rows: Entry, params: Mapping[str, JsonValue]) -> Entry:
+        project = self.project
+
+        def produce(folder: Path) -> None:
+            train(
+                TrainRequest(
+                    folder=project.root,
+                    entry=project.train.entry,
+                    data=rows.folder / f"{PARTS[0]}.npz",
+                    params=dict(params),
+                    seed=project.train.seed,
+                    timeout_s=project.train.timeout_s,
+                    log=self.run.folder / LOG_FILE,
+                ),
+                folder,
+            )
+
+        inputs = steps.train_inputs(
+            project,
+            data=rows.digest,
+            code=self.code.sha256,
+            params=params,
+            libraries=dict(self.libraries),
+        )
+        return self.run.step("train", inputs, produce, lambda folder: _only_file(folder).name)
+
+    def _convert(self, rows: Entry, estimator: Entry, version: str) -> Entry:
+        project, model = self.project, self.project.model
+        assert self.run.record.data is not None  # noqa: S101 - the snapshot is there
+        names = self.run.record.data.feature_names
+
+        def produce(folder: Path) -> None:
+            report = convert(
+                ConvertRequest(
+                    source=str(_only_file(estimator.folder)),
+                    name=model.name,
+                    version=version,
+                    data=rows.folder / f"{REFERENCE}.npz",
+                    output=folder / BUNDLE_FILE,
+                    trust_pickle=True,  # the user's own code made it a moment ago
+                    p99_ms=model.p99_ms,
+                    memory_mb=model.memory_mb,
+                    device_class=model.device_class,
+                    nan_policy=model.nan_policy,
+                    feature_names=names,
+                    folder=project.root,
+                    timeout_s=project.train.timeout_s,
+                ),
+                progress=lambda _: None,
+            )
+            facts = {"worst": report.worst, "warnings": report.warnings}
+            (folder / _FACTS).write_text(json.dumps(facts, sort_keys=True))
+
+        inputs = steps.convert_inputs(
+            project,
+            version=version,
+            data=rows.digest,
+            estimator=estimator.digest,
+            schema="",
+            libraries=dict(self.libraries),
+        )
+        entry = self.run.step("convert", inputs, produce, _tell_parity)
+        self._note_bundle(entry)
+        return entry
+
+    def _note_bundle(self, entry: Entry) -> None:
+        path = self.run.publish(entry.folder / BUNDLE_FILE, BUNDLE_FILE)
+        opened = read_bundle(path)
+        self.run.note(
+            bundle=BundleRecord(
+                manifest=opened.manifest_digest,
+                version=opened.manifest.version,
+                model=opened.manifest.file(MODEL).sha256,
+                bytes=path.stat().st_size,
+                **_facts(entry.folder),
+            ),
+            metrics=opened.manifest.lineage.metrics,
+        )
+
+    def _release(self, bundle: Entry, version: str) -> None:
+        if not self._wants_push:
+            return
+        fleet, name = self._fleet(), self.project.model.name
+
+        def push() -> str:
+            manifest = fleet.push(self.run.folder / BUNDLE_FILE)
+            now_ms = time.time_ns() // 1_000_000
+            release = ReleaseRecord(version=version, manifest=manifest, pushed_unix_ms=now_ms)
+            self.run.note(release=release)
+            return f"{name}:{version}"
+
+        self.run.act("release", push)
+        if self.run.is_over_after("release") or not self._wants_rollout:
+            return
+
+        def start() -> str:
+            rollout = fleet.start(name, version, self.project.rollout)
+            assert self.run.record.release is not None  # noqa: S101 - pushed above
+            release = self.run.record.release.model_copy(update={"rollout": rollout})
+            self.run.note(release=release)
+            return rollout
+
+        self.run.act("rollout", start)
+
+
+def _describe(project: Project, snapshot: Snapshot) -> dict[str, Any]:
+    """Return what a record says of the rows."""
+    table, is_classifier = snapshot.table, project.model.kind == "classifier"
+    parts = {name: snapshot.part(name) for name in PARTS}
+    classes: dict[str, dict[str, int]] = {PARTS[0]: {}}
+    for name, part in parts.items() if is_classifier else ():
+        assert part.labels is not None  # noqa: S101 - a snapshot has labels
+        labels, counts = np.unique(part.labels, return_counts=True)
+        classes[name] = {str(k): int(n) for k, n in zip(labels, counts, strict=True)}
+    return {
+        "sha256": snapshot.sha256,
+        "row_count": len(table.values),
+        "feature_names": table.feature_names,
+        "label": project.data.label,
+        "slices": project.data.slices,
+        "parts": {name: len(part.values) for name, part in parts.items()},
+        "classes": classes if len(classes[PARTS[0]]) <= MAX_CLASSES else {},
+        "source_rows": [source.row_count for source in snapshot.sources],
+    }
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads((folder / _FACTS).read_bytes())
+    return facts
+
+
+def _only_file(folder: Path) -> Path:
+    return next(path for path in sorted(folder.iterdir()) if path.stem == "estimator")
+
+
+def _tell_rows(folder: Path) -> str:
+    facts = _facts(folder)
+    parts = ", ".join(f"{facts['parts'][name]} {name}" for name in PARTS)
+    return f"{facts['row_count']} rows of {len(facts['feature_names'])} features: {parts}"
+
+
+def _tell_parity(folder: Path) -> str:
+    return "; ".join(_facts(folder)["worst"]) or BUNDLE_FILE
