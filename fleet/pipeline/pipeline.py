@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import JsonValue
 
 from converter import ConvertRequest, convert
-from fleet.bundle import read_bundle
+from wire.bundle import read_bundle
 from wire.errors import ConfigError
 from wire.manifest import MODEL, digest_of
 

@@ -12,11 +12,11 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from fleet.bundle import read_bundle
 from fleet.pipeline.pipeline import run_pipeline
 from fleet.pipeline.project import load_project
 from fleet.pipeline.run import Options
 from tests.fleet.pipeline.projects import TRAIN, make_folder, rows, write_parquet
+from wire.bundle import read_bundle
 from wire.errors import ConfigError, ModelfleetError
 
 STEPS = ["snapshot", "train", "convert"]
