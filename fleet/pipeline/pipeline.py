@@ -14,12 +14,14 @@ from pydantic import JsonValue
 
 from converter import ConvertRequest, convert
 from wire.bundle import read_bundle
-from wire.errors import ConfigError
+from wire.errors import BundleError, ConfigError
 from wire.manifest import MODEL, digest_of
 
 from . import steps
 from .cache import Entry
+from .checking import DEVICE_SCHEMA, check_rows, count_rows, settle_schema
 from .code import installed_libraries, read_code
+from .judging import judge
 from .project import PARTS, Project
 from .record import BundleRecord, CodeRecord, DataRecord, ReleaseRecord, RunRecord, SourceRecord
 from .release import Fleet, next_minor
@@ -58,7 +60,7 @@ def run_pipeline(
         code = read_code(project.root)
         libraries = installed_libraries()
         record = RunRecord(
-            id=steps.run_id(project, sources, code.sha256, libraries),
+            id=_run_id(project, sources, code, libraries),
             state="running",
             model=project.model.name,
             kind=project.model.kind,
@@ -72,7 +74,7 @@ def run_pipeline(
         run = begin(project.runs, record, cache, listener, options)
         try:
             with going_on(run):
-                _Work(project, run, code, libraries, fleet).do(sources)
+                _Work(project, run, sources, code, libraries, fleet).do()
         finally:
             write_report(run.folder, run.record)
     return run.record
@@ -84,22 +86,28 @@ class _Work:
 
     project: Project
     run: Run
+    sources: tuple[Source, ...]
     code: CodeRecord
     libraries: Mapping[str, str]
     fleet: Fleet | None
 
-    def do(self, sources: tuple[Source, ...]) -> None:
+    def do(self) -> None:
         version = self._version()  # a controller that is not there is told before hours of work
-        rows = self._snapshot(sources)
+        rows = self._snapshot()
         if self.run.is_over_after("snapshot"):
+            return
+        schema = self._check(rows)
+        if self.run.is_over_after("statistics", "schema", "validate"):
             return
         estimator = self._train(rows, self.project.train.params)
         if self.run.is_over_after("train"):
             return
-        bundle = self._convert(rows, estimator, version)
+        bundle = self._convert(rows, schema, estimator, version)
         if self.run.is_over_after("convert"):
             return
-        self._release(bundle, version)
+        judge(self.run, self.project, rows, bundle.folder / BUNDLE_FILE, self.libraries)
+        if not self.run.is_over_after("evaluate"):
+            self._release(version)
 
     @property
     def _wants_push(self) -> bool:
@@ -125,8 +133,8 @@ class _Work:
             raise ConfigError("there is no fleet to release to", code="no_fleet")
         return self.fleet
 
-    def _snapshot(self, sources: tuple[Source, ...]) -> Entry:
-        project = self.project
+    def _snapshot(self) -> Entry:
+        project, sources = self.project, self.sources
 
         def produce(folder: Path) -> None:
             snapshot = read_snapshot(project, sources)
@@ -151,6 +159,18 @@ class _Work:
             )
         )
         return entry
+
+    def _check(self, rows: Entry) -> Entry | None:
+        """Return what the schema came to, None where that was not asked for."""
+        run, project = self.run, self.project
+        statistics = count_rows(run, project, rows)
+        if run.is_over_after("statistics"):
+            return None
+        schema = settle_schema(run, project, statistics)
+        run.settle(_run_id(project, self.sources, self.code, self.libraries))
+        if not run.is_over_after("schema"):
+            check_rows(run, project, rows, schema)
+        return schema
 
     def _train(self, rows: Entry, params: Mapping[str, JsonValue]) -> Entry:
         project = self.project
@@ -178,7 +198,7 @@ class _Work:
         )
         return self.run.step("train", inputs, produce, lambda folder: _only_file(folder).name)
 
-    def _convert(self, rows: Entry, estimator: Entry, version: str) -> Entry:
+    def _convert(self, rows: Entry, schema: Entry | None, estimator: Entry, version: str) -> Entry:
         project, model = self.project, self.project.model
         assert self.run.record.data is not None  # noqa: S101 - the snapshot is there
         names = self.run.record.data.feature_names
@@ -196,6 +216,7 @@ class _Work:
                     memory_mb=model.memory_mb,
                     device_class=model.device_class,
                     nan_policy=model.nan_policy,
+                    schema=schema.folder / DEVICE_SCHEMA if schema is not None else None,
                     feature_names=names,
                     folder=project.root,
                     timeout_s=project.train.timeout_s,
@@ -210,7 +231,7 @@ class _Work:
             version=version,
             data=rows.digest,
             estimator=estimator.digest,
-            schema="",
+            schema=_digest_of_file(schema.folder / DEVICE_SCHEMA) if schema is not None else "",
             libraries=dict(self.libraries),
         )
         entry = self.run.step("convert", inputs, produce, _tell_parity)
@@ -228,12 +249,19 @@ class _Work:
                 bytes=path.stat().st_size,
                 **_facts(entry.folder),
             ),
-            metrics=opened.manifest.lineage.metrics,
         )
 
-    def _release(self, bundle: Entry, version: str) -> None:
+    def _release(self, version: str) -> None:
+        verdict = self.run.record.verdict
         if not self._wants_push:
             return
+        if verdict is None or verdict.outcome != "bless":
+            why = verdict.reasons[0] if verdict is not None else "nothing was evaluated"
+            raise BundleError(
+                f"the model is not released: {why}",
+                code="not_blessed",
+                hint="`fleet pipeline show` has all reasons; [evaluate] has the limits",
+            )
         fleet, name = self._fleet(), self.project.model.name
 
         def push() -> str:
@@ -255,6 +283,22 @@ class _Work:
             return rollout
 
         self.run.act("rollout", start)
+
+
+def _run_id(
+    project: Project,
+    sources: tuple[Source, ...],
+    code: CodeRecord,
+    libraries: Mapping[str, str],
+) -> str:
+    path = project.root / project.data_schema.file
+    return steps.run_id(
+        project,
+        sources,
+        code=code.sha256,
+        schema=_digest_of_file(path) if path.is_file() else "",
+        libraries=dict(libraries),
+    )
 
 
 def _describe(project: Project, snapshot: Snapshot) -> dict[str, Any]:
@@ -281,6 +325,10 @@ def _describe(project: Project, snapshot: Snapshot) -> dict[str, Any]:
 def _facts(folder: Path) -> dict[str, Any]:
     facts: dict[str, Any] = json.loads((folder / _FACTS).read_bytes())
     return facts
+
+
+def _digest_of_file(path: Path) -> str:
+    return digest_of(path.read_bytes())
 
 
 def _only_file(folder: Path) -> Path:

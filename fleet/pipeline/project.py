@@ -182,7 +182,7 @@ class Evaluate(Section):
     """By a column, which means each of its values, or by one of them, such as `site=lab`."""
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     champion: Path | None = None
-    """A bundle to compare with; without it the newest of this folder that was released."""
+    """A bundle to compare with, or `none`; without it the newest of this folder that was released."""
 
 
 class Release(Section):

@@ -18,7 +18,16 @@ from wire.errors import ConfigError, ModelfleetError, StorageError
 
 from . import steps
 from .cache import Cache, Entry
-from .record import LOCK, FailureRecord, RunRecord, RunState, StepRecord, read_record, write_record
+from .record import (
+    LOCK,
+    FailureRecord,
+    ReleaseRecord,
+    RunRecord,
+    RunState,
+    StepRecord,
+    read_record,
+    write_record,
+)
 
 CACHE: Final = "cache"
 
@@ -124,9 +133,30 @@ class Run:
         self.note(steps=(*self.record.steps, done))
         self.listener.ended(done, detail)
 
-    def is_over_after(self, name: str) -> bool:
-        """Whether this was the last step that was asked for."""
-        return self.options.until == name
+    def is_over_after(self, *names: str) -> bool:
+        """Whether the last step that was asked for is among these."""
+        return self.options.until in names
+
+    def settle(self, run_id: str) -> None:
+        """Take the id that the run has now that all of its inputs are there; its folder moves.
+
+        Raises:
+            StorageError: `run_unwritable`.
+        """
+        if run_id == self.record.id:
+            return
+        folder = self.folder.with_name(run_id)
+        release = _released(folder)
+        try:
+            if folder.exists():
+                shutil.rmtree(folder)
+            self.folder.rename(folder)
+        except OSError as exc:
+            raise StorageError(
+                f"cannot write {folder}: {exc.strerror}", code="run_unwritable"
+            ) from exc
+        self.folder = folder
+        self.note(id=run_id, release=release)
 
     def end(self, state: RunState, error: BaseException | None = None) -> None:
         """Write how the run ended."""
@@ -202,12 +232,18 @@ def begin(runs: Path, record: RunRecord, cache: Cache, listener: Listener, optio
         StorageError: `run_unwritable`.
     """
     folder = runs / record.id
-    with contextlib.suppress(ConfigError):
-        if (before := read_record(folder)) is not None:
-            record = record.model_copy(update={"release": before.release})
     run = Run(folder, record, cache, listener, options)
-    run.note(started_unix_ms=_now_ms())
+    run.note(started_unix_ms=_now_ms(), release=_released(folder))
     return run
+
+
+def _released(folder: Path) -> ReleaseRecord | None:
+    """Return the release of a run that was done before, if it can be read."""
+    try:
+        before = read_record(folder)
+    except ConfigError:
+        return None
+    return before.release if before is not None else None
 
 
 def _now_ms() -> int:
