@@ -148,7 +148,8 @@ class _Work:
             "snapshot", steps.snapshot_inputs(project, sources, reader), produce, _tell_rows
         )
         facts = _facts(entry.folder)
-        facts["parts"] = {name: facts["parts"][name] for name in PARTS}
+        for name in ("parts", "classes"):
+            facts[name] = {part: facts[name][part] for part in PARTS if part in facts[name]}
         self.run.note(
             data=DataRecord(
                 **facts,

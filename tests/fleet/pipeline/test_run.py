@@ -19,7 +19,8 @@ from tests.fleet.pipeline.projects import TRAIN, make_folder, rows, write_parque
 from wire.bundle import read_bundle
 from wire.errors import ConfigError, ModelfleetError
 
-STEPS = ["snapshot", "train", "convert"]
+CHECKED = ["snapshot", "statistics", "schema", "validate"]
+STEPS = [*CHECKED, "train", "convert", "evaluate"]
 DONE = Options(push=False)
 
 
@@ -88,13 +89,13 @@ def test_a_second_run_does_nothing_again(copy, told, records):
 
 def test_force_does_all_of_it_again(copy, told):
     run_pipeline(load_project(copy), Options(push=False, is_forced=True, until="train"), told)
-    assert told.steps == [("snapshot", "ran"), ("train", "ran")]
+    assert told.steps == [(name, "ran") for name in (*CHECKED, "train")]
 
 
 def test_a_parameter_trains_again_and_keeps_the_rows(copy, told, records):
     project = load_project(copy).with_params({"C": 0.01})
     record = run_pipeline(project, Options(push=False, until="train"), told)
-    assert told.steps == [("snapshot", "cached"), ("train", "ran")]
+    assert told.steps == [*((name, "cached") for name in CHECKED), ("train", "ran")]
     assert len(records(copy)) == 2
     assert record.params == {"C": 0.01}
 
@@ -112,7 +113,7 @@ def test_code_beside_the_function_counts_and_what_is_no_code_does_not(copy, told
 def test_rows_in_another_format_train_nothing_again(copy, told):
     parquet.write_table(pa.table(rows()), copy / "data/rows.parquet", compression="gzip")
     run_pipeline(load_project(copy), DONE, told)
-    assert told.steps == [("snapshot", "ran"), ("train", "cached"), ("convert", "cached")]
+    assert told.steps == [("snapshot", "ran"), *((name, "cached") for name in STEPS[1:])]
 
 
 def test_new_rows_are_another_run(copy, told, records):
@@ -192,7 +193,7 @@ def test_a_run_that_was_ended_in_the_middle_goes_on(tmp_path, fleet, records, to
     with open(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK), "rb") as reader:  # noqa: PTH123
         run_pipeline(load_project(folder), Options(push=False, until="train"), told)
         assert reader.read() == b"here"
-    assert told.steps == [("snapshot", "cached"), ("train", "ran")]
+    assert told.steps == [*((name, "cached") for name in CHECKED), ("train", "ran")]
     assert not list(folder.glob("runs/cache/.part-*"))
 
 
