@@ -81,6 +81,9 @@ class _Told:
             sys.stderr.write(f"{step:<{STEP_WIDTH}}  …\r")
             sys.stderr.flush()
 
+    def told(self, text: str) -> None:
+        say(f"{'':<{STEP_WIDTH}}  {text}")
+
     def ended(self, step: StepRecord, detail: str) -> None:
         took = f"{step.seconds:6.1f} s" if step.state == "ran" else f"{step.state:>8}"
         say(f"{step.name:<{STEP_WIDTH}}  {took}  {detail}".rstrip())

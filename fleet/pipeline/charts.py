@@ -197,12 +197,13 @@ def intervals(rows: Sequence[tuple[str, float, float, float]], title: str) -> st
 
 def search(values: Sequence[float | None], best: Sequence[float], metric: str) -> str:
     """Return what each trial of a search reached, and the best until then."""
+    from matplotlib.ticker import MaxNLocator
 
     def paint(axes: Axes) -> None:
         there = [(n, v) for n, v in enumerate(values, 1) if v is not None]
         axes.scatter([n for n, _ in there], [v for _, v in there], s=14, color=SERIES[1])
         axes.step(range(1, len(best) + 1), best, where="post", color=SERIES[0], linewidth=1.4)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("trial")
         axes.set_ylabel(metric)
 

@@ -10,33 +10,30 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from pydantic import JsonValue
 
-from converter import ConvertRequest, convert
 from wire.bundle import read_bundle
 from wire.errors import BundleError, ConfigError
 from wire.manifest import MODEL, digest_of
 
 from . import steps
 from .cache import Entry
-from .checking import DEVICE_SCHEMA, check_rows, count_rows, settle_schema
+from .checking import check_rows, count_rows, settle_schema
 from .code import installed_libraries, read_code
 from .judging import judge
+from .making import BUNDLE_FILE, FACTS, Maker, estimator_file, read_facts
 from .project import PARTS, Project
 from .record import BundleRecord, CodeRecord, DataRecord, ReleaseRecord, RunRecord, SourceRecord
 from .release import Fleet, next_minor
 from .report import write_report
 from .run import Listener, Options, Run, begin, going_on, hold_runs
+from .searching import search_parameters
 from .snapshot import REFERENCE, Snapshot, Source, find_sources, read_snapshot, save_snapshot
-from .training import TrainRequest, train
 
-BUNDLE_FILE: Final = "model.bundle"
 LOG_FILE: Final = "train.log"
 UNRELEASED: Final = "0.0.0"
 """The version of a bundle while nobody has asked for its release, where it is `auto`."""
 MAX_CLASSES: Final = 256
 """That a record counts the rows of."""
-_FACTS: Final = "facts.json"
 
 
 def run_pipeline(
@@ -99,11 +96,18 @@ class _Work:
         schema = self._check(rows)
         if self.run.is_over_after("statistics", "schema", "validate"):
             return
-        estimator = self._train(rows, self.project.train.params)
-        if self.run.is_over_after("train"):
-            return
-        bundle = self._convert(rows, schema, estimator, version)
-        if self.run.is_over_after("convert"):
+        assert self.run.record.data is not None  # noqa: S101 - the snapshot is there
+        maker = Maker(
+            project=self.project,
+            rows=rows,
+            feature_names=self.run.record.data.feature_names,
+            schema=schema,
+            code=self.code.sha256,
+            libraries=self.libraries,
+            version=version,
+        )
+        bundle = self._make(maker)
+        if bundle is None:
             return
         judge(self.run, self.project, rows, bundle.folder / BUNDLE_FILE, self.libraries)
         if not self.run.is_over_after("evaluate"):
@@ -141,13 +145,13 @@ class _Work:
             save_snapshot(snapshot, folder)
             facts = _describe(project, snapshot)
             facts["reference_sha256"] = digest_of((folder / f"{REFERENCE}.npz").read_bytes())
-            (folder / _FACTS).write_text(json.dumps(facts, sort_keys=True))
+            (folder / FACTS).write_text(json.dumps(facts, sort_keys=True))
 
         reader = self.libraries.get("pyarrow", "")
         entry = self.run.step(
             "snapshot", steps.snapshot_inputs(project, sources, reader), produce, _tell_rows
         )
-        facts = _facts(entry.folder)
+        facts = read_facts(entry.folder)
         for name in ("parts", "classes"):
             facts[name] = {part: facts[name][part] for part in PARTS if part in facts[name]}
         self.run.note(
@@ -173,71 +177,20 @@ class _Work:
             check_rows(run, project, rows, schema)
         return schema
 
-    def _train(self, rows: Entry, params: Mapping[str, JsonValue]) -> Entry:
-        project = self.project
-
-        def produce(folder: Path) -> None:
-            train(
-                TrainRequest(
-                    folder=project.root,
-                    entry=project.train.entry,
-                    data=rows.folder / f"{PARTS[0]}.npz",
-                    params=dict(params),
-                    seed=project.train.seed,
-                    timeout_s=project.train.timeout_s,
-                    log=self.run.folder / LOG_FILE,
-                ),
-                folder,
-            )
-
-        inputs = steps.train_inputs(
-            project,
-            data=rows.digest,
-            code=self.code.sha256,
-            params=params,
-            libraries=dict(self.libraries),
-        )
-        return self.run.step("train", inputs, produce, lambda folder: _only_file(folder).name)
-
-    def _convert(self, rows: Entry, schema: Entry | None, estimator: Entry, version: str) -> Entry:
-        project, model = self.project, self.project.model
-        assert self.run.record.data is not None  # noqa: S101 - the snapshot is there
-        names = self.run.record.data.feature_names
-
-        def produce(folder: Path) -> None:
-            report = convert(
-                ConvertRequest(
-                    source=str(_only_file(estimator.folder)),
-                    name=model.name,
-                    version=version,
-                    data=rows.folder / f"{REFERENCE}.npz",
-                    output=folder / BUNDLE_FILE,
-                    trust_pickle=True,  # the user's own code made it a moment ago
-                    p99_ms=model.p99_ms,
-                    memory_mb=model.memory_mb,
-                    device_class=model.device_class,
-                    nan_policy=model.nan_policy,
-                    schema=schema.folder / DEVICE_SCHEMA if schema is not None else None,
-                    feature_names=names,
-                    folder=project.root,
-                    timeout_s=project.train.timeout_s,
-                ),
-                progress=lambda _: None,
-            )
-            facts = {"worst": report.worst, "warnings": report.warnings}
-            (folder / _FACTS).write_text(json.dumps(facts, sort_keys=True))
-
-        inputs = steps.convert_inputs(
-            project,
-            version=version,
-            data=rows.digest,
-            estimator=estimator.digest,
-            schema=_digest_of_file(schema.folder / DEVICE_SCHEMA) if schema is not None else "",
-            libraries=dict(self.libraries),
-        )
-        entry = self.run.step("convert", inputs, produce, _tell_parity)
+    def _make(self, maker: Maker) -> Entry | None:
+        """Return the bundle, None where that was not asked for."""
+        run, params = self.run, self.project.train.params
+        if self.project.tune is not None:
+            params = search_parameters(run, maker, self.project.tune)
+            if run.is_over_after("tune"):
+                return None
+        recipe = maker.estimator(params, run.folder / LOG_FILE)
+        estimator = run.follow(recipe, lambda folder: estimator_file(folder).name)
+        if run.is_over_after("tune", "train"):
+            return None
+        entry = run.follow(maker.bundle(estimator), _tell_parity)
         self._note_bundle(entry)
-        return entry
+        return None if run.is_over_after("convert") else entry
 
     def _note_bundle(self, entry: Entry) -> None:
         path = self.run.publish(entry.folder / BUNDLE_FILE, BUNDLE_FILE)
@@ -248,7 +201,7 @@ class _Work:
                 version=opened.manifest.version,
                 model=opened.manifest.file(MODEL).sha256,
                 bytes=path.stat().st_size,
-                **_facts(entry.folder),
+                **read_facts(entry.folder),
             ),
         )
 
@@ -297,7 +250,7 @@ def _run_id(
         project,
         sources,
         code=code.sha256,
-        schema=_digest_of_file(path) if path.is_file() else "",
+        schema=digest_of(path.read_bytes()) if path.is_file() else "",
         libraries=dict(libraries),
     )
 
@@ -323,24 +276,11 @@ def _describe(project: Project, snapshot: Snapshot) -> dict[str, Any]:
     }
 
 
-def _facts(folder: Path) -> dict[str, Any]:
-    facts: dict[str, Any] = json.loads((folder / _FACTS).read_bytes())
-    return facts
-
-
-def _digest_of_file(path: Path) -> str:
-    return digest_of(path.read_bytes())
-
-
-def _only_file(folder: Path) -> Path:
-    return next(path for path in sorted(folder.iterdir()) if path.stem == "estimator")
-
-
 def _tell_rows(folder: Path) -> str:
-    facts = _facts(folder)
+    facts = read_facts(folder)
     parts = ", ".join(f"{facts['parts'][name]} {name}" for name in PARTS)
     return f"{facts['row_count']} rows of {len(facts['feature_names'])} features: {parts}"
 
 
 def _tell_parity(folder: Path) -> str:
-    return "; ".join(_facts(folder)["worst"]) or BUNDLE_FILE
+    return "; ".join(read_facts(folder)["worst"]) or BUNDLE_FILE

@@ -38,6 +38,9 @@ class Listener(Protocol):
     def began(self, step: str) -> None:
         """A step that is not cached is being run."""
 
+    def told(self, text: str) -> None:
+        """A step says how it goes, in a line."""
+
     def ended(self, step: StepRecord, detail: str) -> None:
         """A step is there, or has failed."""
 
@@ -59,6 +62,15 @@ class Options:
     push: bool | None = None
     roll_out: bool | None = None
     trigger: JsonValue = None
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A step that can be done: all that its outcome depends on, and what writes it into a folder."""
+
+    name: str
+    inputs: steps.Inputs
+    produce: Callable[[Path], None]
 
 
 @dataclass(slots=True)
@@ -122,6 +134,16 @@ class Run:
         self.note(steps=(*self.record.steps, done))
         self.listener.ended(done, detail(entry.folder))
         return entry
+
+    def follow(self, recipe: Recipe, detail: Callable[[Path], str] = lambda _: "") -> Entry:
+        """Do a step as `step`, by its recipe."""
+        return self.step(recipe.name, recipe.inputs, recipe.produce, detail)
+
+    def keep(self, recipe: Recipe) -> Entry:
+        """Return what a recipe makes, now or before, as part of a step; in any thread."""
+        key = steps.key_of(recipe.name, recipe.inputs)
+        entry = self.cache.find(recipe.name, key)
+        return entry or self.cache.make(recipe.name, key, recipe.produce)
 
     def act(self, name: str, do: Callable[[], str]) -> None:
         """Do what changes the fleet: it is never kept, and tells in a few words what it did."""

@@ -42,6 +42,9 @@ class Silent:
     def began(self, step):
         pass
 
+    def told(self, text):
+        pass
+
     def ended(self, step, detail):
         pass
 
