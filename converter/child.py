@@ -35,7 +35,7 @@ def main() -> int:
     # A source that crashes leaves no memory image in the user's directory.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     request = json.loads(Path(sys.argv[1]).read_text())
-    _die_with(request["parent"])
+    die_with(request["parent"])
     out = Path(sys.argv[2])
     given = np.load(request["rows"], allow_pickle=False)
     try:
@@ -50,7 +50,7 @@ def main() -> int:
     return 0
 
 
-def _die_with(parent: int) -> None:
+def die_with(parent: int) -> None:
     """Have the kernel end this process when its parent ends, however that happens."""
     if sys.platform != "linux":
         return

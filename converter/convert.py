@@ -16,6 +16,7 @@ import numpy.typing as npt
 from wire.errors import ConfigError, StorageError
 from wire.manifest import (
     BASELINE,
+    CARD,
     GOLDEN,
     MODEL,
     PARITY,
@@ -28,6 +29,7 @@ from wire.manifest import (
 
 from . import baseline, certificate, golden, metrics, parity, schema
 from .bundle import check_output, describe_files, write_bundle
+from .card import read_card
 from .process import Converted, run_child
 from .request import ConvertReport, ConvertRequest
 from .rows import Rows, read_rows
@@ -92,7 +94,7 @@ def convert(request: ConvertRequest, progress: Progress) -> ConvertReport:
         golden_count=pack.golden_count,
         worst=tuple(result.to_line() for result in outputs),
         metrics=pack.manifest.lineage.metrics,
-        warnings=tuple(_warnings(converted, pack.manifest)),
+        warnings=tuple(_warnings(request, converted, pack.manifest)),
     )
 
 
@@ -105,18 +107,20 @@ def _pack(
 ) -> _Pack:
     answers = [converted.answers.converted[spec.name] for spec in converted.outputs]
     answered = list(zip(converted.outputs, answers, strict=True))
-    fed, spec = converted.answers.fed, _with_feature_names(converted)
+    fed, spec = converted.answers.fed, _with_feature_names(converted, request.feature_names)
     chosen = golden.choose_rows(len(fed), sum(a[:1].nbytes for a in (fed, *answers)), margins)
     reference = baseline.make_baseline(
         [(spec, fed)], answered, rows.sha256, probabilities=_probabilities(converted, answered)
     )
     given = schema.read_schema(request.schema) if request.schema is not None else None
+    card = {CARD: read_card(request.card)} if request.card is not None else {}
     files = {
         MODEL: converted.model,
         GOLDEN: golden.encode([fed[chosen]], [answer[chosen] for answer in answers]),
         BASELINE: reference.model_dump_json().encode(),
         SCHEMA: schema.encode(schema.make_schema(reference, given)),
         PARITY: proof,
+        **card,
     }  # fmt: skip
     facts = converted.facts
     manifest = Manifest(
@@ -187,9 +191,9 @@ def _margins(converted: Converted) -> Array | None:
     return parity.tie_margins(scores[0], converted.facts.choice) if scores else None
 
 
-def _with_feature_names(converted: Converted) -> TensorSpec:
+def _with_feature_names(converted: Converted, given: tuple[str, ...]) -> TensorSpec:
     """Return the input's description, with the names of its columns if a manifest can hold them."""
-    names, spec = converted.facts.feature_names, converted.input
+    names, spec = converted.facts.feature_names or given, converted.input
     are_plain = all(re.fullmatch(r"[ -~]{1,128}", name) for name in names)
     is_short = sum(map(len, names)) <= MAX_FEATURE_NAME_CHARS
     if are_plain and is_short and len(names) == converted.answers.fed.shape[1]:
@@ -197,12 +201,12 @@ def _with_feature_names(converted: Converted) -> TensorSpec:
     return spec
 
 
-def _warnings(converted: Converted, manifest: Manifest) -> list[str]:
+def _warnings(request: ConvertRequest, converted: Converted, manifest: Manifest) -> list[str]:
     facts, answers = converted.facts, converted.answers
     found = list(facts.warnings)
     found += [f"output {name} is left out: the original has nothing to compare it with"
               for name in facts.dropped]  # fmt: skip
-    if facts.feature_names and not manifest.inputs[0].feature_names:
+    if (facts.feature_names or request.feature_names) and not manifest.inputs[0].feature_names:
         found.append("the feature names are left out: they are no plain ASCII, or too long")
     if facts.rounding_share > MAX_ROUNDING_SHARE:
         found.append(

@@ -42,6 +42,10 @@ class ConvertRequest:
         source_signer: Who signed it.
         schema: What the features may hold, where the reference rows do not say it; a file as
             `wire.schema.Schema`. None for these alone.
+        feature_names: Of the columns of the rows, where the estimator does not know them.
+        folder: Where the modules are that a pickle or `module:attribute` is made of; else the
+            working directory.
+        card: A model card, Markdown in UTF-8, that goes into the bundle; or None.
         timeout_s: For the child process.
     """
 
@@ -59,6 +63,9 @@ class ConvertRequest:
     source_sha256: str | None = None
     source_signer: str | None = None
     schema: Path | None = None
+    feature_names: tuple[str, ...] = ()
+    folder: Path | None = None
+    card: Path | None = None
     timeout_s: float = DEFAULT_TIMEOUT_S
 
     def check(self) -> None:

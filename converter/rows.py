@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import stat
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -49,7 +50,7 @@ def read_rows(path: Path) -> Rows:
             raise BundleError(f"{path} is no regular file", code="data_unreadable", hint=_HOW)
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-            arrays = _read_arrays(path, file)
+            arrays = read_arrays(path, file, ("X", "y"))
     except OSError as exc:
         raise BundleError(
             f"cannot read {path}: {exc.strerror or first_line(exc)}", code="data_unreadable"
@@ -111,16 +112,36 @@ def check_finite(rows: Array, nan_policy: str) -> None:
         )
 
 
-def _read_arrays(path: Path, file: BinaryIO) -> dict[str, Array]:
+def read_arrays(
+    path: Path,
+    file: BinaryIO,
+    names: Sequence[str] | None = None,
+    *,
+    max_bytes: int | None = None,
+) -> dict[str, Array]:
+    """Return the arrays of an .npz that is open, by name.
+
+    Args:
+        path: For errors.
+        file: Seekable.
+        names: Those that are wanted, where they are; None is all.
+        max_bytes: Of all of them, unpacked; else MAX_DATA_BYTES.
+
+    Raises:
+        BundleError: `data_unreadable` or `data_invalid`.
+        OSError: It cannot be read.
+    """
+    cap = MAX_DATA_BYTES if max_bytes is None else max_bytes
     file.seek(0)
     try:
         with zipfile.ZipFile(file) as archive:
             # What the directory says is a cap: the reader stops there.
             unpacked = sum(member.file_size for member in archive.infolist())
-        if unpacked <= MAX_DATA_BYTES:
+        if unpacked <= cap:
             file.seek(0)
             with np.load(file, allow_pickle=False) as archive:
-                return {name: _native(archive[name]) for name in ("X", "y") if name in archive}
+                wanted = archive.files if names is None else names
+                return {name: _native(archive[name]) for name in wanted if name in archive}
     except OSError:
         raise
     except Exception as exc:  # a damaged archive raises whatever its content provokes
@@ -135,7 +156,7 @@ def _read_arrays(path: Path, file: BinaryIO) -> dict[str, Array]:
             code="data_unreadable",
             hint=_HOW,
         ) from exc
-    raise BundleError(f"{path} unpacks to over 4 GB", code="data_invalid")
+    raise BundleError(f"{path} unpacks to over {cap:,} bytes", code="data_invalid")
 
 
 def _native(array: Array) -> Array:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import signal
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -268,6 +269,13 @@ def confirm(question: str, *, is_sure: bool) -> None:
         return
     if not typer.confirm(question):
         raise PeerError("nothing was changed", code="not_confirmed")
+
+
+def end_in_order() -> None:
+    """Have a polite end clear up as an error does; what is ignored, as by nohup, stays ignored."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, lambda number, _frame: sys.exit(128 + number))
 
 
 def _cell(value: object) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +11,7 @@ from wire.errors import PeerError
 
 from .console import (
     Json,
+    end_in_order,
     in_bytes,
     parse_seconds,
     printable,
@@ -55,6 +54,7 @@ def convert(
     schema: Annotated[
         Path | None, typer.Option(help="What features may hold (JSON), and what is refused.")
     ] = None,
+    card: Annotated[Path | None, typer.Option(help="Model card (Markdown) for people.")] = None,
     code_commit: Annotated[str | None, typer.Option(help="Commit it was trained from.")] = None,
     signature: Annotated[
         Path | None, typer.Option(help="OpenSSF signature of the model; verified before all else.")
@@ -93,6 +93,7 @@ def convert(
         device_class=device_class,
         nan_policy=nan_policy,
         schema=schema,
+        card=card,
         code_commit=code_commit,
         source_sha256=sha256,
         source_signer=signer,
@@ -102,7 +103,7 @@ def convert(
         request.check()
     except PeerError as exc:
         raise typer.BadParameter(str(exc)) from exc
-    _end_in_order()
+    end_in_order()
     report = run(request, progress=say)
     if json:
         show_json(report.to_json())
@@ -146,10 +147,3 @@ def _verified(
     signed = verify_source(path, signature, public_key=public_key, certificates=certificates)
     say(f"{signature} is good: {signed.signer}")
     return signed.sha256, signed.signer
-
-
-def _end_in_order() -> None:
-    """Have a polite end clear up as an error does; what is ignored, as by nohup, stays ignored."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, lambda number, _frame: sys.exit(128 + number))

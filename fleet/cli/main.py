@@ -23,6 +23,7 @@ MODULES: Final = {
     "setup": ("init", "up", "down", "controller"),
     "devices": ("devices", "device", "telemetry"),
     "convert": ("convert",),
+    "pipeline": ("pipeline",),
     "releases": ("push", "releases", "models"),
     "keys": ("keys",),
     "sign": ("sign", "release"),

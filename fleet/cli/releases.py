@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -12,11 +13,12 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
 
 from fleet.api.schemas import Model, PushResult, Release
-from fleet.bundle import OpenedBundle, read_bundle
 from fleet.durable import write_durably
 from fleet.openssf import sign_files
 from fleet.trust.documents import TARGETS
 from fleet.trust.draft import signed_before
+from fleet.trust.session import Done
+from wire.bundle import OpenedBundle, read_bundle
 from wire.errors import BundleError, PeerError, StorageError
 from wire.manifest import MANIFEST
 from wire.trust import model_role
@@ -60,37 +62,71 @@ def push(
     controller: Controller = None,
 ) -> None:
     """Register a bundle as a release, sign it, and publish what is new of its content."""
-    opened = _open(bundle)
+    opened = open_bundle(bundle)
     if openssf_key is not None:
         _write_signature(opened, openssf_key, bundle.with_name(f"{bundle.name}.sig"))
-    name, version = opened.manifest.name, opened.manifest.version
     with Client(controller) as client:
-        session = open_session(client, keys, passphrase_file)
-        draft = session.draft()
-        if name not in session.base.models:
-            # Before anything is made: the model's key would stay behind unused.
-            if output is None:
-                session.require_role_keys(TARGETS)
-            draft.add_model(name, [session.keys.make(model_role(name)).key])
-        with _naming(bundle):
-            release = draft.add_release(name, version, opened.files[MANIFEST])
-        if output is None:
-            session.require_keys(draft)
-        result = _upload(client, bundle)
-        if result.release.manifest != opened.manifest_digest:
-            raise PeerError(
-                f"the controller has another {name}:{version} than {bundle}", code="trust_mismatch"
-            )
-        is_signed = release == signed_before(session.base, name, version)
-        done = None if is_signed else finish(session, draft, output, f"{name}-{version}")
-    result.release.number = release.number
+        pushed = send(client, bundle, opened, keys, passphrase_file, output=output)
+    is_signed = pushed.done is None or pushed.done.is_complete
     if json:
-        show_json({**result.model_dump(mode="json"), "is_signed": done is None or done.is_complete})
+        show_json({**pushed.result.model_dump(mode="json"), "is_signed": is_signed})
         return
-    _tell(result, is_news=done is not None, is_signed=done is None or done.is_complete)
+    _tell(pushed.result, is_news=pushed.done is not None, is_signed=is_signed)
 
 
-def _open(path: Path) -> OpenedBundle:
+@dataclass(frozen=True, slots=True)
+class Pushed:
+    """A bundle that the controller has; `done` is of its signature, None where that was there."""
+
+    result: PushResult
+    done: Done | None
+
+
+def send(
+    client: Client,
+    bundle: Path,
+    opened: OpenedBundle,
+    keys: Path | None,
+    passphrase_file: Path | None,
+    *,
+    output: Path | None = None,
+) -> Pushed:
+    """Register a bundle as a release, and sign it.
+
+    Raises:
+        PeerError: The controller refused it.
+        ConfigError: A key is missing.
+        TransferError: The controller does not answer.
+    """
+    name, version = opened.manifest.name, opened.manifest.version
+    session = open_session(client, keys, passphrase_file)
+    draft = session.draft()
+    if name not in session.base.models:
+        # Before anything is made: the model's key would stay behind unused.
+        if output is None:
+            session.require_role_keys(TARGETS)
+        draft.add_model(name, [session.keys.make(model_role(name)).key])
+    with _naming(bundle):
+        release = draft.add_release(name, version, opened.files[MANIFEST])
+    if output is None:
+        session.require_keys(draft)
+    result = _upload(client, bundle)
+    if result.release.manifest != opened.manifest_digest:
+        raise PeerError(
+            f"the controller has another {name}:{version} than {bundle}", code="trust_mismatch"
+        )
+    is_signed = release == signed_before(session.base, name, version)
+    done = None if is_signed else finish(session, draft, output, f"{name}-{version}")
+    result.release.number = release.number
+    return Pushed(result, done)
+
+
+def open_bundle(path: Path) -> OpenedBundle:
+    """Return the bundle in a file.
+
+    Raises:
+        BundleError: It is none.
+    """
     try:
         if not path.is_file():
             path.stat()

@@ -1,1 +1,1 @@
-"""From rows to a release, step by step."""
+"""From rows to a release: a folder with data, a training function and `pipeline.toml` is run step by step."""

@@ -185,7 +185,7 @@ def declared(size, content):
 
 def test_a_bomb_is_refused_by_what_it_declares(file, monkeypatch):
     monkeypatch.setattr(module, "MAX_DATA_BYTES", 1000)
-    refuse(file(X=np.zeros((400, 3), np.float32)), "data_invalid", "4 GB")
+    refuse(file(X=np.zeros((400, 3), np.float32)), "data_invalid", "over 1,000 bytes")
 
 
 def test_a_bomb_that_declares_little_is_read_no_further_than_that(file):

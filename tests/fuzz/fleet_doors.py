@@ -51,7 +51,7 @@ def doors():
         (BundleError,),
         lambda random: whole_bundle(model=random.randbytes(random.randrange(2000))),
         _tar,
-        ("fleet.bundle",),
+        ("wire.bundle",),
         repaired=_with_checksums,
         weight=0.5,
     )

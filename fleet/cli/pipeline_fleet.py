@@ -1,0 +1,57 @@
+"""The fleet as a run of a pipeline sees it: releases and rollouts by the controller's API."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fleet.api.schemas import Release, Rollout, RolloutIn
+from fleet.pipeline.project import Rollout as Plan
+from wire.errors import PeerError
+from wire.ids import Digest
+
+from .client import Client
+from .console import parse_tags
+from .releases import open_bundle, send
+
+
+class CommandFleet:
+    """`fleet.pipeline.release.Fleet` for a command; connects when it is asked something."""
+
+    def __init__(
+        self, controller: str | None, keys: Path | None, passphrase_file: Path | None
+    ) -> None:
+        """Remember where the API is, and where the keys are that sign a release."""
+        self._controller = controller
+        self._keys = keys
+        self._passphrase_file = passphrase_file
+
+    def newest(self, model: str) -> str | None:
+        """See the protocol."""
+        with Client(self._controller) as client:
+            try:
+                found = client.list(f"/v1/models/{model}/releases", Release)
+            except PeerError as exc:
+                if exc.code == "unknown_model":
+                    return None
+                raise
+        return found[0].version if found else None
+
+    def push(self, bundle: Path) -> Digest:
+        """See the protocol."""
+        opened = open_bundle(bundle)
+        with Client(self._controller) as client:
+            pushed = send(client, bundle, opened, self._keys, self._passphrase_file)
+        return pushed.result.release.manifest
+
+    def start(self, model: str, version: str, plan: Plan) -> str:
+        """See the protocol."""
+        match = [plan.match] if plan.match else None
+        body = RolloutIn(
+            model=model,
+            version=version,
+            match=parse_tags(match, option="[rollout] match"),
+            phases=[share.strip() for share in plan.phases.split(",")],
+            soak_s=plan.soak_s,
+        )
+        with Client(self._controller) as client:
+            return client.post("/v1/rollouts", body, Rollout).id

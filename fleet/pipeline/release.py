@@ -1,0 +1,45 @@
+"""What a run asks of a fleet: the newest release, a push, a rollout. Who carries it is the caller's."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Final, Protocol
+
+from wire.errors import ConfigError
+from wire.ids import Digest
+
+from .project import FILE_NAME, Rollout
+
+FIRST: Final = "1.0.0"
+
+
+class Fleet(Protocol):
+    """A controller, as a run sees it."""
+
+    def newest(self, model: str) -> str | None:
+        """Return the version that was pushed last, None where there is none."""
+
+    def push(self, bundle: Path) -> Digest:
+        """Register and sign a bundle; return the digest of its manifest."""
+
+    def start(self, model: str, version: str, plan: Rollout) -> str:
+        """Start a rollout; return its id."""
+
+
+def next_minor(newest: str | None) -> str:
+    """Return the version after `newest`: its minor number counted up, the rest 0.
+
+    Raises:
+        ConfigError: `version_unknown`: it is not made of numbers.
+    """
+    if newest is None:
+        return FIRST
+    found = re.fullmatch(r"([0-9]{1,9})\.([0-9]{1,9})(?:\.[0-9A-Za-z._+-]*)?", newest)
+    if found is None:
+        raise ConfigError(
+            f"what comes after the newest release, {newest}, cannot be counted",
+            code="version_unknown",
+            hint=f'write [release] version = "1.2.0" into {FILE_NAME}',
+        )
+    return f"{int(found[1])}.{int(found[2]) + 1}.0"
