@@ -27,7 +27,7 @@ from fleet.version import VERSION
 from wire.errors import PeerError, StorageError
 from wire.messages import MAX_INTEGER
 
-from . import administration, alerts, drift, errors, identities, trust, views
+from . import administration, alerts, drift, errors, identities, performance, trust, views
 from . import schemas as s
 from .access import By, Door, needs, open_to_all
 from .gatekeeper import Gatekeeper
@@ -86,6 +86,7 @@ def build_app(
     _add_health(app, controller)
     _add_watch(app, controller)
     drift.add_routes(app, controller)
+    performance.add_routes(app, controller)
     administration.add_routes(app, controller)
     alerts.add_routes(app, controller)
     check_routes(app.routes)

@@ -23,6 +23,7 @@ from .devices import Devices
 from .drift import Drift
 from .identities import Identities
 from .journal import Journal
+from .performance import Performance
 from .releases import Releases
 from .rollouts import Rollouts
 from .states import States
@@ -45,6 +46,7 @@ class Tx:
         self.trust = Trust(connection)
         self.audit = Audit(connection)
         self.windows = Windows(connection)
+        self.performance = Performance(connection)
         self.drift = Drift(connection)
         self.alerts = Alerts(connection)
         self.deliveries = Deliveries(connection)

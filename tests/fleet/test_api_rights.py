@@ -124,6 +124,16 @@ ROUTES = {
         at("/v1/models/digits/drift"),
         done=422,  # its bundle is none
     ),
+    ("GET", "/v1/models/{model}/performance"): Route(VIEWER, at("/v1/models/digits/performance")),
+    ("POST", "/v1/devices/{device}/models/{model}/feedback"): Route(
+        OPERATOR,
+        at(
+            "/v1/devices/DEVICE/models/digits/feedback",
+            json={"labels": [{"id": "a", "label": 1}]},
+        ),
+        NO_DEVICE,
+        done=409,  # no device serves it there
+    ),
     ("GET", "/v1/drift"): Route(VIEWER, at("/v1/drift")),
     ("POST", "/v1/rollouts"): Route(
         RELEASER,
