@@ -14,6 +14,7 @@ from wire.ids import DeviceId
 from wire.link_paho import TlsFiles, parse_broker_url
 
 from .core.records import LEAST_BYTES, MAX_BYTES
+from .core.ring import Ring
 
 CORRECT: Final = (
     "correct it; `fleet-agent check-config` judges it, systemd/agent.toml has every key"
@@ -122,6 +123,17 @@ class TelemetrySection(_Section):
     max_bytes: Annotated[int, Field(ge=LEAST_BYTES, le=2**40)] = MAX_BYTES
 
 
+class FeedbackSection(_Section):
+    """`[feedback]`: how many answers are remembered, so that labels may still come for them.
+
+    `max_rows` is for each model, `max_bytes` of the runtime's memory for all together. Only requests with an
+    `id` are remembered; when there is no room the oldest go. 0 rows is none.
+    """
+
+    max_rows: Annotated[int, Field(ge=0, le=10_000_000)] = Ring().max_rows
+    max_bytes: Annotated[int, Field(ge=0, le=2**30)] = Ring().max_bytes
+
+
 class TrustSection(_Section):
     """`[trust]`: the root of trust of a device that was not enrolled over the network.
 
@@ -141,6 +153,7 @@ class AgentConfig(_Section):
     serve: ServeSection = ServeSection()
     state: StateSection = StateSection()
     telemetry: TelemetrySection = TelemetrySection()
+    feedback: FeedbackSection = FeedbackSection()
     trust: TrustSection = TrustSection()
 
 

@@ -16,9 +16,11 @@ from typing import Annotated, Final, TypeVar
 
 import msgspec
 
+from agent.core.ring import Ring
 from wire.errors import PeerError
 from wire.latency import LATENCY_BINS
 from wire.messages import CODE_PATTERN, MAX_DETAIL_BYTES, MAX_INTEGER, MAX_PROTECTIONS
+from wire.performance import MAX_CELL, MAX_CLASSES, MAX_SQUARES
 from wire.windows import (
     MAX_BETWEEN,
     MAX_COLUMN_COUNTS,
@@ -46,6 +48,11 @@ _Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_INTEGER)]
 _Tally = Annotated[int, msgspec.Meta(ge=0, le=MAX_TALLY)]
 _Between = Annotated[float, msgspec.Meta(ge=0, le=MAX_BETWEEN)]
 _ColumnCounts = Annotated[tuple[_Tally, ...], msgspec.Meta(max_length=MAX_COLUMN_COUNTS)]
+_Cell = Annotated[int, msgspec.Meta(ge=0, le=MAX_CELL)]
+_Scores = Annotated[tuple[_Tally, ...], msgspec.Meta(max_length=SCORE_BINS)]
+_ScoreSum = Annotated[float, msgspec.Meta(ge=0, le=MAX_INTEGER)]
+_Error = Annotated[float, msgspec.Meta(ge=-MAX_SQUARES, le=MAX_SQUARES)]
+_Squares = Annotated[float, msgspec.Meta(ge=0, le=MAX_SQUARES)]
 _Seconds = Annotated[float, msgspec.Meta(ge=0, le=_YEAR_S)]
 _Ms = Annotated[float, msgspec.Meta(ge=0, le=_YEAR_S * 1000)]
 _Psi = Annotated[float, msgspec.Meta(ge=0, le=MAX_PSI)]
@@ -70,6 +77,7 @@ class Start(msgspec.Struct, frozen=True, tag="start"):
 
     models: tuple[Model, ...]
     request_deadline_s: float
+    ring: Ring = Ring()
 
 
 class Serve(msgspec.Struct, frozen=True, tag="serve"):
@@ -96,6 +104,22 @@ class CloseWindow(msgspec.Struct, frozen=True, tag="close_window"):
 
 class CloseColumns(msgspec.Struct, frozen=True, tag="close_columns"):
     """Close the window over which columns are counted; answer `Columns`, some for each model."""
+
+
+class GivenLabel(msgspec.Struct, frozen=True):
+    """See `wire.performance.GivenLabel`."""
+
+    id: str
+    label: str
+    row: int | None
+    version: str | None
+
+
+class GiveLabels(msgspec.Struct, frozen=True, tag="give_labels"):
+    """Count these labels of a model's answers; there is no answer to it."""
+
+    model: str
+    labels: tuple[GivenLabel, ...]
 
 
 class CheckGolden(msgspec.Struct, frozen=True, tag="check_golden"):
@@ -210,6 +234,31 @@ class Columns(msgspec.Struct, frozen=True, tag="columns"):
     rejected: Checks | None = None
 
 
+class RefusedLabels(msgspec.Struct, frozen=True):
+    """Counts by cause; see `wire.performance.RefusedLabels`."""
+
+    unknown_id: _Tally = 0
+    already_labelled: _Tally = 0
+    wrong_type: _Tally = 0
+    other_version: _Tally = 0
+
+
+class Labelled(msgspec.Struct, frozen=True, tag="labelled"):
+    """Counts of labelled answers of one model; see `wire.performance.PerformanceTelemetry`."""
+
+    model: _Name
+    start_unix_ms: _Count
+    duration_s: _Seconds
+    labelled: _Tally
+    correct: _Tally
+    confusion: Annotated[tuple[_Cell, ...], msgspec.Meta(max_length=MAX_CLASSES**2)] = ()
+    scores: _Scores = ()
+    score_correct: _Scores = ()
+    score_sums: Annotated[tuple[_ScoreSum, ...], msgspec.Meta(max_length=SCORE_BINS)] = ()
+    errors: tuple[_Error, _Squares, _Squares] | None = None
+    refused: RefusedLabels | None = None
+
+
 class Golden(msgspec.Struct, frozen=True, tag="golden"):
     """How a model's golden rows went."""
 
@@ -225,7 +274,17 @@ class Drained(msgspec.Struct, frozen=True, tag="drained"):
     cut: _Count
 
 
-Command = Start | Serve | StopAccepting | Drain | Adopt | CloseWindow | CloseColumns | CheckGolden
+Command = (
+    Start
+    | Serve
+    | StopAccepting
+    | Drain
+    | Adopt
+    | CloseWindow
+    | CloseColumns
+    | GiveLabels
+    | CheckGolden
+)
 Report = (
     Confined
     | Ready
@@ -236,6 +295,7 @@ Report = (
     | Beat
     | Windows
     | Columns
+    | Labelled
     | Golden
     | Drained
 )

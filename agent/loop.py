@@ -21,6 +21,7 @@ from wire import codec, topics
 from wire.errors import PeerError, StorageError
 from wire.link import Connected, Delivered, Disconnected, LinkEvent
 from wire.messages import ControllerPresence
+from wire.performance import Feedback
 
 from .adapters.fetcher import Fetcher
 from .adapters.metadata_pull import MetadataPulled
@@ -237,6 +238,8 @@ class Loop:
                     self._trust.deliver(topic, delivery.payload)
                 case topics.Ack(device=self._device):
                     self._uplink.acknowledged(delivery.payload)
+                case topics.Feedback(device=self._device) if not delivery.retained:
+                    self._runtimes.give_labels(codec.decode(Feedback, delivery.payload))
                 case topics.ControllerPresence() if delivery.payload:
                     presence = codec.decode(ControllerPresence, delivery.payload)
                     if presence.state == "online" and not delivery.retained:

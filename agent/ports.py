@@ -10,8 +10,10 @@ from typing import Protocol
 
 from wire.errors import StorageError
 from wire.messages import Inventory
+from wire.performance import ErrorSums, GivenLabel, RefusedLabels
 from wire.windows import CheckCounts
 
+from .core.ring import Ring
 from .core.states import DeviceState, OutputShift
 
 
@@ -87,6 +89,25 @@ class ColumnStats:
 
 
 @dataclass(frozen=True, slots=True)
+class LabelStats:
+    """Counts of one model's labelled answers in one window; see `wire.performance`."""
+
+    model: str
+    version: str
+    manifest: str
+    start_unix_ms: int
+    duration_s: float
+    labelled_count: int
+    correct_count: int
+    confusion: tuple[int, ...]
+    scores: tuple[int, ...]
+    score_correct: tuple[int, ...]
+    score_sums: tuple[float, ...]
+    errors: ErrorSums | None
+    refused: RefusedLabels | None
+
+
+@dataclass(frozen=True, slots=True)
 class CandidateReady:
     """The candidate loaded its models and its golden rows passed; it does not accept yet."""
 
@@ -149,6 +170,14 @@ class ColumnsClosed:
 
 
 @dataclass(frozen=True, slots=True)
+class LabelsClosed:
+    """Comes with `ColumnsClosed`, for each model that labels came for."""
+
+    incarnation: int
+    stats: LabelStats
+
+
+@dataclass(frozen=True, slots=True)
 class GoldenChecked:
     """Answer to `check_golden`."""
 
@@ -166,6 +195,7 @@ RuntimeEvent = (
     | Heartbeat
     | WindowClosed
     | ColumnsClosed
+    | LabelsClosed
     | GoldenChecked
 )
 
@@ -175,7 +205,7 @@ class RuntimeSettings:
     """How runtimes are started and ended; all times in seconds.
 
     `program` is what runs as a runtime; its control channel, listening sockets and readable
-    directories follow as options.
+    directories follow as options. `ring` bounds the answers that labels may still come for.
     """
 
     listen: tuple[str, int] | None = ("127.0.0.1", 8600)
@@ -185,6 +215,7 @@ class RuntimeSettings:
     drain_s: float = 10.0
     request_deadline_s: float = 30.0
     heartbeat_timeout_s: float = 15.0
+    ring: Ring = field(default_factory=Ring)
     inherited: Mapping[str, int] = field(default_factory=dict)
     # -P: nothing is imported from the working directory.
     program: tuple[str, ...] = (sys.executable, "-P", "-m", "agent.runtime")
@@ -219,6 +250,9 @@ class RuntimeHost(Protocol):
 
     def close_columns(self) -> None:
         """Ask the serving incarnation for the counts of its columns: `ColumnsClosed`."""
+
+    def give_labels(self, model: str, labels: tuple[GivenLabel, ...]) -> None:
+        """Have the serving incarnation count labels of its answers; no event follows."""
 
     def check_golden(self, model: str) -> None:
         """Ask the serving incarnation to run a model's golden rows again: `GoldenChecked`."""

@@ -11,6 +11,7 @@ from typing import Final
 from wire.errors import StorageError
 from wire.latency import since
 from wire.messages import Inventory
+from wire.performance import Feedback
 
 from .adapters import host as machine
 from .adapters.content_files import ContentStore
@@ -115,6 +116,11 @@ class Runtimes:
         """Ask for the counts of the columns of what serves."""
         if self._serving is not None:
             self._host.close_columns()
+
+    def give_labels(self, feedback: Feedback) -> None:
+        """Have what serves count labels; where nothing serves they are lost, and may come again."""
+        if self._serving is not None:
+            self._host.give_labels(feedback.model, feedback.labels)
 
     def forget(self, keep: frozenset[str]) -> None:
         """Drop what is remembered of bundles that are no longer here."""

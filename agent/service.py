@@ -36,6 +36,7 @@ from .adapters.state_sqlite import SqliteStateStore
 from .adapters.trust import TRUST, TrustStore
 from .config import AgentConfig
 from .core.backoff import connect_delay_s
+from .core.ring import Ring
 from .core.states import DeviceState
 from .effects import Effects
 from .loop import Inbox, Loop, Noticed, StopRequested
@@ -236,6 +237,7 @@ def _runtime_settings(config: AgentConfig) -> RuntimeSettings:
         start_timeout_s=serve.start_timeout_s,
         drain_s=serve.drain_s,
         request_deadline_s=serve.request_deadline_s,
+        ring=Ring(config.feedback.max_rows, config.feedback.max_bytes),
         inherited=inherited_sockets(os.environ),
     )
 

@@ -8,13 +8,22 @@ from functools import partial
 
 from wire import topics
 from wire.messages import ErrorCount, InferenceTelemetry, LatencyMs, VitalsTelemetry
+from wire.performance import PerformanceTelemetry
 from wire.windows import MAX_PART_BYTES, MAX_PART_COLUMNS, WindowTelemetry
 
 from . import control
 from .adapters.host import Host
 from .adapters.starts import StartCounter
 from .core.backoff import SETTLED_S
-from .ports import ColumnsClosed, ColumnStats, Heartbeat, WindowClosed, WindowStats
+from .ports import (
+    ColumnsClosed,
+    ColumnStats,
+    Heartbeat,
+    LabelsClosed,
+    LabelStats,
+    WindowClosed,
+    WindowStats,
+)
 from .runtimes import Runtimes
 from .uplink import Uplink
 
@@ -70,6 +79,11 @@ class TelemetryReporter:
                     self._report_window(window)
             case ColumnsClosed(stats=stats):
                 self._report_columns(stats)
+            case LabelsClosed(stats=stats):
+                self._uplink.record(
+                    topics.Telemetry(self._device, "performance"),
+                    partial(performance_record, stats),
+                )
             case _:
                 pass
 
@@ -152,4 +166,25 @@ def _window_record(
         scores=stats.scores if first == 0 else (),
         flagged=stats.flagged if first == 0 else None,
         rejected=stats.rejected if first == 0 else None,
+    )
+
+
+def performance_record(stats: LabelStats, boot: str, seq: int) -> PerformanceTelemetry:
+    """Return the record of a window of labels."""
+    return PerformanceTelemetry(
+        boot=boot,
+        seq=seq,
+        start_unix_ms=stats.start_unix_ms,
+        duration_s=stats.duration_s,
+        model=stats.model,
+        version=stats.version,
+        manifest=stats.manifest,
+        labelled_count=stats.labelled_count,
+        correct_count=stats.correct_count,
+        confusion=stats.confusion,
+        scores=stats.scores,
+        score_correct=stats.score_correct,
+        score_sums=stats.score_sums,
+        errors=stats.errors,
+        refused=stats.refused,
     )

@@ -19,9 +19,13 @@ from wire.histogram import (
     reference_counts,
     reference_edges,
     score_counts,
+    score_places,
     split_columns,
 )
-from wire.manifest import TensorSpec
+from wire.manifest import TensorSpec, label_output
+from wire.windows import SCORE_BINS
+
+from .parity import labels_differ
 
 Array = npt.NDArray[Any]
 
@@ -44,6 +48,7 @@ def make_baseline(
     data_sha256: str,
     *,
     probabilities: str = "",
+    labels: Array | None = None,
 ) -> Baseline:
     """Return the reference bins of every input feature and every output column.
 
@@ -52,6 +57,7 @@ def make_baseline(
         outputs: The same for what the converted model answered.
         data_sha256: Digest of the data they come from.
         probabilities: Name of the output that is a table of class probabilities, if one is.
+        labels: What was right, shape (n_rows,) or (n_rows, 1), or None.
     """
     table = next((rows for spec, rows in outputs if spec.name == probabilities), None)
     return Baseline(
@@ -66,6 +72,7 @@ def make_baseline(
         false_alarm_ratio=FALSE_ALARM_RATIO,
         probabilities=probabilities,
         scores=() if table is None else tuple(score_counts(table).tolist()),
+        score_correct=() if table is None else _correct_by_score(outputs, table, labels),
     )
 
 
@@ -76,6 +83,23 @@ def probabilities_among(outputs: Sequence[tuple[TensorSpec, Array]]) -> str:
     adding up to 1.
     """
     return next((spec.name for spec, rows in outputs if _are_probabilities(rows)), "")
+
+
+def _correct_by_score(
+    outputs: Sequence[tuple[TensorSpec, Array]], table: Array, labels: Array | None
+) -> tuple[int, ...]:
+    """Return the rows whose answer was the label, by score; nothing where that cannot be said."""
+    if labels is None or labels.size != len(table):
+        return ()
+    named = label_output([spec for spec, _ in outputs])
+    answer = next((rows for spec, rows in outputs if spec is named), table.argmax(axis=1))
+    # Where classes have no names of their own, labels must be places among the probabilities.
+    is_unnamed = named is None and not np.isin(labels, np.arange(table.shape[1])).all()
+    if is_unnamed or answer.size != len(table):
+        return ()
+    is_right = ~labels_differ(answer.reshape(-1), labels.reshape(-1))
+    places, is_scored = score_places(table)
+    return tuple(np.bincount(places[is_right[is_scored]], minlength=SCORE_BINS).tolist())
 
 
 def _are_probabilities(rows: Array) -> bool:

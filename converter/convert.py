@@ -110,7 +110,11 @@ def _pack(
     fed, spec = converted.answers.fed, _with_feature_names(converted, request.feature_names)
     chosen = golden.choose_rows(len(fed), sum(a[:1].nbytes for a in (fed, *answers)), margins)
     reference = baseline.make_baseline(
-        [(spec, fed)], answered, rows.sha256, probabilities=_probabilities(converted, answered)
+        [(spec, fed)],
+        answered,
+        rows.sha256,
+        probabilities=_probabilities(converted, answered),
+        labels=rows.labels,
     )
     given = schema.read_schema(request.schema) if request.schema is not None else None
     card = {CARD: read_card(request.card)} if request.card is not None else {}

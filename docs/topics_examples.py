@@ -22,6 +22,7 @@ from wire.manifest import (
     TensorSpec,
     digest_of,
 )
+from wire.performance import Feedback, GivenLabel, PerformanceTelemetry, RefusedLabels
 from wire.windows import WindowTelemetry
 
 BOOT: Final = "5f0c2b9d41e7a836"
@@ -91,6 +92,13 @@ PAYLOADS: Final[dict[str, m.Message]] = {
             m.StoredRange(boot="09be77d3c2a41f60", first=1207, last=1207),
         )
     ),
+    "feedback": Feedback(
+        model="digits",
+        labels=(
+            GivenLabel(id="frame-8812", label="3"),
+            GivenLabel(id="batch-17", row=5, label="8", version=_NEW.version),
+        ),
+    ),
     "event/update": m.UpdateEvent(
         boot=BOOT,
         seq=40,
@@ -151,6 +159,22 @@ PAYLOADS: Final[dict[str, m.Message]] = {
             (452, 22, 14, 10, 10, 12, 8, 9, 11, 40, 0, 3),
         ),
         between=(12.93, 131.2, 104.7),
+    ),
+    "telemetry/performance": PerformanceTelemetry(
+        boot=BOOT,
+        seq=47,
+        start_unix_ms=NOW_UNIX_MS,
+        duration_s=900.0,
+        model="digits",
+        version=_NEW.version,
+        manifest=_NEW.manifest,
+        labelled_count=40,
+        correct_count=38,
+        confusion=(4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 34, 0, 0, 0, 0, 0, 0, 0, 2),
+        scores=(0,) * 17 + (3, 6, 31),
+        score_correct=(0,) * 17 + (2, 5, 31),
+        score_sums=(0,) * 17 + (2.6213, 5.5601, 30.4172),
+        refused=RefusedLabels(unknown_id=1),
     ),
     "telemetry/vitals": m.VitalsTelemetry(
         boot=BOOT,

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from fleet.core import alerts as core
+from fleet.core.performance import wilson
 from fleet.expiries import certificate_end, expiries, observer_label
 from fleet.metrics import KNOWN_CODES, OTHER
 from fleet.store.alerts import MAX_COUNTED
@@ -34,6 +35,10 @@ def look(watch: Watch, store: Store, sight: Sight) -> None:
         watch.next_requests_unix_ms = now + REQUESTS_EVERY_MS
         with store.write() as tx:
             look_at_requests(watch, tx, sight)
+    if not 0 < watch.next_labels_unix_ms - now <= MINUTE_MS:
+        watch.next_labels_unix_ms = now + MINUTE_MS
+        with store.write() as tx:
+            look_at_labels(watch, tx, now)
     with store.read() as tx:
         has_more = watch.is_due(tx, now, is_connected=is_connected)
     pages = 0
@@ -170,6 +175,30 @@ def look_at_requests(watch: Watch, tx: Tx, sight: Sight) -> None:
         findings += [Finding(name, False, "") for name in known if name not in asked]
     watch.observe(tx, "error_ratio", findings, now_unix_ms)
     tx.alerts.prune_counts((now_unix_ms - 2 * window_ms) // MINUTE_MS)
+
+
+def look_at_labels(watch: Watch, tx: Tx, now_unix_ms: int) -> None:
+    """Judge each release by the labels that came for it lately; what was estimated is no evidence."""
+    limits = watch.settings.accuracy_low
+    if "accuracy_low" not in watch.rules or (limits.limit_ratio is None and not limits.models):
+        return
+    findings = []
+    for manifest, (rows, right) in tx.performance.totals(
+        now_unix_ms - int(limits.window_s * 1000)
+    ).items():
+        release = tx.releases.by_manifest(manifest)
+        limit = limits.limit_of(release.model) if release is not None else None
+        if release is None or limit is None or not rows:
+            continue
+        found = wilson(right, rows)
+        if found.high < limit:
+            name = f"{release.model}:{release.version}"
+            text = (
+                f"{name} was right in {right:,} of {rows:,} labelled rows, at most"
+                f" {found.high:.1%}; the limit is {limit:.1%}"
+            )
+            findings.append(Finding(name, True, text))
+    watch.report(tx, "accuracy_low", findings, now_unix_ms)
 
 
 def look_at_expiries(watch: Watch, tx: Tx, now_unix_ms: int) -> None:

@@ -14,11 +14,13 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator, model_validator
 
 from fleet.core.alerts import Rule, Severity
+from wire.ids import ModelName
 
 from .section import Section
 
 MAX_WEBHOOKS: Final = 8
 LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
+MAX_LIMITS: Final = 1000
 MAX_WAIT_S: Final = 30 * 86_400
 Wait = Annotated[float, Field(ge=0, le=MAX_WAIT_S)]
 """Seconds, up to 30 days."""
@@ -78,6 +80,24 @@ class ErrorRatio(LevelSection):
         if self.clear_ratio > self.raise_ratio:
             raise ValueError("clear_ratio is above raise_ratio")
         return self
+
+
+class AccuracyLow(LevelSection):
+    """Labels show that a release is right too seldom: the whole interval of its accuracy is below the limit."""
+
+    limit_ratio: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Of every model; without one, and none of its own, a model is not judged."""
+    models: dict[ModelName, Annotated[float, Field(gt=0, le=1)]] = Field(
+        default_factory=dict, max_length=MAX_LIMITS
+    )
+    """Limits of single models."""
+    window_s: Annotated[float, Field(ge=900, le=30 * 86_400)] = 86_400
+    """Labels that came in this span are looked at."""
+    clear_for_s: Wait = 3600
+
+    def limit_of(self, model: str) -> float | None:
+        """Return a model's limit, if it has one."""
+        return self.models.get(model, self.limit_ratio)
 
 
 class DiskLow(LevelSection):
@@ -181,6 +201,7 @@ class AlertsSection(Section):
     device_alarm: DeviceAlarm = DeviceAlarm()
     rollout_stopped: RolloutStopped = RolloutStopped()
     error_ratio: ErrorRatio = ErrorRatio()
+    accuracy_low: AccuracyLow = AccuracyLow()
     disk_low: DiskLow = DiskLow()
     records_dropped: RecordsDropped = RecordsDropped()
     expiry: Expiry = Expiry()

@@ -83,6 +83,7 @@ class Watch:
         self._wake = wake
         self._url = url
         self.next_requests_unix_ms = 0
+        self.next_labels_unix_ms = 0
         self._was_connected: bool | None = None
         self._is_new = True
         self._has_told = False

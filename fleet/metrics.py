@@ -8,7 +8,7 @@ code counts as `other`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, generate_latest
@@ -17,11 +17,13 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
+from fleet.core.performance import of_record
 from fleet.store.devices import Selection
 from fleet.store.store import Tx
 from wire import codec
 from wire import messages as m
 from wire.lifecycle import Code
+from wire.performance import PerformanceTelemetry
 
 from .version import VERSION
 
@@ -47,6 +49,15 @@ class Metrics:
         self._errors = self._counter(
             "inference_errors", "Requests that failed on devices.", *release, "cause"
         )
+        self._labelled = self._counter(
+            "labelled_rows", "Rows of classes whose label came.", *release
+        )
+        self._correct = self._counter(
+            "correct_rows", "Labelled rows whose answer was the label.", *release
+        )
+        self._refused = self._counter(
+            "labels_refused", "Labels that devices refused.", *release, "cause"
+        )
         self._alarms = self._counter("device_alarms", "Alarms that devices raised.", "code")
         self._steps = self._counter("update_steps", "Steps of updates on devices.", "to", "code")
 
@@ -60,6 +71,8 @@ class Metrics:
             match record:
                 case m.InferenceTelemetry():
                     self._inference(record, self._name(tx, record.manifest))
+                case PerformanceTelemetry():
+                    self._performance(record, self._name(tx, record.manifest))
                 case m.AlarmEvent(code=code):
                     self._alarms.labels(_known(code)).inc()
                 case m.UpdateEvent(to=to, code=code):
@@ -81,6 +94,13 @@ class Metrics:
         self._rows.labels(*labels).inc(record.row_count)
         for cause, count in record.error_count.model_dump().items():
             self._errors.labels(*labels, cause).inc(count)
+
+    def _performance(self, record: PerformanceTelemetry, labels: tuple[str, str]) -> None:
+        sums = of_record(record)
+        self._labelled.labels(*labels).inc(sums.labelled_count - sums.error_count)
+        self._correct.labels(*labels).inc(sums.correct_count)
+        for cause, count in asdict(sums.refused).items():
+            self._refused.labels(*labels, cause).inc(count)
 
 
 @dataclass(frozen=True, slots=True)

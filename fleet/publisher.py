@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,7 +19,7 @@ from fleet.store.store import Store
 from fleet.trust.authority import Authority
 from wire import codec, topics
 from wire import messages as m
-from wire.errors import StorageError
+from wire.errors import PeerError, StorageError
 from wire.link import Link
 from wire.topics import Qos
 
@@ -32,6 +32,8 @@ MAX_IN_FLIGHT: Final = 8
 """Messages that the broker has not acknowledged; ten is the smallest limit met, two are spare."""
 MAX_ACKS: Final = 10_000
 """Acknowledgements that wait; beyond it the oldest go, and the devices send those records again."""
+MAX_LABELS: Final = 1_000
+"""Messages of labels that wait; beyond it nobody may give more."""
 CHUNK_AGAIN_MS: Final = 5_000
 """Shortest time between two publications of one chunk, however many devices miss it."""
 
@@ -40,6 +42,12 @@ CHUNK_AGAIN_MS: Final = 5_000
 class _Ack:
     device: str
     message: m.Ack
+
+
+@dataclass(frozen=True, slots=True)
+class _Labels:
+    device: str
+    payload: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +62,13 @@ class _Chunk:
     digest: str
 
 
-_Item = _Ack | Publication | _Again | _Chunk | Delivery
+_Item = _Ack | Publication | _Again | _Chunk | Delivery | _Labels
 
 
 class Publisher:
-    """Sends in this order: acknowledgements, stored publications, alerts, repetitions, chunks.
+    """Sends in this order: acknowledgements, stored publications, alerts, labels, repetitions, chunks.
 
-    Used by the controller's loop only.
+    Used by the controller's loop only, but for `give_labels`.
     """
 
     def __init__(self, store: Store, link: Link, authority: Authority) -> None:
@@ -73,6 +81,7 @@ class Publisher:
         self._newest_publication = 0
         self._alerts: deque[Delivery] = deque()
         self._newest_alert = 0
+        self._labels: deque[_Labels] = deque()
         self._again: dict[str, None] = {}
         self._chunks: dict[str, None] = {}
         self._in_flight: dict[int, _Item] = {}
@@ -85,8 +94,8 @@ class Publisher:
     @property
     def is_idle(self) -> bool:
         """Whether nothing waits and nothing is under way."""
-        waiting = (self._acks, self._publications, self._alerts, self._again, self._chunks)
-        return not any(waiting) and not self._in_flight
+        waiting = (self._acks, self._publications, self._alerts, self._labels, self._again)
+        return not any((*waiting, self._chunks)) and not self._in_flight
 
     def on_connected(self, devices: Iterable[str]) -> None:
         """Begin to send; the desired states of `devices` go out again, whatever the broker kept."""
@@ -122,6 +131,20 @@ class Publisher:
     def acknowledge(self, messages: Iterable[tuple[str, m.Ack]]) -> None:
         """Have acknowledgements sent."""
         self._acks.extend(_Ack(device, message) for device, message in messages)
+
+    def give_labels(self, device: str, payloads: Sequence[bytes]) -> None:
+        """Have messages of labels sent; from any thread.
+
+        Raises:
+            PeerError: `too_many_labels` wait already.
+        """
+        if len(self._labels) + len(payloads) > MAX_LABELS:
+            raise PeerError(
+                "too many labels wait to be sent",
+                code="too_many_labels",
+                hint="wait a second; `fleet devices` says whether the broker can be reached",
+            )
+        self._labels.extend(_Labels(device, payload) for payload in payloads)
 
     def repeat(self, devices: Iterable[str], now_unix_ms: int) -> None:
         """Have the desired states of devices that lag sent again, each at most every few seconds.
@@ -201,7 +224,7 @@ class Publisher:
                 self._put_back(item)
                 return
             self._in_flight[token] = item
-            if not isinstance(item, _Chunk | _Ack | Delivery):
+            if not isinstance(item, _Chunk | _Ack | Delivery | _Labels):
                 self._again_limit.allows(topic.text, now_unix_ms)
 
     def settle(self) -> None:
@@ -227,6 +250,8 @@ class Publisher:
             return self._publications.popleft()
         if self._alerts:
             return self._alerts.popleft()
+        if self._labels:
+            return self._labels.popleft()
         if self._again:
             device = next(iter(self._again))
             del self._again[device]
@@ -245,6 +270,8 @@ class Publisher:
                 self._publications.appendleft(item)
             case Delivery():
                 self._alerts.appendleft(item)
+            case _Labels():
+                self._labels.appendleft(item)
             case _Again(device=device):
                 self._again[device] = None
             case _Chunk(digest=digest):
@@ -259,6 +286,8 @@ class Publisher:
                     state = codec.decode(m.Desired, payload.encode())
                     return _Out(topic, 1, retain=True), self._sealed(state, now_unix_ms)
                 return _Out(topic, 1, retain=True), payload.encode()
+            case _Labels(device=device, payload=payload):
+                return _out(topics.Feedback(device)), payload
             case Delivery(body=body):
                 return _out(topics.ControllerAlert()), body.encode()
             case _Again(device=device):
@@ -288,5 +317,7 @@ class _Out:
     retain: bool
 
 
-def _out(topic: topics.Ack | topics.Desired | topics.Chunk | topics.ControllerAlert) -> _Out:
+def _out(
+    topic: topics.Ack | topics.Desired | topics.Feedback | topics.Chunk | topics.ControllerAlert,
+) -> _Out:
     return _Out(topic.text, topic.qos, topic.retain)

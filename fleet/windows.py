@@ -1,4 +1,4 @@
-"""Windows of devices, into the store: added up by device, release and slot, in the ingest's transaction."""
+"""Windows and labelled answers of devices, into the store: added up by device, release and slot, in the ingest's transaction."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import logging
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
+from fleet.core import performance
 from fleet.core.windows import of_record, slot_start
 from fleet.store.content import ChunkFolder
+from fleet.store.slots import SlotRow
 from fleet.store.store import Store, Tx
-from fleet.store.windows import WindowRow
 from wire.errors import ModelfleetError
 from wire.messages import Record
+from wire.performance import PerformanceTelemetry
 from wire.windows import WindowTelemetry
 
 if TYPE_CHECKING:
@@ -57,7 +59,7 @@ class WindowKeeper:
         ended_unix_ms = record.start_unix_ms + int(record.duration_s * 1000)
         start = slot_start(ended_unix_ms, now_unix_ms, self.slot_ms)
         sums = of_record(record, cells)
-        tx.windows.add(WindowRow(device, record.manifest, start, self.slot_ms, sums))
+        tx.windows.add(SlotRow(device, record.manifest, start, self.slot_ms, sums))
 
     def _cells(self, tx: Tx, manifest: str) -> tuple[int, ...] | None:
         """Return the cells of a release's columns; a release never changes, so it is read once."""
@@ -80,10 +82,25 @@ class WindowKeeper:
         return cells
 
     def take_in(self, tx: Tx, fresh: Iterable[tuple[str, Record]], now_unix_ms: int) -> None:
-        """Add the windows among records that were not stored before."""
+        """Add the windows and the labelled answers among records that were not stored before."""
         for device, record in fresh:
-            if isinstance(record, WindowTelemetry):
-                self.add(tx, device, record, now_unix_ms)
+            match record:
+                case WindowTelemetry():
+                    self.add(tx, device, record, now_unix_ms)
+                case PerformanceTelemetry():
+                    self._add_labelled(tx, device, record, now_unix_ms)
+                case _:
+                    pass
+
+    def _add_labelled(
+        self, tx: Tx, device: str, record: PerformanceTelemetry, now_unix_ms: int
+    ) -> None:
+        if tx.releases.by_manifest(record.manifest) is None:
+            return
+        ended_unix_ms = record.start_unix_ms + int(record.duration_s * 1000)
+        start = slot_start(ended_unix_ms, now_unix_ms, self.slot_ms)
+        sums = performance.of_record(record)
+        tx.performance.add(SlotRow(device, record.manifest, start, self.slot_ms, sums))
 
     def look(self, store: Store, now_unix_ms: int) -> None:
         """Tidy up once an hour, a little at each call; never right after the clock has jumped."""
@@ -98,8 +115,9 @@ class WindowKeeper:
 
     def tidy(self, tx: Tx, now_unix_ms: int) -> bool:
         """Merge old slots into hours and old hours into days; return whether there is more to do."""
-        merged = tx.windows.roll_up(
-            now_unix_ms - KEEP_SLOTS_MS, HOUR_MS, limit=ROLL_UP_AT_ONCE
-        ) + tx.windows.roll_up(now_unix_ms - KEEP_HOURS_MS, DAY_MS, limit=ROLL_UP_AT_ONCE)
-        tx.windows.prune(now_unix_ms - KEEP_DAYS_MS)
+        merged = 0
+        for slots in (tx.windows, tx.performance):
+            for age_ms, length_ms in ((KEEP_SLOTS_MS, HOUR_MS), (KEEP_HOURS_MS, DAY_MS)):
+                merged += slots.roll_up(now_unix_ms - age_ms, length_ms, limit=ROLL_UP_AT_ONCE)
+            slots.prune(now_unix_ms - KEEP_DAYS_MS)
         return merged >= ROLL_UP_AT_ONCE

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from . import messages as m
 from . import topics
 from .errors import PeerError
+from .performance import Feedback, PerformanceTelemetry
 from .windows import WindowTelemetry
 
 MAX_CONTROL_BYTES: Final = 8 * 1024
@@ -29,12 +30,14 @@ PAYLOADS: Final[dict[str, type[m.Message]]] = {
     "reported": m.Reported,
     "presence": m.Presence,
     "ack": m.Ack,
+    "feedback": Feedback,
     "event/update": m.UpdateEvent,
     "event/gap": m.GapEvent,
     "event/alarm": m.AlarmEvent,
     "event/chunks_missing": m.ChunksMissing,
     "telemetry/inference": m.InferenceTelemetry,
     "telemetry/window": WindowTelemetry,
+    "telemetry/performance": PerformanceTelemetry,
     "telemetry/vitals": m.VitalsTelemetry,
     "controller/presence": m.ControllerPresence,
     "controller/alert": m.ControllerAlert,

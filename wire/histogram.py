@@ -5,7 +5,7 @@ Counts over the same edges merge exactly, by addition, over time and over device
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Final, NamedTuple
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from .ids import Digest
-from .manifest import TensorSpec
+from .manifest import TensorSpec, label_output
 from .messages import Count, Message, Part
 from .windows import SCORE_BINS
 
@@ -77,7 +77,8 @@ class Baseline(Message):
     `false_alarm_ratio`. An older baseline has no table.
 
     `probabilities` names the output that is a table of class probabilities, if one is; `scores` are
-    its reference rows by `score_counts`.
+    its reference rows by `score_counts`. Where these had labels, `score_correct` are those
+    of them whose answer was the label: by these, scores are calibrated.
     """
 
     row_count: Count
@@ -88,6 +89,19 @@ class Baseline(Message):
     false_alarm_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0
     probabilities: Annotated[str, Field(max_length=MAX_NAME_CHARS)] = ""
     scores: Annotated[tuple[Count, ...], Field(max_length=SCORE_BINS)] = ()
+    score_correct: Annotated[tuple[Count, ...], Field(max_length=SCORE_BINS)] = ()
+
+
+def class_names(outputs: Sequence[TensorSpec], baseline: Baseline) -> tuple[str, ...]:
+    """Return the classes that a model's answers are, in the order of a confusion; none of a number.
+
+    They are the categories of `label_output`, or the places in its table of probabilities.
+    """
+    if (spec := label_output(outputs)) is not None:
+        columns = (c for c in baseline.outputs if isinstance(c, CategoryColumn))
+        return next((c.categories for c in columns if c.name == column_names(spec, 1)[0]), ())
+    table = next((spec for spec in outputs if spec.name == baseline.probabilities), None)
+    return tuple(map(str, range(table.shape[-1]))) if table is not None else ()
 
 
 def reference_edges(values: FloatArray, bins: int = REFERENCE_BINS) -> FloatArray:
@@ -118,10 +132,24 @@ def score_counts(table: FloatArray) -> IntArray:
         table: Class probabilities, shape (n_rows, n_classes). Rows with NaN are left out; what is
             beyond 0 and 1 by rounding counts at the ends.
     """
+    places, _ = score_places(table)
+    return np.bincount(places, minlength=SCORE_BINS)
+
+
+def score_places(table: FloatArray) -> tuple[IntArray, npt.NDArray[np.bool_]]:
+    """Return the bins of the rows of a table as `score_counts` has them, and which rows have one.
+
+    Args:
+        table: Class probabilities, shape (n_rows, n_classes).
+
+    Returns:
+        Bins of shape (n_scored,), and a mask of shape (n_rows,).
+    """
     # Turned first: over few columns, a maximum for each row costs twenty times as much.
     top = np.ascontiguousarray(table.T).max(axis=0, initial=-np.inf).astype(np.float64)
-    places = np.floor(top[np.isfinite(top)] * SCORE_BINS).clip(0, SCORE_BINS - 1)
-    return np.bincount(places.astype(np.intp), minlength=SCORE_BINS)
+    is_scored = np.isfinite(top)
+    places = np.floor(top[is_scored] * SCORE_BINS).clip(0, SCORE_BINS - 1)
+    return places.astype(np.int64), is_scored
 
 
 def reference_counts(column: Column | CategoryColumn) -> IntArray:

@@ -7,6 +7,7 @@ parsed, never rebuilt.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Annotated, Final, Literal, Self
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
@@ -168,3 +169,11 @@ def parse_manifest(payload: bytes) -> Manifest:
 def digest_of(payload: bytes) -> str:
     """Return the sha-256 of `payload` as 64 hexadecimal digits."""
     return hashlib.sha256(payload).hexdigest()
+
+
+def label_output(outputs: Sequence[TensorSpec]) -> TensorSpec | None:
+    """Return the output whose answers are classes: the first of one value a row that is no float."""
+    for spec in outputs:
+        if tuple(spec.shape[1:]) in ((), (1,)) and not spec.datatype.startswith("FP"):
+            return spec
+    return None

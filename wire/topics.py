@@ -20,9 +20,14 @@ MAX_SUBSCRIPTIONS: Final = 50  # AWS IoT Core's limit per connection
 Qos = Literal[0, 1]
 Writer = Literal["device", "controller"]
 EventKind = Literal["update", "chunks_missing", "gap", "alarm"]
-TelemetryKind = Literal["inference", "window", "vitals"]
+TelemetryKind = Literal["inference", "window", "performance", "vitals"]
 EVENT_KINDS: Final[tuple[EventKind, ...]] = ("update", "chunks_missing", "gap", "alarm")
-TELEMETRY_KINDS: Final[tuple[TelemetryKind, ...]] = ("inference", "window", "vitals")
+TELEMETRY_KINDS: Final[tuple[TelemetryKind, ...]] = (
+    "inference",
+    "window",
+    "performance",
+    "vitals",
+)
 TRUST_PATTERN: Final = r"^(timestamp|snapshot|targets|root-[1-9][0-9]{0,8})$"
 
 
@@ -113,6 +118,20 @@ class Ack:
 
 
 @dataclass(frozen=True, slots=True)
+class Feedback:
+    """Labels for what a device answered; its own applications tell its runtime instead."""
+
+    writer: ClassVar[Writer] = "controller"
+    qos: ClassVar[Qos] = 1
+    retain: ClassVar[bool] = False
+    device: str
+
+    @property
+    def text(self) -> str:
+        return f"{ROOT}/device/{self.device}/feedback"
+
+
+@dataclass(frozen=True, slots=True)
 class Chunk:
     """One piece of content; the digest in its name is its proof."""
 
@@ -194,6 +213,7 @@ Topic = (
     | Event
     | Telemetry
     | Ack
+    | Feedback
     | Chunk
     | Trust
     | ModelTrust
@@ -218,7 +238,8 @@ def device_filters(device: str) -> tuple[str, ...]:
 
     Chunks and the signed documents of its models come and go beside these.
     """
-    return (Desired(device).text, Ack(device).text, ControllerPresence().text, TRUST_FILTER)
+    own = (Desired(device).text, Ack(device).text, Feedback(device).text)
+    return (*own, ControllerPresence().text, TRUST_FILTER)
 
 
 def parse(text: str) -> Topic:
@@ -250,6 +271,8 @@ def _parse_device(text: str, device: str, channel: list[str]) -> Topic:
             return Reported(device)
         case ["ack"]:
             return Ack(device)
+        case ["feedback"]:
+            return Feedback(device)
         case ["event", kind]:
             return next((Event(device, k) for k in EVENT_KINDS if k == kind), Unknown(text))
         case ["telemetry", kind]:

@@ -23,6 +23,7 @@ from agent.ports import (
     CandidateReady,
     ColumnsClosed,
     GoldenChecked,
+    LabelsClosed,
     Promoted,
     RuntimeDied,
     RuntimeSettings,
@@ -32,6 +33,7 @@ from agent.ports import (
 )
 from wire.errors import PeerError
 from wire.lifecycle import Code
+from wire.performance import GivenLabel
 
 from .child_process import Child
 from .listeners import open_listeners
@@ -128,6 +130,13 @@ class ProcessRuntimeHost:
             if self._serving is not None:
                 self._serving.tell(control.CloseColumns())
 
+    def give_labels(self, model: str, labels: tuple[GivenLabel, ...]) -> None:
+        """See `RuntimeHost.give_labels`."""
+        told = tuple(control.GivenLabel(o.id, o.label, o.row, o.version) for o in labels)
+        with self._lock:
+            if self._serving is not None:
+                self._serving.tell(control.GiveLabels(model, told))
+
     def check_golden(self, model: str) -> None:
         """See `RuntimeHost.check_golden`."""
         with self._lock:
@@ -196,7 +205,7 @@ class ProcessRuntimeHost:
     def _launch(self, child: Child) -> None:
         settings = self._settings
         try:
-            child.spawn(settings.program, self._listeners, settings.request_deadline_s)
+            child.spawn(settings, self._listeners)
         except OSError as exc:
             text = f"no process could be started: {exc.strerror or exc}"
             self._sink(CandidateFailed(child.number, None, Code.START_FAILED, text))
@@ -304,6 +313,9 @@ class ProcessRuntimeHost:
             case control.Columns():
                 if (stats := child.columns(report)) is not None:
                     self._sink(ColumnsClosed(child.number, stats))
+            case control.Labelled():
+                if (labelled := child.labelled(report)) is not None:
+                    self._sink(LabelsClosed(child.number, labelled))
             case control.Golden(model=model, is_passed=is_passed, detail=detail):
                 detail = control.printable(detail)
                 self._sink(GoldenChecked(child.number, model, is_passed, detail))

@@ -13,10 +13,19 @@ from typing import Final
 
 from agent import control
 from agent.core.states import OutputShift
-from agent.ports import ColumnStats, Counters, Heartbeat, ServedModel, WindowStats
+from agent.ports import (
+    ColumnStats,
+    Counters,
+    Heartbeat,
+    LabelStats,
+    RuntimeSettings,
+    ServedModel,
+    WindowStats,
+)
 from wire.errors import PeerError
 from wire.latency import LATENCY_BINS
 from wire.lifecycle import Code
+from wire.performance import ErrorSums, RefusedLabels
 from wire.windows import CheckCounts
 
 from .conduct import Conduct
@@ -68,9 +77,7 @@ class Child:
         self._conduct = Conduct()
         self._process: subprocess.Popen[bytes] | None = None
 
-    def spawn(
-        self, program: Sequence[str], listeners: Sequence[socket.socket], deadline_s: float
-    ) -> None:
+    def spawn(self, settings: RuntimeSettings, listeners: Sequence[socket.socket]) -> None:
         """Start the process, never by fork alone, and tell it what to load.
 
         Raises:
@@ -80,7 +87,7 @@ class Child:
         self.channel.setblocking(False)
         self._started_at_s = time.monotonic()
         directories = {path.parent for model in self.models for path in model.files.values()}
-        argv = [*program, "--control", str(theirs.fileno())]
+        argv = [*settings.program, "--control", str(theirs.fileno())]
         argv += ["--parent", str(os.getpid())]
         argv += [arg for sock in listeners for arg in ("--listen", str(sock.fileno()))]
         argv += [arg for path in sorted(directories) for arg in ("--readable", str(path))]
@@ -93,7 +100,7 @@ class Child:
         finally:
             theirs.close()
         models = tuple(_describe(model) for model in self.models)
-        self.tell(control.Start(models, deadline_s))
+        self.tell(control.Start(models, settings.request_deadline_s, settings.ring))
 
     @property
     def pid(self) -> int | None:
@@ -162,7 +169,7 @@ class Child:
 
     def columns(self, report: control.Columns) -> ColumnStats | None:
         """Return what it counted of one of the models that it has; None of any other."""
-        model = next((model for model in self.models if model.name == report.model), None)
+        model = self._model(report.model)
         if model is None:
             return None
         return ColumnStats(
@@ -180,6 +187,27 @@ class Child:
             rejected=_checks(report.rejected),
         )
 
+    def labelled(self, report: control.Labelled) -> LabelStats | None:
+        """Return what it counted of labels of one of the models that it has; None of any other."""
+        model = self._model(report.model)
+        if model is None:
+            return None
+        return LabelStats(
+            model=model.name,
+            version=model.version,
+            manifest=model.manifest,
+            start_unix_ms=report.start_unix_ms,
+            duration_s=report.duration_s,
+            labelled_count=report.labelled,
+            correct_count=report.correct,
+            confusion=report.confusion,
+            scores=report.scores,
+            score_correct=report.score_correct,
+            score_sums=report.score_sums,
+            errors=_error_sums(report.errors),
+            refused=_refused(report.refused),
+        )
+
     def lateness(self, now_s: float) -> str | None:
         """Return what it should have done by now, in words, or None."""
         if not self.is_ready:
@@ -188,6 +216,9 @@ class Child:
         if self._accept_by_s is not None and now_s > self._accept_by_s:
             return f"accepts no connection {ACCEPT_S:g} s after it was told to"
         return None
+
+    def _model(self, name: str) -> ServedModel | None:
+        return next((model for model in self.models if model.name == name), None)
 
     def kill(self) -> None:
         """End the process at once; the end of its channel follows."""
@@ -210,6 +241,24 @@ class Child:
         if status < 0:
             return Code.RUNTIME_DIED, f"ended by {_signal_name(-status)}"
         return Code.RUNTIME_DIED, f"ended with exit code {status}"
+
+
+def _error_sums(errors: tuple[float, float, float] | None) -> ErrorSums | None:
+    if errors is None:
+        return None
+    error, absolute, squared = errors
+    return ErrorSums(error=error, absolute=absolute, squared=squared)
+
+
+def _refused(refused: control.RefusedLabels | None) -> RefusedLabels | None:
+    if refused is None:
+        return None
+    return RefusedLabels(
+        unknown_id=refused.unknown_id,
+        already_labelled=refused.already_labelled,
+        wrong_type=refused.wrong_type,
+        other_version=refused.other_version,
+    )
 
 
 def _counters(tally: control.Tally) -> Counters:

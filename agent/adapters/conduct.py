@@ -41,7 +41,7 @@ class Conduct:
         self._said: set[type[control.Report]] = set()
         self._told: set[type[control.Command]] = set()
         self._tallies: dict[str, control.Tally] = {}
-        self._due = {control.Windows: 0, control.Columns: 0, control.Golden: 0}
+        self._due = {control.Windows: 0, control.Columns: 0, control.Labelled: 0, control.Golden: 0}
         self._count_counts: Counter[str] = Counter()
 
     def told(self, command: control.Command) -> None:
@@ -80,6 +80,7 @@ class Conduct:
 
     def _allow_columns(self) -> None:
         self._due[control.Columns] = control.MAX_PARTS
+        self._due[control.Labelled] = control.MAX_REPORTED_MODELS
         self._count_counts.clear()
 
     def _is_within_size(self, part: control.Columns) -> bool:
@@ -98,7 +99,7 @@ class Conduct:
         if isinstance(report, control.HandOver):
             self._hand_over_count += 1
             return self._hand_over_count <= MAX_HAND_OVERS
-        if isinstance(report, control.Columns):
+        if isinstance(report, control.Columns | control.Labelled):
             return True  # so many are asked for at once, and no more
         since_s = now_s - (self._counted_at_s if self._counted_at_s is not None else now_s)
         self._counted_at_s = now_s
@@ -121,7 +122,7 @@ class Conduct:
                 return control.StopAccepting in self._told
             case control.HandOver() | control.Drained():
                 return control.Drain in self._told
-            case control.Windows() | control.Columns() | control.Golden():
+            case control.Windows() | control.Columns() | control.Labelled() | control.Golden():
                 self._due[type(report)] -= 1
                 return self._due[type(report)] >= 0
             case control.Beat():

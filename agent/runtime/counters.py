@@ -10,13 +10,24 @@ from typing import Final
 
 import msgspec
 
-from agent.control import Checks, Columns, Model, Tally, Window, in_parts
+from agent.control import (
+    Checks,
+    Columns,
+    Labelled,
+    Model,
+    RefusedLabels,
+    Tally,
+    Window,
+    in_parts,
+)
+from agent.core.ring import Ring
 from wire.latency import LATENCY_BINS, LATENCY_EDGES_MS, latency_quantile, merged
 from wire.manifest import BASELINE, Manifest
 from wire.windows import MAX_COLUMNS
 
 from .checks import InputChecks
 from .columns import ColumnCounts, Run, read_baseline
+from .labels import Labelling
 from .outputs import OutputShift
 
 CAUSES: Final = ("runtime", "deadline", "client", "non_finite")
@@ -66,10 +77,13 @@ class _Sums:
 class ModelCounters:
     """Counts of one model; touched by the event loop's thread only."""
 
-    def __init__(self, model: Model, manifest: Manifest, checks: InputChecks) -> None:
+    def __init__(self, model: Model, manifest: Manifest, checks: InputChecks, ring: Ring) -> None:
         self._model = model
         baseline = read_baseline(Path(model.files[BASELINE]))
         self.columns = ColumnCounts(baseline, manifest.inputs, manifest.outputs, checks)
+        self.labelling = Labelling(
+            manifest, baseline, max_rows=ring.max_rows, max_bytes=ring.max_bytes
+        )
         self._shift = OutputShift(baseline)
         self._columns_open = _Opened()
         self._total = _Sums()
@@ -115,7 +129,7 @@ class ModelCounters:
 
     def close_columns(self) -> list[Columns]:
         """Return the window of the columns in as many parts as it takes, none where no row came."""
-        opened, self._columns_open = self._columns_open, _Opened()
+        opened = self._columns_open
         window = self.columns.close_window()
         if not window.row_count and not window.rejected:
             return []
@@ -137,6 +151,28 @@ class ModelCounters:
             for run in runs
             for begin, end in in_parts(
                 run.columns, max_columns=MAX_COLUMNS, max_bytes=MAX_PART_BYTES
+            )
+        ]
+
+    def close_labels(self) -> list[Labelled]:
+        """Return what was counted of labels over the window of the columns, and begin the next one."""
+        opened, self._columns_open = self._columns_open, _Opened()
+        counted = self.labelling.close_window()
+        if counted is None:
+            return []
+        return [
+            Labelled(
+                model=self._model.name,
+                start_unix_ms=opened.unix_ms,
+                duration_s=opened.duration_s(),
+                labelled=counted.labelled,
+                correct=counted.correct,
+                confusion=counted.confusion,
+                scores=counted.scores,
+                score_correct=counted.score_correct,
+                score_sums=counted.score_sums,
+                errors=counted.errors,
+                refused=RefusedLabels(**counted.refused) if counted.refused else None,
             )
         ]
 

@@ -58,7 +58,7 @@ def run(
             return 1
     limit_memory(budget_bytes)
     control.send(channel, control.Ready())
-    server = InferenceServer(models, start.request_deadline_s)
+    server = InferenceServer(models, start.request_deadline_s, start.ring)
     return uvloop.run(Incarnation(channel, listeners, models, server).live())
 
 
@@ -147,6 +147,8 @@ class Incarnation:
                 self._tell(self._close_windows())
             case control.CloseColumns():
                 self._spawn(self._tell_columns())
+            case control.GiveLabels():
+                self._app.take_labels(command)
             case control.CheckGolden(model=name):
                 self._spawn(self._check_golden(name))
             case _:
@@ -183,9 +185,10 @@ class Incarnation:
 
         The counts of many models are more than its socket holds at once.
         """
-        closed = [
-            part for counters in self._app.counters.values() for part in counters.close_columns()
-        ]
+        closed: list[control.Columns | control.Labelled] = []
+        for counters in self._app.counters.values():
+            closed += counters.close_columns()
+            closed += counters.close_labels()
         async with self._telling:
             for part in closed:
                 while not self._is_told(part):

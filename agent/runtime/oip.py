@@ -18,13 +18,13 @@ import numpy as np
 import numpy.typing as npt
 
 from wire.manifest import Manifest, TensorSpec
+from wire.performance import MAX_REQUEST_ID_CHARS
 
 Array = npt.NDArray[Any]
 
 MAX_BODY_BYTES: Final = 16 * 1024 * 1024
 """A batch of 100,000 rows of 20 features as JSON; larger ones belong into several requests."""
 MAX_DIMENSIONS: Final = 8
-MAX_ID_CHARS: Final = 256
 BINARY_HEADER: Final = b"inference-header-content-length"
 
 DTYPES: Final[Mapping[str, np.dtype[Any]]] = {
@@ -95,8 +95,8 @@ def parse_request(manifest: Manifest, body: bytes) -> Request:
         RequestError: With the status to answer and a sentence that names the tensor.
     """
     parsed = _parse_body(body)
-    if parsed.id is not None and len(parsed.id) > MAX_ID_CHARS:
-        raise RequestError(f"id is longer than {MAX_ID_CHARS} characters")
+    if parsed.id is not None and len(parsed.id) > MAX_REQUEST_ID_CHARS:
+        raise RequestError(f"id is longer than {MAX_REQUEST_ID_CHARS} characters")
     outputs = _choose_outputs(manifest, parsed)
     given = {tensor.name: tensor for tensor in parsed.inputs}
     if len(given) != len(parsed.inputs):

@@ -13,12 +13,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
 
+from agent.control import GiveLabels
+from agent.core.ring import Ring
 from wire.manifest import Manifest
 
-from . import oip
+from . import feedback, oip
 from .checks import Refusal
 from .counters import ModelCounters
 from .exposition import CONTENT_TYPE, Served, render
+from .labels import Given
 from .memory import rss_bytes
 from .session import Array, InferenceError, LoadedModel, runtime_name
 
@@ -53,11 +56,15 @@ class Reply:
 class InferenceServer:
     """The ASGI application; lives in the event loop's thread."""
 
-    def __init__(self, models: Mapping[str, LoadedModel], deadline_s: float) -> None:
+    def __init__(
+        self, models: Mapping[str, LoadedModel], deadline_s: float, ring: Ring | None = None
+    ) -> None:
         self._models = models
         self._deadline_s = deadline_s
+        ring = ring or Ring()
+        share = Ring(ring.max_rows, ring.max_bytes // max(1, len(models)))
         self._counters = {
-            name: ModelCounters(model.model, model.manifest, model.checks)
+            name: ModelCounters(model.model, model.manifest, model.checks, share)
             for name, model in models.items()
         }
         self._pool = ThreadPoolExecutor(SLOW_THREADS, thread_name_prefix="inference")
@@ -69,6 +76,14 @@ class InferenceServer:
     def counters(self) -> Mapping[str, ModelCounters]:
         """The counts of each model."""
         return self._counters
+
+    def take_labels(self, given: GiveLabels) -> None:
+        """Count labels that came from afar, for one of the models."""
+        counters = self._counters.get(given.model)
+        if counters is None:
+            return
+        for label in given.labels:
+            counters.labelling.take_text(Given(label.id, label.label, label.row, label.version))
 
     def oldest_request_s(self) -> float:
         """Return how long the oldest inference has run, 0 without any."""
@@ -108,6 +123,10 @@ class InferenceServer:
                     return _wrong_method(method)
                 model = self._models.get(name)
                 return await self._infer(model, scope, body) if model else _no_model(name)
+            case ["v2", "models", name, "feedback"]:
+                if method != "POST":
+                    return _wrong_method(method)
+                return self._feedback(name, body) if name in self._models else _no_model(name)
             case ["v2", *_] if method not in ("GET", "HEAD"):
                 return _wrong_method(method)
             case ["metrics"]:
@@ -129,6 +148,13 @@ class InferenceServer:
                 return _ok({"name": name, "ready": True}) if is_known else _no_model(name)
             case _:
                 return Reply(404, oip.encode_error(f"there is no {scope['path'][:200]}"))
+
+    def _feedback(self, name: str, body: bytes) -> Reply:
+        try:
+            given = feedback.parse_feedback(body)
+        except oip.RequestError as exc:
+            return Reply(exc.status, oip.encode_error(str(exc)))
+        return Reply(*feedback.take_all(name, self._counters[name].labelling, given))
 
     def _metrics(self) -> Reply:
         served = {
@@ -159,6 +185,8 @@ class InferenceServer:
         except TimeoutError:
             text = f"no answer within {self._deadline_s:g} s"
             return Reply(504, oip.encode_error(text), name, cause="deadline")
+        # Before the answer goes out: the label may be back before this task is.
+        self._counters[name].labelling.remember(request.id, request.outputs, answers)
         return _answered(model.manifest, request, answers)
 
     async def _run(self, model: LoadedModel, request: oip.Request) -> list[Array]:

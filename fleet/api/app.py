@@ -35,6 +35,7 @@ from . import (
     errors,
     identities,
     lineage,
+    performance,
     retraining,
     trust,
     views,
@@ -97,6 +98,7 @@ def build_app(
     _add_health(app, controller)
     _add_watch(app, controller)
     drift.add_routes(app, controller)
+    performance.add_routes(app, controller)
     administration.add_routes(app, controller)
     alerts.add_routes(app, controller)
     aliases.add_routes(app, controller)

@@ -49,6 +49,8 @@ CONFLICT: Final = frozenset(
         "alert_not_firing",
         "alias_at_start",
         "run_exists",
+        "device_offline",
+        "model_not_served",
     }
 )
 UNPROVEN: Final = frozenset({"no_token", "token_unknown", "token_revoked", "token_expired"})
@@ -68,7 +70,7 @@ FORBIDDEN: Final = frozenset(
 TOO_LARGE: Final = frozenset({"bundle_too_large", "body_too_large", "run_too_large"})
 HURRIED: Final = {"too_many_requests": 1, "too_many_renewals": 60}
 """After how many seconds to try again."""
-BUSY: Final = frozenset({"too_many_watchers"})
+BUSY: Final = frozenset({"too_many_watchers", "too_many_labels"})
 
 
 def install(app: FastAPI) -> None:

@@ -38,6 +38,7 @@ MODULES: Final = {
     "aliases": ("alias",),
     "lineage": ("model", "lineage"),
     "retrain": ("retrain",),
+    "performance": ("performance",),
     "watch": ("watch",),
 }
 """The modules here, and the commands that each of them adds, in the order of the help."""

@@ -25,6 +25,7 @@ from .drift import Drift
 from .identities import Identities
 from .journal import Journal
 from .live import Live
+from .performance import Performance
 from .releases import Releases
 from .rollouts import Rollouts
 from .runs import Runs
@@ -48,6 +49,7 @@ class Tx:
         self.trust = Trust(connection)
         self.audit = Audit(connection)
         self.windows = Windows(connection)
+        self.performance = Performance(connection)
         self.drift = Drift(connection)
         self.alerts = Alerts(connection)
         self.deliveries = Deliveries(connection)

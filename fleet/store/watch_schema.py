@@ -20,6 +20,21 @@ WINDOWS = Table(
     Index("windows_by_time", "start_unix_ms"),
 )
 
+PERFORMANCE = Table(
+    "performance",
+    METADATA,
+    device_key(),
+    Column("manifest", text_type(64), primary_key=True),
+    Column("length_ms", BigInteger, primary_key=True, autoincrement=False),
+    Column("start_unix_ms", BigInteger, primary_key=True, autoincrement=False),
+    # Of classes; beside the body so that the alerts' look need not read that.
+    Column("row_count", BigInteger, nullable=False),
+    Column("correct_count", BigInteger, nullable=False),
+    Column("body", text_type(), nullable=False),  # fleet.core.performance.PerformanceSums
+    Index("performance_by_release", "manifest", "start_unix_ms"),
+    Index("performance_by_time", "start_unix_ms"),
+)
+
 FINDINGS = Table(
     "findings",
     METADATA,

@@ -148,6 +148,16 @@ ROUTES = {
     ("GET", "/v1/devices/{device}/lineage"): Route(
         VIEWER, at("/v1/devices/DEVICE/lineage"), NO_DEVICE
     ),
+    ("GET", "/v1/models/{model}/performance"): Route(VIEWER, at("/v1/models/digits/performance")),
+    ("POST", "/v1/devices/{device}/models/{model}/feedback"): Route(
+        OPERATOR,
+        at(
+            "/v1/devices/DEVICE/models/digits/feedback",
+            json={"labels": [{"id": "a", "label": 1}]},
+        ),
+        NO_DEVICE,
+        done=409,  # no device serves it there
+    ),
     ("GET", "/v1/drift"): Route(VIEWER, at("/v1/drift")),
     ("POST", "/v1/rollouts"): Route(
         RELEASER,

@@ -23,6 +23,7 @@ ELSEWHERE = {
     "fleet.api.views": OWN_ROWS,
     "fleet.store.alerts": OWN_ROWS,
     "fleet.store.drift": OWN_ROWS,
+    "fleet.store.performance": OWN_ROWS,
     "fleet.store.windows": OWN_ROWS,
     "fleet.baselines": "a file of a signed bundle, which agent.runtime.outputs reads too",
     "fleet.expiries": "certificates of our own, out of our own folder",

@@ -14,9 +14,9 @@ from wire.messages import Message, Record
 MODELS = tuple(as_bytes(source()) for source in SOURCES)
 BODY = {"v": 1, "device": "cam-01", "generation": 1}
 TOPIC_PATTERNS = (
-    r"fleet/v1/device/[A-Za-z0-9][A-Za-z0-9_-]{0,63}/(presence|desired|reported|ack)",
+    r"fleet/v1/device/[A-Za-z0-9][A-Za-z0-9_-]{0,63}/(presence|desired|reported|ack|feedback)",
     r"fleet/v1/device/[A-Za-z0-9][A-Za-z0-9_-]{0,63}/event/(update|gap|alarm|chunks_missing)",
-    r"fleet/v1/device/[A-Za-z0-9][A-Za-z0-9_-]{0,63}/telemetry/(inference|vitals)",
+    r"fleet/v1/device/[A-Za-z0-9][A-Za-z0-9_-]{0,63}/telemetry/(inference|window|performance|vitals)",
     r"fleet/v1/chunk/[0-9a-f]{64}",
     r"fleet/v1/trust/(timestamp|snapshot|targets|root-[1-9][0-9]{0,8})",
     r"fleet/v1/trust/model/[A-Za-z0-9][A-Za-z0-9_-]{0,63}",

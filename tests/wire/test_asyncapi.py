@@ -72,6 +72,7 @@ def test_every_topic_has_its_channel_with_who_sends_it_and_how():
         topics.Desired("{device}"),
         topics.Reported("{device}"),
         topics.Ack("{device}"),
+        topics.Feedback("{device}"),
         topics.Chunk("{digest}"),
         topics.Trust("{role}"),
         topics.ModelTrust("{model}"),

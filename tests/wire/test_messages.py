@@ -12,6 +12,7 @@ from wire import codec, ids
 from wire import messages as m
 from wire.errors import PeerError
 from wire.lifecycle import Code, Outcome
+from wire.performance import REQUEST_ID_PATTERN
 
 CHANNELS = list(codec.PAYLOADS)
 LONGEST = {
@@ -21,6 +22,7 @@ LONGEST = {
     ids.BOOT_PATTERN: "b" * 16,
     ids.FINGERPRINT_PATTERN: "f" * 16,
     m.CODE_PATTERN: "c" * 32,
+    REQUEST_ID_PATTERN: "i" * 128,
 }
 
 

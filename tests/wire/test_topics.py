@@ -21,6 +21,7 @@ topic = st.one_of(
     st.builds(topics.Event, name, st.sampled_from(topics.EVENT_KINDS)),
     st.builds(topics.Telemetry, name, st.sampled_from(topics.TELEMETRY_KINDS)),
     st.builds(topics.Ack, name),
+    st.builds(topics.Feedback, name),
     st.builds(topics.Chunk, st.from_regex(DIGEST_PATTERN, fullmatch=True)),
     st.builds(topics.Trust, st.from_regex(topics.TRUST_PATTERN, fullmatch=True)),
     st.builds(topics.ModelTrust, name),
@@ -37,6 +38,7 @@ def every_topic(device):
         *(topics.Event(device, kind) for kind in topics.EVENT_KINDS),
         *(topics.Telemetry(device, kind) for kind in topics.TELEMETRY_KINDS),
         topics.Ack(device),
+        topics.Feedback(device),
         topics.Chunk("a" * 64),
         topics.Trust("root-123456789"),
         topics.ModelTrust(device),
@@ -138,7 +140,7 @@ def test_the_controller_hears_all_that_devices_write_and_nothing_else():
 def test_a_device_hears_what_the_controller_writes_to_it_and_nothing_of_others():
     both = {*every_topic(DEVICE), *every_topic(OTHER)}
     heard = matched(topics.device_filters(DEVICE), both)
-    own = {topics.Desired(DEVICE), topics.Ack(DEVICE)}
+    own = {topics.Desired(DEVICE), topics.Ack(DEVICE), topics.Feedback(DEVICE)}
     everybodys = {t for t in both if isinstance(t, (topics.Trust, topics.ControllerPresence))}
     assert heard == own | everybodys
 
@@ -151,7 +153,7 @@ def test_subscriptions_stay_within_the_limits_of_the_strictest_broker():
 
 def test_state_is_retained_and_records_are_not():
     kept = {type(t) for t in every_topic(DEVICE) if t.retain}
-    passing = {topics.Event, topics.Telemetry, topics.Ack, topics.ControllerAlert}
+    passing = {topics.Event, topics.Telemetry, topics.Ack, topics.Feedback, topics.ControllerAlert}
     assert kept == {type(t) for t in every_topic(DEVICE)} - passing
     assert {t.qos for t in every_topic(DEVICE)} == {1}
 

@@ -1,0 +1,69 @@
+"""Labels that an application gives the controller, on their way to the device that answered.
+
+No device may write what another one reads, and an application is no device: so labels come in by the API,
+which knows who asks, and go out as the controller's own messages. They are not kept: a device that is
+offline gets none, and who gave them is told so and may give them again; a label that came twice counts once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from fleet import acts
+from fleet.core.rights import WHOLE_FLEET, Scope
+from fleet.store.devices import Selection
+from fleet.store.store import Tx
+from wire import codec
+from wire.errors import PeerError
+from wire.performance import MAX_RELAYED_LABELS, Feedback, GivenLabel
+
+from . import registry
+
+MAX_MESSAGE_BYTES: Final = codec.MAX_CONTROL_BYTES
+HEAD_BYTES: Final = 128
+"""Of a message beside its labels: the model's name and the keys."""
+
+
+def relay(
+    tx: Tx, device: str, model: str, labels: Iterable[GivenLabel], *, scope: Scope = WHOLE_FLEET
+) -> list[bytes]:
+    """Return the messages that bring labels to a device.
+
+    Raises:
+        PeerError: `unknown_device`, `device_offline`, or `model_not_served`.
+    """
+    registry.require_device(tx, device, scope)
+    selection = Selection(device=device)
+    presence = tx.devices.presence(selection).get(device)
+    if presence is None or presence.state != "online":
+        raise PeerError(
+            f"{device} is offline, and labels are not kept for it",
+            code="device_offline",
+            hint="give them again when `fleet devices` shows it online",
+        )
+    said = tx.states.reported(selection, model)
+    if not any(row.active_version is not None for row in said):
+        raise PeerError(
+            f"{device} serves no {model[:80]!r}",
+            code="model_not_served",
+            hint=f"`fleet device show {device}` shows what it serves",
+        )
+    labels = list(labels)
+    acts.about(f"{device} {model}, {len(labels)} labels")
+    return [codec.encode(Feedback(model=model, labels=part)) for part in _parts(labels)]
+
+
+def _parts(labels: Iterable[GivenLabel]) -> Iterator[tuple[GivenLabel, ...]]:
+    part: list[GivenLabel] = []
+    used_bytes = HEAD_BYTES
+    for label in labels:
+        size_bytes = len(codec.encode(label)) + 1
+        is_full = len(part) == MAX_RELAYED_LABELS or used_bytes + size_bytes > MAX_MESSAGE_BYTES
+        if part and is_full:
+            yield tuple(part)
+            part, used_bytes = [], HEAD_BYTES
+        part.append(label)
+        used_bytes += size_bytes
+    if part:
+        yield tuple(part)
