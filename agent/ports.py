@@ -12,6 +12,7 @@ from wire.errors import StorageError
 from wire.messages import Inventory
 from wire.windows import CheckCounts
 
+from .core.captured import CapturedRow, CaptureRules
 from .core.states import DeviceState, OutputShift
 
 
@@ -158,6 +159,15 @@ class GoldenChecked:
     detail: str
 
 
+@dataclass(frozen=True, slots=True)
+class RowsCaptured:
+    """Rows that an incarnation answered and was told to keep; `dropped_count` more did not fit."""
+
+    incarnation: int
+    rows: tuple[CapturedRow, ...]
+    dropped_count: int
+
+
 RuntimeEvent = (
     CandidateReady
     | CandidateFailed
@@ -167,6 +177,7 @@ RuntimeEvent = (
     | WindowClosed
     | ColumnsClosed
     | GoldenChecked
+    | RowsCaptured
 )
 
 
@@ -174,7 +185,7 @@ RuntimeEvent = (
 class RuntimeSettings:
     """How runtimes are started and ended; all times in seconds.
 
-    `program` is what runs as a runtime; its control channel, listening sockets and readable
+    `capture` says which rows runtimes tell of; None is none, ever. `program` is what runs as a runtime; its control channel, listening sockets and readable
     directories follow as options.
     """
 
@@ -186,6 +197,7 @@ class RuntimeSettings:
     request_deadline_s: float = 30.0
     heartbeat_timeout_s: float = 15.0
     inherited: Mapping[str, int] = field(default_factory=dict)
+    capture: CaptureRules | None = None
     # -P: nothing is imported from the working directory.
     program: tuple[str, ...] = (sys.executable, "-P", "-m", "agent.runtime")
 

@@ -24,6 +24,7 @@ from agent.ports import (
     ColumnsClosed,
     GoldenChecked,
     Promoted,
+    RowsCaptured,
     RuntimeDied,
     RuntimeSettings,
     RuntimeSink,
@@ -196,7 +197,12 @@ class ProcessRuntimeHost:
     def _launch(self, child: Child) -> None:
         settings = self._settings
         try:
-            child.spawn(settings.program, self._listeners, settings.request_deadline_s)
+            child.spawn(
+                settings.program,
+                self._listeners,
+                settings.request_deadline_s,
+                settings.capture,
+            )
         except OSError as exc:
             text = f"no process could be started: {exc.strerror or exc}"
             self._sink(CandidateFailed(child.number, None, Code.START_FAILED, text))
@@ -304,6 +310,8 @@ class ProcessRuntimeHost:
             case control.Columns():
                 if (stats := child.columns(report)) is not None:
                     self._sink(ColumnsClosed(child.number, stats))
+            case control.Captured(dropped_count=dropped):
+                self._sink(RowsCaptured(child.number, child.captured(report), dropped))
             case control.Golden(model=model, is_passed=is_passed, detail=detail):
                 detail = control.printable(detail)
                 self._sink(GoldenChecked(child.number, model, is_passed, detail))

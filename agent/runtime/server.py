@@ -16,6 +16,7 @@ from typing import Any, Final
 from wire.manifest import Manifest
 
 from . import oip
+from .capture import RowCapture
 from .checks import Refusal
 from .counters import ModelCounters
 from .exposition import CONTENT_TYPE, Served, render
@@ -53,8 +54,14 @@ class Reply:
 class InferenceServer:
     """The ASGI application; lives in the event loop's thread."""
 
-    def __init__(self, models: Mapping[str, LoadedModel], deadline_s: float) -> None:
+    def __init__(
+        self,
+        models: Mapping[str, LoadedModel],
+        deadline_s: float,
+        capture: RowCapture | None = None,
+    ) -> None:
         self._models = models
+        self._capture = capture
         self._deadline_s = deadline_s
         self._counters = {
             name: ModelCounters(model.model, model.manifest, model.checks)
@@ -99,6 +106,8 @@ class InferenceServer:
             counters.columns.refused(reply.refusal.reason)
         if request is not None:
             counters.columns.add(request.n_rows, request.feeds, request.outputs, reply.answers)
+            if self._capture is not None:
+                self._capture.take(reply.model, request, reply.answers)
 
     async def _answer(self, scope: Scope, body: bytes) -> Reply:
         method, parts = scope["method"], oip.split_path(scope["path"])

@@ -27,7 +27,7 @@ from fleet.version import VERSION
 from wire.errors import PeerError, StorageError
 from wire.messages import MAX_INTEGER
 
-from . import administration, alerts, drift, errors, identities, trust, views
+from . import administration, alerts, captures, drift, errors, identities, trust, views
 from . import schemas as s
 from .access import By, Door, needs, open_to_all
 from .gatekeeper import Gatekeeper
@@ -88,6 +88,7 @@ def build_app(
     drift.add_routes(app, controller)
     administration.add_routes(app, controller)
     alerts.add_routes(app, controller)
+    captures.add_routes(app, controller)
     check_routes(app.routes)
     return app
 

@@ -27,6 +27,7 @@ NOT_FOUND: Final = frozenset(
         "unknown_chunk",
         "unknown_alert",
         "unknown_silence",
+        "no_captures",
     }
 )
 CONFLICT: Final = frozenset(
@@ -45,6 +46,8 @@ CONFLICT: Final = frozenset(
         "not_signed",
         "below_floor",
         "alert_not_firing",
+        "capture_not_wanted",
+        "capture_full",
     }
 )
 UNPROVEN: Final = frozenset({"no_token", "token_unknown", "token_revoked", "token_expired"})

@@ -34,6 +34,7 @@ MODULES: Final = {
     "store": ("store",),
     "admission": ("broker", "observer", "observers"),
     "drift": ("drift",),
+    "capture": ("capture",),
     "watch": ("watch",),
 }
 """The modules here, and the commands that each of them adds, in the order of the help."""

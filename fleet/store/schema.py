@@ -25,12 +25,12 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-from . import watch_schema  # noqa: F401 - its tables are of the same metadata
+from . import capture_schema, watch_schema  # noqa: F401 - their tables are of the same metadata
 from .columns import INTEGER, METADATA, device_key, text_type
 
 __all__ = ["METADATA"]
 
-SCHEMA_VERSION: Final = 6
+SCHEMA_VERSION: Final = 7
 """Raised by one for each change of these tables, and the name of alembic's newest revision; a store
 of a newer one is refused."""
 

@@ -16,6 +16,7 @@ from wire.errors import StorageError
 from . import revision
 from .alerts import Alerts
 from .audit import Audit
+from .captures import Captures
 from .content import ChunkFolder
 from .database import cause_of, open_database, translated
 from .deliveries import Deliveries
@@ -48,6 +49,7 @@ class Tx:
         self.drift = Drift(connection)
         self.alerts = Alerts(connection)
         self.deliveries = Deliveries(connection)
+        self.captures = Captures(connection)
 
 
 class Store:
