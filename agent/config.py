@@ -9,10 +9,13 @@ from typing import Annotated, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 
+from wire.capture import MAX_CAPTURE_LIMIT
 from wire.errors import ConfigError
 from wire.ids import DeviceId
 from wire.link_paho import TlsFiles, parse_broker_url
+from wire.packs import MAX_LEFT_OUT
 
+from .core.captured import CaptureRules
 from .core.records import LEAST_BYTES, MAX_BYTES
 from .core.ring import Ring
 
@@ -134,6 +137,31 @@ class FeedbackSection(_Section):
     max_bytes: Annotated[int, Field(ge=0, le=2**30)] = Ring().max_bytes
 
 
+class CaptureSection(_Section):
+    """`[capture]`: whether rows that were answered are kept here, with the answers. Off without this section.
+
+    Kept is a share `sample` of all rows, and each whose highest class probability is below
+    `uncertain_below`; at most `max_rows` of them, in `max_mb` of disk, none older than `max_age_days`, the oldest
+    going first. Values of the columns in `leave_out`, named as the model's inputs name them, are blank. What
+    is kept leaves this device only when an operator asks for it, by `fleet capture request`.
+    """
+
+    sample: Annotated[float, Field(ge=0, le=1)] = 0.01
+    uncertain_below: Annotated[float, Field(ge=0, le=1)] = 0.6
+    max_mb: Annotated[int, Field(ge=1, le=1_048_576)] = 64
+    max_rows: Annotated[int, Field(ge=1, le=MAX_CAPTURE_LIMIT)] = 100_000
+    max_age_days: Annotated[float, Field(gt=0, le=3650)] = 30.0
+    leave_out: Annotated[
+        tuple[Annotated[str, Field(pattern=r"^[ -~]{1,128}$")], ...],
+        Field(max_length=MAX_LEFT_OUT),
+    ] = ()
+
+    @property
+    def rules(self) -> CaptureRules:
+        """What the runtime needs to know of it."""
+        return CaptureRules(self.sample, self.uncertain_below, self.leave_out)
+
+
 class TrustSection(_Section):
     """`[trust]`: the root of trust of a device that was not enrolled over the network.
 
@@ -155,6 +183,7 @@ class AgentConfig(_Section):
     telemetry: TelemetrySection = TelemetrySection()
     feedback: FeedbackSection = FeedbackSection()
     trust: TrustSection = TrustSection()
+    capture: CaptureSection | None = None
 
 
 def load_config(path: Path) -> AgentConfig:

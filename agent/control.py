@@ -16,10 +16,20 @@ from typing import Annotated, Final, TypeVar
 
 import msgspec
 
+from agent.core.captured import CaptureRules
 from agent.core.ring import Ring
 from wire.errors import PeerError
 from wire.latency import LATENCY_BINS
+from wire.manifest import Datatype
 from wire.messages import CODE_PATTERN, MAX_DETAIL_BYTES, MAX_INTEGER, MAX_PROTECTIONS
+from wire.packs import (
+    MAX_DIMENSIONS,
+    MAX_ID_CHARS,
+    MAX_LEFT_OUT,
+    MAX_PACK_ROWS,
+    MAX_TENSORS,
+    MAX_TEXT_CHARS,
+)
 from wire.performance import MAX_CELL, MAX_CLASSES, MAX_SQUARES
 from wire.windows import (
     MAX_BETWEEN,
@@ -73,11 +83,15 @@ class Model(msgspec.Struct, frozen=True):
 
 
 class Start(msgspec.Struct, frozen=True, tag="start"):
-    """Load these models and run their golden rows; answer `Ready` or `Failed`."""
+    """Load these models and run their golden rows; answer `Ready` or `Failed`.
+
+    Without `capture` no row is ever told of.
+    """
 
     models: tuple[Model, ...]
     request_deadline_s: float
     ring: Ring = Ring()
+    capture: CaptureRules | None = None
 
 
 class Serve(msgspec.Struct, frozen=True, tag="serve"):
@@ -259,6 +273,51 @@ class Labelled(msgspec.Struct, frozen=True, tag="labelled"):
     refused: RefusedLabels | None = None
 
 
+class CapturedTensor(msgspec.Struct, frozen=True):
+    """Some rows of one tensor; see `agent.core.captured.RowTensor`.
+
+    `data` has the elements of row after row, little-endian; texts are UTF-32 of `width` characters.
+    """
+
+    name: Annotated[str, msgspec.Meta(max_length=128)]
+    is_output: bool
+    datatype: Datatype
+    width: Annotated[int, msgspec.Meta(ge=1, le=MAX_TEXT_CHARS)]
+    shape: Annotated[
+        tuple[Annotated[int, msgspec.Meta(ge=0, le=2**31)], ...],
+        msgspec.Meta(max_length=MAX_DIMENSIONS),
+    ]
+    data: bytes
+
+
+class CapturedRequest(msgspec.Struct, frozen=True):
+    """Rows of one request, which one model answered; the supervisor knows which release it is."""
+
+    model: _Name
+    at_unix_ms: _Count
+    id: Annotated[str, msgspec.Meta(max_length=MAX_ID_CHARS)]
+    scores: Annotated[
+        tuple[Annotated[float, msgspec.Meta(ge=0, le=1)] | None, ...],
+        msgspec.Meta(min_length=1, max_length=MAX_PACK_ROWS),
+    ]
+    """One for each row: its highest class probability."""
+    tensors: Annotated[
+        tuple[CapturedTensor, ...], msgspec.Meta(min_length=1, max_length=2 * MAX_TENSORS)
+    ]
+    left_out: Annotated[
+        tuple[Annotated[str, msgspec.Meta(max_length=128)], ...],
+        msgspec.Meta(max_length=MAX_LEFT_OUT),
+    ] = ()
+
+
+class Captured(msgspec.Struct, frozen=True, tag="captured"):
+    """Rows that were captured since the last of these; only a runtime that has rules tells of any."""
+
+    requests: tuple[CapturedRequest, ...]
+    dropped_count: _Count
+    """Rows that were chosen and did not fit."""
+
+
 class Golden(msgspec.Struct, frozen=True, tag="golden"):
     """How a model's golden rows went."""
 
@@ -296,6 +355,7 @@ Report = (
     | Windows
     | Columns
     | Labelled
+    | Captured
     | Golden
     | Drained
 )

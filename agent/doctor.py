@@ -47,7 +47,7 @@ from .core.diagnosis import (
 )
 from .core.states import DeviceState
 from .membership import membership
-from .status import ask_runtime, count_records
+from .status import ask_runtime, capture_words, count_records
 from .trust import read_bootstrap
 
 BROKER_TIMEOUT_S: Final = 5.0
@@ -76,6 +76,7 @@ def examine(path: Path) -> Iterator[Finding]:
     yield found
     if state is not None:
         yield from _examine_models(config, state, inventory)
+    yield Finding("capture", Verdict.OK, capture_words(config))
     try:
         read_bootstrap(config)
     except ConfigError as exc:

@@ -18,15 +18,17 @@ from dataclasses import dataclass
 from typing import Final
 
 from wire import codec, topics
+from wire.capture import CaptureFacts
 from wire.errors import PeerError, StorageError
 from wire.link import Connected, Delivered, Disconnected, LinkEvent
-from wire.messages import ControllerPresence
+from wire.messages import ControllerPresence, Desired, Inventory
 from wire.performance import Feedback
 
 from .adapters.fetcher import Fetcher
 from .adapters.metadata_pull import MetadataPulled
 from .adapters.sdnotify import Notifier
 from .adapters.state_sqlite import FOUND_AGAIN
+from .capture import Capture
 from .core import report
 from .core.events import (
     BundleStaged,
@@ -85,7 +87,14 @@ class Noticed:
     detail: str
 
 
-Item = Event | RuntimeEvent | LinkEvent | MetadataPulled | StopRequested | Noticed
+@dataclass(frozen=True, slots=True)
+class CaptureNews:
+    """There are more or fewer captured rows than was last reported."""
+
+    facts: CaptureFacts
+
+
+Item = Event | RuntimeEvent | LinkEvent | MetadataPulled | StopRequested | Noticed | CaptureNews
 
 
 class Inbox:
@@ -137,6 +146,7 @@ class Loop:
         telemetry: TelemetryReporter,
         notifier: Notifier,
         is_link_alive: Callable[[], bool],
+        capture: Capture | None = None,
     ) -> None:
         self._device = device
         self._inbox = inbox
@@ -149,6 +159,8 @@ class Loop:
         self._telemetry = telemetry
         self._notifier = notifier
         self._is_link_alive = is_link_alive
+        self._capture = capture
+        self._captured = capture.facts if capture is not None else None
         self._state = DeviceState()
         self._saved_at_s = 0.0
         self._save_again_at_s = 0.0
@@ -200,6 +212,9 @@ class Loop:
                 self._delivered(item)
             case Noticed(code=code, detail=detail):
                 self._uplink.alarm(code, detail)
+            case CaptureNews(facts=facts):
+                self._captured = facts
+                self._publish_report()
             case MetadataPulled(documents=documents):
                 self._trust.take(documents)
             case BundleStaged() | FetchFailed() | CandidateRefused() | RuntimeEnded() | TryDue():
@@ -260,7 +275,14 @@ class Loop:
             self._trust.refuse(exc)
             return
         if desired is not None:
-            self._apply(report.received(desired))
+            self._receive(desired)
+
+    def _receive(self, desired: Desired) -> None:
+        """Act on a desired state; what it asks of captured rows is on disk before its generation is."""
+        is_new = desired.generation > self._state.generation
+        if is_new and desired.capture is not None and self._capture is not None:
+            self._capture.ask(desired.capture)
+        self._apply(report.received(desired))
 
     def _refresh_trust(self) -> None:
         """Bring the metadata up to date, and go on with what has waited for it."""
@@ -270,7 +292,7 @@ class Loop:
             self._apply(DirectorGone())
         self._fetcher.on_trust()
         if desired is not None:
-            self._apply(report.received(desired))
+            self._receive(desired)
 
     def _apply(self, event: Event) -> None:
         """Step the machine, or keep an event for later whose state cannot be put on disk."""
@@ -345,8 +367,9 @@ class Loop:
             self._postponed.popleft()
 
     def _publish_report(self) -> None:
-        state, inventory = self._state, self._runtimes.inventory
-        self._inventory_seen = inventory
+        state, seen = self._state, self._runtimes.inventory
+        self._inventory_seen = seen
+        inventory: Inventory = seen.model_copy(update={"capture": self._captured})
         self._uplink.report(lambda boot, seq: report.reported(state, inventory, boot=boot, seq=seq))
 
     def _keep_inventory(self) -> None:
@@ -368,6 +391,7 @@ class Loop:
                 ("the broker link", self._is_link_alive()),
                 ("the fetcher", self._fetcher.is_alive()),
                 ("the ear for the runtimes", self._runtimes.is_alive()),
+                ("the keeper of captured rows", self._capture is None or self._capture.is_alive()),
             )
             if not is_alive
         ]

@@ -13,6 +13,7 @@ from wire.messages import Inventory
 from wire.performance import ErrorSums, GivenLabel, RefusedLabels
 from wire.windows import CheckCounts
 
+from .core.captured import CapturedRow, CaptureRules
 from .core.ring import Ring
 from .core.states import DeviceState, OutputShift
 
@@ -187,6 +188,15 @@ class GoldenChecked:
     detail: str
 
 
+@dataclass(frozen=True, slots=True)
+class RowsCaptured:
+    """Rows that an incarnation answered and was told to keep; `dropped_count` more did not fit."""
+
+    incarnation: int
+    rows: tuple[CapturedRow, ...]
+    dropped_count: int
+
+
 RuntimeEvent = (
     CandidateReady
     | CandidateFailed
@@ -197,6 +207,7 @@ RuntimeEvent = (
     | ColumnsClosed
     | LabelsClosed
     | GoldenChecked
+    | RowsCaptured
 )
 
 
@@ -205,7 +216,8 @@ class RuntimeSettings:
     """How runtimes are started and ended; all times in seconds.
 
     `program` is what runs as a runtime; its control channel, listening sockets and readable
-    directories follow as options. `ring` bounds the answers that labels may still come for.
+    directories follow as options. `ring` bounds the answers that labels may still come for;
+    `capture` says which rows runtimes tell of: None is none, ever.
     """
 
     listen: tuple[str, int] | None = ("127.0.0.1", 8600)
@@ -217,6 +229,7 @@ class RuntimeSettings:
     heartbeat_timeout_s: float = 15.0
     ring: Ring = field(default_factory=Ring)
     inherited: Mapping[str, int] = field(default_factory=dict)
+    capture: CaptureRules | None = None
     # -P: nothing is imported from the working directory.
     program: tuple[str, ...] = (sys.executable, "-P", "-m", "agent.runtime")
 

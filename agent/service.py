@@ -21,6 +21,9 @@ from wire.link_paho import PahoLink
 from wire.manifest import Manifest
 from wire.topics import Chunk, parse
 
+from .adapters import capture_ring
+from .adapters.capture_ring import Bounds, CaptureRing
+from .adapters.capture_upload import PackUpload
 from .adapters.child import ProcessRuntimeHost
 from .adapters.content_files import ContentStore, has_bundles
 from .adapters.database import move_aside
@@ -34,14 +37,15 @@ from .adapters.second_source import SecondSource
 from .adapters.starts import FailedStarts, StartCounter
 from .adapters.state_sqlite import SqliteStateStore
 from .adapters.trust import TRUST, TrustStore
+from .capture import Capture
 from .config import AgentConfig
 from .core.backoff import connect_delay_s
 from .core.ring import Ring
 from .core.states import DeviceState
 from .effects import Effects
-from .loop import Inbox, Loop, Noticed, StopRequested
+from .loop import CaptureNews, Inbox, Loop, Noticed, StopRequested
 from .membership import by_hand, enter
-from .ports import RuntimeSettings
+from .ports import RowsCaptured, RuntimeEvent, RuntimeSettings
 from .renewal import Renewal
 from .runtimes import Runtimes
 from .telemetry import TelemetryReporter
@@ -72,12 +76,58 @@ def run_agent(config: AgentConfig) -> str | None:
     with locked(config.state.dir):
         enter(config, lambda code, detail: inbox.put(Noticed(code, detail)))
         _require_root(config)
-        host = ProcessRuntimeHost(_runtime_settings(config), inbox.put)
+        capture = _open_capture(config, inbox)
+        host = ProcessRuntimeHost(_runtime_settings(config), _sink(inbox, capture))
         host.open()
         try:
-            return _run(config, inbox, host)
+            return _run(config, inbox, host, capture)
         finally:
             host.stop()
+            if capture is not None:
+                capture.stop()
+
+
+def _open_capture(config: AgentConfig, inbox: Inbox) -> Capture | None:
+    """Return what keeps captured rows; where capture is off, nothing, and no row that was kept before.
+
+    Raises:
+        StorageError: As of the ring.
+    """
+    path, rules = config.state.dir / capture_ring.NAME, config.capture
+    if rules is None:
+        capture_ring.delete(path)
+        return None
+    bounds = Bounds(rules.max_mb * 2**20, rules.max_rows, int(rules.max_age_days * 86_400_000))
+    ring = CaptureRing(path, bounds)
+    if ring.was_damaged:
+        log.error("%s could not be read; the rows that were captured are lost", path)
+    upload = PackUpload(Identity(config.state.dir)) if config.broker is None else None
+    capture = Capture(
+        ring,
+        rules.rules,
+        upload.send if upload is not None else None,
+        lambda facts: inbox.put(CaptureNews(facts)),
+    )
+    log.info(
+        "capture is on: %g of all rows and those below %g are kept in %s",
+        rules.sample,
+        rules.uncertain_below,
+        path,
+    )
+    capture.start()
+    return capture
+
+
+def _sink(inbox: Inbox, capture: Capture | None) -> Callable[[RuntimeEvent], None]:
+    """Return what takes the news of runtimes: captured rows go past the loop."""
+
+    def sink(event: RuntimeEvent) -> None:
+        if not isinstance(event, RowsCaptured):
+            inbox.put(event)
+        elif capture is not None:
+            capture.put(event)
+
+    return sink
 
 
 def _require_root(config: AgentConfig) -> None:
@@ -97,6 +147,7 @@ def _run(
     config: AgentConfig,
     inbox: Inbox,
     host: ProcessRuntimeHost,
+    capture: Capture | None,
 ) -> str | None:
     root, device, boot = config.state.dir, config.device.id, secrets.token_hex(8)
     counter = StartCounter(root)
@@ -150,6 +201,7 @@ def _run(
         telemetry=telemetry,
         notifier=Notifier(os.environ),
         is_link_alive=link.is_alive,
+        capture=capture,
     )
 
     def on_link(event: LinkEvent) -> None:
@@ -239,6 +291,7 @@ def _runtime_settings(config: AgentConfig) -> RuntimeSettings:
         request_deadline_s=serve.request_deadline_s,
         ring=Ring(config.feedback.max_rows, config.feedback.max_bytes),
         inherited=inherited_sockets(os.environ),
+        capture=config.capture.rules if config.capture is not None else None,
     )
 
 

@@ -19,6 +19,8 @@ from wire.errors import ConfigError, StorageError
 from wire.ids import VERSION_PATTERN
 from wire.messages import Inventory
 
+from .adapters.capture_ring import NAME as RING
+from .adapters.capture_ring import peek as peek_ring
 from .config import AgentConfig
 from .core import report
 from .core.diagnosis import describe_trust, waiting_install
@@ -43,6 +45,7 @@ class Status:
     state: DeviceState
     trust: TrustView | None
     state_fault: str | None = None
+    capture: str = "off"
 
     def to_json(self) -> str:
         """Return the status as JSON."""
@@ -53,6 +56,7 @@ class Status:
             "serving": self.is_serving,
             "runtime": self.answer,
             "waiting_records": self.waiting_records,
+            "capture": self.capture,
             "state_fault": self.state_fault,
             "generation": reported.generation,
             "trust": self._trust(),
@@ -86,6 +90,7 @@ class Status:
             f"generation  {reported.generation}",
             f"trust       {trust}",
             f"records     {self.waiting_records} waiting for the controller",
+            f"capture     {self.capture}",
         ]
         if self.state_fault is not None:
             lines.append(f"state       {self.state_fault}")
@@ -145,6 +150,29 @@ def read_status(config: AgentConfig) -> Status:
         state=state,
         trust=peek(config.state.dir / TRUST),
         state_fault=None if fault is None else f"{fault}; {fault.hint}",
+        capture=capture_words(config),
+    )
+
+
+def capture_words(config: AgentConfig) -> str:
+    """Return plainly what rows are kept and what of them has left this device."""
+    rules = config.capture
+    if rules is None:
+        return "off: no row is kept, and none leaves this device"
+    path = config.state.dir / RING
+    found = peek_ring(path)
+    if found is None:
+        return f"ON, and {path} cannot be read"
+    count, since_unix_ms, uploaded = found
+    since = ""
+    if since_unix_ms is not None:
+        day = time.gmtime(since_unix_ms // 1000)
+        since = f" since {time.strftime('%Y-%m-%d %H:%M', day)} UTC"
+    hidden = f", without {', '.join(rules.leave_out)}" if rules.leave_out else ""
+    return (
+        f"ON: inputs and answers of {rules.sample:g} of all rows and of those with a score below "
+        f"{rules.uncertain_below:g}{hidden}; {count} rows kept here{since}, "
+        f"{uploaded} given to the controller"
     )
 
 

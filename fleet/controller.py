@@ -41,6 +41,7 @@ from wire.performance import GivenLabel
 from . import alert_evidence, feedback, quarantine, registry, rollouts
 from .alerts import Watch
 from .audit import Witness
+from .capture_limits import CaptureLimits
 from .drift import DriftSettings
 from .evidence import Sight
 from .inbox import Inbox
@@ -84,6 +85,7 @@ class Controller:
         approval_limit: float | None = None,
         drift: DriftSettings | None = None,
         alerts: Watch | None = None,
+        captures: CaptureLimits | None = None,
     ) -> None:
         self.store = store
         self.broker_url = broker_url
@@ -100,6 +102,7 @@ class Controller:
         self._publisher = Publisher(store, link, authority)
         self._witness = witness
         self._approval_limit = approval_limit
+        self._capture_keep_ms = (captures or CaptureLimits()).keep_ms
         self._boot = secrets.token_hex(8)
         self._birth = 0
         self._connected_unix_ms: int | None = None
@@ -427,6 +430,7 @@ class Controller:
             with self.store.write() as tx:
                 tx.journal.prune_records(now - RECORD_DAYS * DAY_MS)
                 tx.drift.prune(now - KEEP_DAYS_MS)
+                tx.captures.prune(now - self._capture_keep_ms)
                 self.alerts.prune(tx, now)
 
     def _step_all(self) -> None:

@@ -46,4 +46,10 @@ def current(tx: Tx, device: str) -> m.Desired | None:
     if generation is None:
         return None
     models = [row.model for row in tx.states.desired(selection)]
-    return desired_message(device, generation, models, tx.states.lifted(selection).get(device, ()))
+    return desired_message(
+        device,
+        generation,
+        models,
+        tx.states.lifted(selection).get(device, ()),
+        tx.captures.open_message(device),
+    )

@@ -12,6 +12,7 @@ from wire.link_paho import parse_broker_url
 
 from .alert_settings import LOOPBACK
 from .broker import EVERYWHERE, HOST
+from .capture_limits import CaptureLimits
 from .pki.authority import DEVICE_DAYS
 from .section import Section
 
@@ -168,6 +169,26 @@ class DriftSection(Section):
     """How long a slot is."""
     alarms_per_30_days: Annotated[float, Field(gt=0, le=1_000_000)] = 1.0
     """How many false alarms there may be, in the whole fleet."""
+
+
+class CaptureSection(Section):
+    """`[capture]`: what of devices' captured rows is kept here, once they were asked for."""
+
+    keep_days: Annotated[float, Field(gt=0, le=3650)] = 90.0
+    """How long after they came."""
+    max_mb: Annotated[int, Field(ge=1, le=1_048_576)] = 1024
+    """Of all devices."""
+    device_max_mb: Annotated[int, Field(ge=1, le=1_048_576)] = 64
+    """Of one device."""
+
+    @property
+    def limits(self) -> CaptureLimits:
+        """The same, as the controller takes it."""
+        return CaptureLimits(
+            keep_ms=int(self.keep_days * 86_400_000),
+            max_bytes=self.max_mb * 2**20,
+            device_max_bytes=self.device_max_mb * 2**20,
+        )
 
 
 class AuditSection(Section):

@@ -21,6 +21,7 @@ from fleet.alerts import Watch
 from fleet.api.app import build_app
 from fleet.api.device_app import build_device_app
 from fleet.api.patience import MAX_CONNECTIONS
+from fleet.capture_limits import CaptureLimits
 from fleet.courier import Courier
 from fleet.pki.access import Access, found_pki
 from fleet.pki.authority import DEVICE_DAYS, CertificateAuthority
@@ -106,6 +107,7 @@ class ControllerSettings:
         admission: How devices get in.
         drift: How drift is watched for.
         alerts: What is watched, and who is told.
+        captures: What is kept of devices' captured rows.
     """
 
     broker_url: str
@@ -121,6 +123,7 @@ class ControllerSettings:
     admission: Admission = Admission()
     drift: DriftSettings = field(default_factory=DriftSettings)
     alerts: Alerting = Alerting()
+    captures: CaptureLimits = field(default_factory=CaptureLimits)
 
 
 def run_controller(settings: ControllerSettings) -> None:
@@ -156,6 +159,7 @@ def run_controller(settings: ControllerSettings) -> None:
         approval_limit=settings.approval_limit,
         drift=settings.drift,
         alerts=_watch(settings, certificates.folder, courier),
+        captures=settings.captures,
     )
     door = _make_door(settings, certificates, store, controller)
     uploads = settings.data_dir / "uploads"
@@ -265,7 +269,7 @@ def _make_door(
     )
     controller.admit_by(enrolment)
     return Door(
-        build_device_app(enrolment, store),
+        build_device_app(enrolment, store, settings.captures),
         listener,
         authority=authority,
         enrolment=enrolment,

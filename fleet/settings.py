@@ -25,6 +25,7 @@ from .sections import (
     ApprovalSection,
     AuditSection,
     BrokerSection,
+    CaptureSection,
     DevicesSection,
     DriftSection,
     StoreSection,
@@ -82,6 +83,12 @@ dir = "store"
 # window_s = 900
 # alarms_per_30_days = 1
 
+# [capture]
+# Captured rows that devices were asked for go after so many days; beyond so much nothing more is taken.
+# keep_days = 90
+# max_mb = 1024
+# device_max_mb = 64
+
 # [audit]
 # The file that witnesses the audit log: best on another disk, or one that only adds.
 # checkpoints = "/mnt/other/audit.checkpoints"
@@ -104,6 +111,7 @@ class FleetSettings(_Section):
     audit: AuditSection = AuditSection()
     approval: ApprovalSection = ApprovalSection()
     drift: DriftSection = DriftSection()
+    capture: CaptureSection = CaptureSection()
     alerts: AlertsSection = AlertsSection()
 
     @model_validator(mode="after")

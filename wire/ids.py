@@ -34,6 +34,8 @@ Digest = Annotated[str, Field(pattern=DIGEST_PATTERN)]
 BootId = Annotated[str, Field(pattern=BOOT_PATTERN)]
 """Random 64 bits, new at each start of a program; names a series of records, orders nothing."""
 RolloutId = Annotated[str, Field(pattern=NAME_PATTERN)]
+CaptureId = Annotated[str, Field(pattern=NAME_PATTERN)]
+"""Name of one request for captured rows."""
 Fingerprint = Annotated[str, Field(pattern=FINGERPRINT_PATTERN)]
 """What Alertmanager calls an alert by: a hash of its labels, the same for ever."""
 

@@ -3,7 +3,6 @@
 Unknown fields are ignored, so that a newer side may add some; a missing or mistyped field refuses
 the whole message. Times are milliseconds of the Unix epoch by the writer's clock, durations are
 seconds, ratios are 0 to 1. Every field has a longest form, so every message has one too.
-
 The texts below fields are their meaning in `docs/topics.md`; run `make docs` after changing one.
 """
 
@@ -13,6 +12,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from .capture import CaptureFacts, CaptureRequest
 from .fitting import fit, refuse_boolean
 from .ids import BootId, DeviceId, Digest, Fingerprint, ModelName, RolloutId, Version
 from .lifecycle import Outcome, UpdateState
@@ -91,11 +91,9 @@ class Guards(Part):
     p99_ratio: Annotated[float, Field(ge=1, le=1_000_000)] = 3.0
     """The same, in multiples of the release before on this device; 25 ms more are always fine."""
     memory_growth_mb: Annotated[int, Field(ge=1, le=1_048_576)] = 32
-    """Largest steady growth of the runtime after its warm-up; a tenth of its size is always fine,
-    more than the manifest's memory budget never."""
+    """Largest steady growth after the warm-up; a tenth of the size is fine, over the budget never."""
     output_psi: Annotated[float, Field(ge=0, le=1000)] | None = None
-    """Largest PSI of an output against the bundle's baseline, beyond what chance explains; null
-    looks at none, since rows that differ from the reference are no fault of the release."""
+    """Largest PSI of an output against its baseline, beyond chance; null looks at none: rows may differ."""
 
 
 class DesiredModel(Part):
@@ -146,6 +144,8 @@ class Desired(Message):
         tuple[LiftedQuarantine, ...], Field(max_length=MAX_LIFTED, fail_fast=True)
     ] = ()
     """Quarantines that end; repeated until the device has reported a generation as high."""
+    capture: CaptureRequest | None = None
+    """Captured rows that are wanted; the device begins at the first generation that has it."""
 
 
 class Release(Part):
@@ -202,6 +202,8 @@ class Inventory(Part):
         tuple[CodeText, ...], Field(max_length=MAX_PROTECTIONS, fail_fast=True)
     ] = ()
     """What confines the runtime's process, by name; what this kernel lacks is not in it."""
+    capture: CaptureFacts | None = None
+    """What it captures; null where capture is off, as it is by default."""
 
 
 class Reported(Message):

@@ -25,6 +25,7 @@ from agent.ports import (
     GoldenChecked,
     LabelsClosed,
     Promoted,
+    RowsCaptured,
     RuntimeDied,
     RuntimeSettings,
     RuntimeSink,
@@ -316,6 +317,8 @@ class ProcessRuntimeHost:
             case control.Labelled():
                 if (labelled := child.labelled(report)) is not None:
                     self._sink(LabelsClosed(child.number, labelled))
+            case control.Captured(dropped_count=dropped):
+                self._sink(RowsCaptured(child.number, child.captured(report), dropped))
             case control.Golden(model=model, is_passed=is_passed, detail=detail):
                 detail = control.printable(detail)
                 self._sink(GoldenChecked(child.number, model, is_passed, detail))

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from agent import control
+from agent.core.captured import CapturedRow, RowTensor
 from agent.core.states import OutputShift
 from agent.ports import (
     ColumnStats,
@@ -25,6 +26,7 @@ from agent.ports import (
 from wire.errors import PeerError
 from wire.latency import LATENCY_BINS
 from wire.lifecycle import Code
+from wire.packs import MAX_ROW_BYTES
 from wire.performance import ErrorSums, RefusedLabels
 from wire.windows import CheckCounts
 
@@ -100,7 +102,9 @@ class Child:
         finally:
             theirs.close()
         models = tuple(_describe(model) for model in self.models)
-        self.tell(control.Start(models, settings.request_deadline_s, settings.ring))
+        self.tell(
+            control.Start(models, settings.request_deadline_s, settings.ring, settings.capture)
+        )
 
     @property
     def pid(self) -> int | None:
@@ -208,6 +212,16 @@ class Child:
             refused=_refused(report.refused),
         )
 
+    def captured(self, report: control.Captured) -> tuple[CapturedRow, ...]:
+        """Return the rows of models that it has; none of a request whose sizes do not add up."""
+        known = {model.name: model for model in self.models}
+        return tuple(
+            row
+            for request in report.requests
+            if (model := known.get(request.model)) is not None
+            for row in _captured_rows(request, model)
+        )
+
     def lateness(self, now_s: float) -> str | None:
         """Return what it should have done by now, in words, or None."""
         if not self.is_ready:
@@ -300,6 +314,37 @@ def _window_stats(window: control.Window, model: ServedModel) -> WindowStats:
         p50_ms=window.p50_ms,
         p99_ms=window.p99_ms,
     )
+
+
+def _captured_rows(request: control.CapturedRequest, model: ServedModel) -> list[CapturedRow]:
+    tensors = tuple(
+        RowTensor(t.name, t.is_output, t.datatype, t.width if t.datatype == "BYTES" else 1, t.shape)
+        for t in request.tensors
+    )
+    n_rows = len(request.scores)
+    sizes = [tensor.size_bytes for tensor in tensors]
+    is_whole = sum(sizes) <= MAX_ROW_BYTES and all(
+        len(told.data) == n_rows * size for told, size in zip(request.tensors, sizes, strict=True)
+    )
+    if not is_whole or tensors[0].is_output:
+        return []
+    return [
+        CapturedRow(
+            model=model.name,
+            version=model.version,
+            manifest=model.manifest,
+            at_unix_ms=request.at_unix_ms,
+            id=request.id,
+            score=request.scores[number],
+            tensors=tensors,
+            left_out=request.left_out,
+            data=b"".join(
+                told.data[number * size : (number + 1) * size]
+                for told, size in zip(request.tensors, sizes, strict=True)
+            ),
+        )
+        for number in range(n_rows)
+    ]
 
 
 def _is_connection(descriptor: int) -> bool:

@@ -12,7 +12,7 @@ from agent import control
 from wire.lifecycle import Code
 
 REPORTS_PER_S: Final = 10
-"""An honest runtime says about two things a second."""
+"""An honest runtime says about three things a second."""
 MAX_REPORTS_AT_ONCE: Final = 512
 """Above the 280 small datagrams that a socket's buffer holds: a supervisor that was stopped for
 minutes finds no more than these, and blames nobody for them."""
@@ -43,11 +43,14 @@ class Conduct:
         self._tallies: dict[str, control.Tally] = {}
         self._due = {control.Windows: 0, control.Columns: 0, control.Labelled: 0, control.Golden: 0}
         self._count_counts: Counter[str] = Counter()
+        self._has_capture_rules = False
 
     def told(self, command: control.Command) -> None:
         """Take note of a command that was sent."""
         self._told.add(type(command))
         match command:
+            case control.Start(capture=rules):
+                self._has_capture_rules = rules is not None
             case control.CloseWindow():
                 self._due[control.Windows] += 1
             case control.CloseColumns():
@@ -125,6 +128,8 @@ class Conduct:
             case control.Windows() | control.Columns() | control.Labelled() | control.Golden():
                 self._due[type(report)] -= 1
                 return self._due[type(report)] >= 0
+            case control.Captured():
+                return self._has_capture_rules and control.Serve in self._told
             case control.Beat():
                 return is_ready
 

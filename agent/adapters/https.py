@@ -74,8 +74,16 @@ class Connection:
         """Whether a connection is kept for the next request."""
         return self._http is not None
 
-    def ask(self, method: str, path: str, body: bytes | None = None, *, max_bytes: int) -> bytes:
-        """Return the body of a good answer.
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        *,
+        max_bytes: int,
+        kind: str = "application/json",
+    ) -> bytes:
+        """Return the body of a good answer; `kind` says what is sent.
 
         Raises:
             PeerError: The controller refuses; with the code that it gives.
@@ -83,7 +91,7 @@ class Connection:
         """
         is_kept = self._http is not None
         try:
-            status, data = self._exchange(method, path, body, max_bytes)
+            status, data = self._exchange(method, path, body, max_bytes, kind)
         except (OSError, http.client.HTTPException) as exc:
             self.close()
             if is_kept and method == "GET" and isinstance(exc, GONE) and not self._is_cut():
@@ -114,7 +122,7 @@ class Connection:
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     def _exchange(
-        self, method: str, path: str, body: bytes | None, max_bytes: int
+        self, method: str, path: str, body: bytes | None, max_bytes: int, kind: str
     ) -> tuple[int, bytes]:
         self._check_cut()
         if self._http is None:
@@ -123,7 +131,7 @@ class Connection:
             )
         end_s = time.monotonic() + TIMEOUT_S
         self._http.response_class = functools.partial(_Response, end_s=end_s)  # type: ignore[assignment]
-        headers = {} if body is None else {"Content-Type": "application/json"}
+        headers = {} if body is None else {"Content-Type": kind}
         self._http.request(method, path, body, headers)
         self._check_cut()
         response = self._http.getresponse()

@@ -9,12 +9,14 @@ from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import uvloop
 
 from agent import control
 from wire.errors import BundleError, PeerError
 from wire.lifecycle import Code
 
+from .capture import RowCapture
 from .confine import limit_memory
 from .drain import DrainableServer
 from .memory import machine_bytes, rss_bytes
@@ -58,8 +60,11 @@ def run(
             return 1
     limit_memory(budget_bytes)
     control.send(channel, control.Ready())
-    server = InferenceServer(models, start.request_deadline_s, start.ring)
-    return uvloop.run(Incarnation(channel, listeners, models, server).live())
+    capture = None
+    if start.capture is not None:
+        capture = RowCapture(start.capture, models, np.random.default_rng())
+    server = InferenceServer(models, start.request_deadline_s, start.ring, capture)
+    return uvloop.run(Incarnation(channel, listeners, models, server, capture).live())
 
 
 def _budget_bytes(models: Sequence[control.Model]) -> int:
@@ -98,11 +103,13 @@ class Incarnation:
         listeners: Sequence[socket.socket],
         models: dict[str, LoadedModel],
         app: InferenceServer,
+        capture: RowCapture | None = None,
     ) -> None:
         self._channel = channel
         self._listeners = list(listeners)
         self._models = models
         self._app = app
+        self._capture = capture
         self._server = DrainableServer(app)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._ended = asyncio.Event()
@@ -163,6 +170,7 @@ class Incarnation:
         moved, cut = await self._server.hand_over(self._give_away, drain_s)
         self._tell(self._close_windows())
         await self._tell_columns()
+        self._tell_captured()
         self._tell(control.Drained(moved, cut))
         self._ended.set()
 
@@ -238,7 +246,13 @@ class Incarnation:
                     rss_bytes(),
                 )
             )
+            self._tell_captured()
             await asyncio.sleep(BEAT_S)
+
+    def _tell_captured(self) -> None:
+        """Tell of the rows that were captured; what a busy supervisor does not take is gone."""
+        if self._capture is not None and (captured := self._capture.close()) is not None:
+            self._tell(captured)
 
     def _tell(self, report: control.Report) -> None:
         self._is_told(

@@ -18,6 +18,7 @@ from agent.core.ring import Ring
 from wire.manifest import Manifest
 
 from . import feedback, oip
+from .capture import RowCapture
 from .checks import Refusal
 from .counters import ModelCounters
 from .exposition import CONTENT_TYPE, Served, render
@@ -57,9 +58,14 @@ class InferenceServer:
     """The ASGI application; lives in the event loop's thread."""
 
     def __init__(
-        self, models: Mapping[str, LoadedModel], deadline_s: float, ring: Ring | None = None
+        self,
+        models: Mapping[str, LoadedModel],
+        deadline_s: float,
+        ring: Ring | None = None,
+        capture: RowCapture | None = None,
     ) -> None:
         self._models = models
+        self._capture = capture
         self._deadline_s = deadline_s
         ring = ring or Ring()
         share = Ring(ring.max_rows, ring.max_bytes // max(1, len(models)))
@@ -114,6 +120,8 @@ class InferenceServer:
             counters.columns.refused(reply.refusal.reason)
         if request is not None:
             counters.columns.add(request.n_rows, request.feeds, request.outputs, reply.answers)
+            if self._capture is not None:
+                self._capture.take(reply.model, request, reply.answers)
 
     async def _answer(self, scope: Scope, body: bytes) -> Reply:
         method, parts = scope["method"], oip.split_path(scope["path"])

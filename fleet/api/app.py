@@ -31,6 +31,7 @@ from . import (
     administration,
     alerts,
     aliases,
+    captures,
     drift,
     errors,
     identities,
@@ -104,6 +105,7 @@ def build_app(
     aliases.add_routes(app, controller)
     lineage.add_routes(app, controller)
     retraining.add_routes(app, controller)
+    captures.add_routes(app, controller)
     check_routes(app.routes)
     return app
 

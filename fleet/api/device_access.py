@@ -38,7 +38,8 @@ async def admitted(request: Request, extra: dict[str, Any]) -> AsyncIterator[Non
         yield
         return
     gate: DeviceGate = request.app.state.gate
-    async with gate.passing(getattr(request.state, PEER_CERTIFICATE, None)):
+    async with gate.passing(getattr(request.state, PEER_CERTIFICATE, None)) as device:
+        request.state.device = device
         yield
 
 
@@ -50,8 +51,8 @@ class DeviceGate:
         self._under_way: Counter[str] = Counter()
 
     @asynccontextmanager
-    async def passing(self, certificate: bytes | None) -> AsyncIterator[None]:
-        """Let the device pass that has shown a certificate (DER).
+    async def passing(self, certificate: bytes | None) -> AsyncIterator[str]:
+        """Let the device pass that has shown a certificate (DER); give its id.
 
         Raises:
             PeerError: `no_certificate`, `too_many_requests`, or as `Enrolment.identify`.
@@ -71,7 +72,7 @@ class DeviceGate:
             )
         self._under_way[device] += 1
         try:
-            yield
+            yield device
         finally:
             self._under_way[device] -= 1
             if not self._under_way[device]:

@@ -1,4 +1,4 @@
-"""What devices may ask over HTTPS: to be let in, and what the broker may have lost.
+"""What devices may ask over HTTPS: to be let in, what the broker may have lost, and captured rows to be taken.
 
 Nobody has logged in. Requests for an identity carry their own proof; content, which may be secret, goes
 to those that show the certificate of a device.
@@ -8,15 +8,19 @@ from __future__ import annotations
 
 from typing import Final
 
-from fastapi import FastAPI, Response
+from fastapi import FastAPI, Request, Response
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import PlainTextResponse
 
+from fleet import captures
+from fleet.capture_limits import CaptureLimits
 from fleet.pki.enrolment import Enrolment
 from fleet.store.store import Store
 from fleet.version import VERSION
 from wire.enrolment import Confirmed, ConfirmRequest, EnrollRequest, RenewRequest, Welcome
 from wire.errors import PeerError
 from wire.ids import Digest
+from wire.packs import MAX_PACK_BYTES, PackTaken
 
 from . import errors, trust
 from .access import open_to_all
@@ -24,12 +28,21 @@ from .device_access import DeviceGate, for_devices
 from .gatekeeper import Gatekeeper
 from .json_route import JsonRoute, check_routes
 
-MAX_BODY_BYTES: Final = 32 * 1024
-"""The largest request, for renewal, has about 3 kB."""
+MAX_BODY_BYTES: Final = MAX_PACK_BYTES
+"""The largest request; that for renewal has about 3 kB."""
 
 
-def build_device_app(enrolment: Enrolment, store: Store) -> FastAPI:
-    """Return the API for devices."""
+def build_device_app(
+    enrolment: Enrolment, store: Store, limits: CaptureLimits | None = None
+) -> FastAPI:
+    """Return the API for devices.
+
+    Args:
+        enrolment: Lets devices in, and knows them.
+        store: The controller's.
+        limits: How much of captured rows is taken.
+    """
+    kept = limits or CaptureLimits()
     app = FastAPI(
         title="modelfleet, for devices",
         version=VERSION,
@@ -75,6 +88,13 @@ def build_device_app(enrolment: Enrolment, store: Store) -> FastAPI:
     def show_document(file: str) -> Response:
         """Return a document as it was signed; without a version in its name, the newest."""
         return trust.answer_with(store, file)
+
+    @app.post("/v1/captures", openapi_extra=for_devices())
+    async def take_pack(request: Request) -> PackTaken:
+        """Take a pack of captured rows that the device was asked for; the body is the archive itself."""
+        body, device = await request.body(), request.state.device
+        now = enrolment.now_unix_ms()
+        return await run_in_threadpool(captures.take, store, device, body, now, kept)
 
     check_routes(app.routes)
     return app

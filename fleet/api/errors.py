@@ -29,6 +29,7 @@ NOT_FOUND: Final = frozenset(
         "unknown_silence",
         "unknown_alias",
         "unknown_run",
+        "no_captures",
     }
 )
 CONFLICT: Final = frozenset(
@@ -51,6 +52,8 @@ CONFLICT: Final = frozenset(
         "run_exists",
         "device_offline",
         "model_not_served",
+        "capture_not_wanted",
+        "capture_full",
     }
 )
 UNPROVEN: Final = frozenset({"no_token", "token_unknown", "token_revoked", "token_expired"})

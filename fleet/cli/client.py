@@ -132,6 +132,23 @@ class Client:
         except httpx.HTTPError as exc:
             raise self._unreachable(exc) from exc
 
+    def fetch(self, path: str, body: BaseModel) -> Iterator[bytes]:
+        """Return the pieces of a binary answer, as they come.
+
+        Raises:
+            TransferError: It broke off.
+            PeerError: The controller refused it.
+        """
+        content = body.model_dump_json().encode()
+        try:
+            with self._http.stream("POST", path, content=content) as answer:
+                if not answer.is_success:
+                    answer.read()
+                    raise _refused(answer)
+                yield from answer.iter_bytes()
+        except httpx.HTTPError as exc:
+            raise self._unreachable(exc) from exc
+
     def _request(self, method: str, path: str, **options: Any) -> httpx.Response:
         try:
             answer = self._http.request(method, path, **options)

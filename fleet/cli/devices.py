@@ -13,6 +13,7 @@ from wire.errors import PeerError
 from wire.ids import parse_name
 
 from .agent_file import AgentFile, write_agent_file
+from .capture import capture_words
 from .client import Client, all_pages
 from .console import (
     Controller,
@@ -179,6 +180,7 @@ def show_device(
             facts.append((name, ", ".join(map(str, value))))
         elif value:
             facts.append((name, value))
+    facts.append(("capture", capture_words(found.inventory)))
     facts += [
         (
             "quarantined",

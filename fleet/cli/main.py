@@ -39,6 +39,7 @@ MODULES: Final = {
     "lineage": ("model", "lineage"),
     "retrain": ("retrain",),
     "performance": ("performance",),
+    "capture": ("capture",),
     "watch": ("watch",),
 }
 """The modules here, and the commands that each of them adds, in the order of the help."""

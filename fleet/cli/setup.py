@@ -233,6 +233,7 @@ def _foreground(settings: FleetSettings, *, has_broker: bool) -> None:
                     alarms_per_30_days=settings.drift.alarms_per_30_days,
                     is_on=settings.drift.is_on,
                 ),
+                captures=settings.capture.limits,
                 requests_per_s=settings.api.requests_per_s,
                 tls=settings.tls(),
                 on_ready=lambda: _banner(settings, broker),

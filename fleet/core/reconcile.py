@@ -7,6 +7,7 @@ from enum import Enum
 from typing import Final, NamedTuple
 
 from wire import messages as m
+from wire.capture import CaptureRequest
 
 from .states import ReleaseKey
 
@@ -61,10 +62,17 @@ def desired_message(
     generation: int,
     models: Sequence[m.DesiredModel],
     lifted: Sequence[m.LiftedQuarantine] = (),
+    capture: CaptureRequest | None = None,
 ) -> m.Desired:
     """Return the whole desired state of a device, its models in the order of their names."""
     ordered = tuple(sorted(models, key=lambda model: model.name))
-    return m.Desired(device=device, generation=generation, models=ordered, lifted=tuple(lifted))
+    return m.Desired(
+        device=device,
+        generation=generation,
+        models=ordered,
+        lifted=tuple(lifted),
+        capture=capture,
+    )
 
 
 class Rollback(NamedTuple):

@@ -106,6 +106,10 @@ class Enrolment:
         self._renewals = Buckets(1 / pause_s, RENEW_BURST)
         self._renewals_lock = threading.Lock()
 
+    def now_unix_ms(self) -> int:
+        """Return the time, as everything here sees it."""
+        return self._clock()
+
     @property
     def ca_pem(self) -> str:
         """The authority's certificate."""

@@ -25,12 +25,16 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-from . import lineage_schema, watch_schema  # noqa: F401 - their tables are of the same metadata
+from . import (  # noqa: F401 - their tables are of the same metadata
+    capture_schema,
+    lineage_schema,
+    watch_schema,
+)
 from .columns import INTEGER, METADATA, device_key, text_type
 
 __all__ = ["METADATA"]
 
-SCHEMA_VERSION: Final = 8
+SCHEMA_VERSION: Final = 9
 """Raised by one for each change of these tables, and the name of alembic's newest revision; a store
 of a newer one is refused."""
 

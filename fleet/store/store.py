@@ -17,6 +17,7 @@ from . import revision
 from .alerts import Alerts
 from .aliases import Aliases
 from .audit import Audit
+from .captures import Captures
 from .content import ChunkFolder
 from .database import cause_of, open_database, translated
 from .deliveries import Deliveries
@@ -56,6 +57,7 @@ class Tx:
         self.aliases = Aliases(connection)
         self.live = Live(connection)
         self.runs = Runs(connection)
+        self.captures = Captures(connection)
 
 
 class Store:

@@ -113,6 +113,7 @@ ROUTES = {
     ("POST", "/v1/confirm"): None,
     ("GET", "/v1/chunks/{digest}"): CHUNK,
     ("GET", "/v1/trust/{file}"): DOCUMENT,
+    ("POST", "/v1/captures"): "/v1/captures",
 }
 """Every route of the listener, and a request for those that are for devices only."""
 

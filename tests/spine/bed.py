@@ -134,8 +134,11 @@ class Bed:
 
     # -- devices
 
-    def add(self, *names, telemetry_s=1, window_s=900):
-        """Add devices that report telemetry and windows this often, start their agents and their clients; return when all are online."""
+    def add(self, *names, telemetry_s=1, window_s=900, more=""):
+        """Add devices that report telemetry and windows this often, start their agents and their clients; return when all are online.
+
+        `more` is added to their files.
+        """
         adding = []
         for name in names:
             device = Device(name, free_port(), self.fleet_dir)
@@ -147,7 +150,7 @@ class Bed:
         for name in names:
             with (self.fleet_dir / f"{name}.toml").open("a") as file:
                 file.write(f"\n[telemetry]\ninterval_s = {telemetry_s}\n")
-                file.write(f"window_s = {window_s}\n")
+                file.write(f"window_s = {window_s}\n{more}")
             self.devices[name].start()
             self.devices[name].client.start()
         for name in names:
