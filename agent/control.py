@@ -19,6 +19,7 @@ import msgspec
 from wire.errors import PeerError
 from wire.latency import LATENCY_BINS
 from wire.messages import CODE_PATTERN, MAX_DETAIL_BYTES, MAX_INTEGER, MAX_PROTECTIONS
+from wire.shadow import MAX_BIN_COUNT, MAX_CLASSES, MAX_WINDOW_COUNT
 from wire.windows import (
     MAX_BETWEEN,
     MAX_COLUMN_COUNTS,
@@ -44,6 +45,11 @@ _YEAR_S: Final = 86_400 * 365
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_INTEGER)]
 _Tally = Annotated[int, msgspec.Meta(ge=0, le=MAX_TALLY)]
+_WindowCount = Annotated[int, msgspec.Meta(ge=0, le=MAX_WINDOW_COUNT)]
+_LatencyCounts = Annotated[
+    tuple[Annotated[int, msgspec.Meta(ge=0, le=MAX_BIN_COUNT)], ...],
+    msgspec.Meta(max_length=LATENCY_BINS),
+]
 _Between = Annotated[float, msgspec.Meta(ge=0, le=MAX_BETWEEN)]
 _ColumnCounts = Annotated[tuple[_Tally, ...], msgspec.Meta(max_length=MAX_COLUMN_COUNTS)]
 _Seconds = Annotated[float, msgspec.Meta(ge=0, le=_YEAR_S)]
@@ -104,6 +110,29 @@ class CheckGolden(msgspec.Struct, frozen=True, tag="check_golden"):
     model: str
 
 
+class Tap(msgspec.Struct, frozen=True, tag="tap"):
+    """Give a share of a model's answered requests to the socket that comes with this datagram."""
+
+    model: str
+    sample_ratio: float
+
+
+class Untap(msgspec.Struct, frozen=True, tag="untap"):
+    """Give none any more."""
+
+
+class Feed(msgspec.Struct, frozen=True, tag="feed"):
+    """Answer what comes from the socket that comes with this datagram, and compare; to a shadow only."""
+
+    model: str
+    rtol: float
+    atol: float
+
+
+class CloseShadow(msgspec.Struct, frozen=True, tag="close_shadow"):
+    """Close the window over which answers are compared; answer `Compared`."""
+
+
 class Confined(msgspec.Struct, frozen=True, tag="confined"):
     """The walls stand and the libraries are there; no model has been touched yet.
 
@@ -161,12 +190,20 @@ class Tally(msgspec.Struct, frozen=True):
     shift: Shift | None = None
 
 
+class TapCounts(msgspec.Struct, frozen=True):
+    """Requests chosen for a shadow since its tap was opened, and those of them that were dropped."""
+
+    sampled_count: _Tally
+    dropped_count: _Tally
+
+
 class Beat(msgspec.Struct, frozen=True, tag="beat"):
     """Proof of life, once a second, with the counts since the runtime began to serve."""
 
     models: Annotated[dict[_Name, Tally], msgspec.Meta(max_length=MAX_REPORTED_MODELS)]
     oldest_request_s: _Seconds
     rss_bytes: _Count
+    tap: TapCounts | None = None
 
 
 class Window(msgspec.Struct, frozen=True):
@@ -210,6 +247,29 @@ class Columns(msgspec.Struct, frozen=True, tag="columns"):
     rejected: Checks | None = None
 
 
+class ClassCount(msgspec.Struct, frozen=True):
+    """Rows that the active release gave one label; see `wire.shadow.ShadowClass`."""
+
+    label: _Name
+    row_count: _WindowCount
+    disagree_count: _WindowCount
+
+
+class Compared(msgspec.Struct, frozen=True, tag="compared"):
+    """What a shadow compared in one window; see `wire.shadow.ShadowTelemetry`."""
+
+    model: _Name
+    start_unix_ms: _Count
+    duration_s: _Seconds
+    row_count: _WindowCount
+    agree_count: _WindowCount
+    refused_count: _WindowCount
+    failed_count: _WindowCount
+    classes: Annotated[tuple[ClassCount, ...], msgspec.Meta(max_length=MAX_CLASSES + 1)]
+    active_latency: _LatencyCounts
+    shadow_latency: _LatencyCounts
+
+
 class Golden(msgspec.Struct, frozen=True, tag="golden"):
     """How a model's golden rows went."""
 
@@ -225,7 +285,20 @@ class Drained(msgspec.Struct, frozen=True, tag="drained"):
     cut: _Count
 
 
-Command = Start | Serve | StopAccepting | Drain | Adopt | CloseWindow | CloseColumns | CheckGolden
+Command = (
+    Start
+    | Serve
+    | StopAccepting
+    | Drain
+    | Adopt
+    | CloseWindow
+    | CloseColumns
+    | CheckGolden
+    | Tap
+    | Untap
+    | Feed
+    | CloseShadow
+)
 Report = (
     Confined
     | Ready
@@ -238,6 +311,7 @@ Report = (
     | Columns
     | Golden
     | Drained
+    | Compared
 )
 
 MessageT = TypeVar("MessageT")

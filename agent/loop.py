@@ -39,6 +39,7 @@ from .core.events import (
     GoldenRowsChecked,
     RuntimeAccepts,
     RuntimeEnded,
+    ShadowEnded,
     Started,
     Stopping,
     TryDue,
@@ -201,7 +202,14 @@ class Loop:
                 self._uplink.alarm(code, detail)
             case MetadataPulled(documents=documents):
                 self._trust.take(documents)
-            case BundleStaged() | FetchFailed() | CandidateRefused() | RuntimeEnded() | TryDue():
+            case (
+                BundleStaged()
+                | FetchFailed()
+                | CandidateRefused()
+                | RuntimeEnded()
+                | TryDue()
+                | ShadowEnded()
+            ):
                 self._apply(item)  # told by the fetcher, or known at once when an effect ran
             case _:
                 for told in self._runtimes.translate(item, self._state):

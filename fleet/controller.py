@@ -37,7 +37,7 @@ from wire import messages as m
 from wire.errors import StorageError
 from wire.link import Connected, Delivered, Disconnected, Link, LinkEvent, Published, Will
 
-from . import alert_evidence, quarantine, registry, rollouts
+from . import alert_evidence, quarantine, registry, rollouts, shadows
 from .alerts import Watch
 from .audit import Witness
 from .drift import DriftSettings
@@ -329,6 +329,7 @@ class Controller:
         with self.store.write() as tx:
             outcome: Outcome = self.ingest.apply(tx, deliveries, now)
             self.windows.take_in(tx, outcome.fresh, now)
+            shadows.take_in(tx, outcome.fresh)
             alert_evidence.take_in(self.alerts, tx, outcome, now)
             news = frozenset(outcome.changed)
             for rollout in tx.rollouts.concerned_ids(news):

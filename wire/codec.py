@@ -14,7 +14,9 @@ from pydantic import BaseModel, ValidationError
 
 from . import messages as m
 from . import topics
+from .alerts import ControllerAlert
 from .errors import PeerError
+from .shadow import ShadowTelemetry
 from .windows import WindowTelemetry
 
 MAX_CONTROL_BYTES: Final = 8 * 1024
@@ -35,9 +37,10 @@ PAYLOADS: Final[dict[str, type[m.Message]]] = {
     "event/chunks_missing": m.ChunksMissing,
     "telemetry/inference": m.InferenceTelemetry,
     "telemetry/window": WindowTelemetry,
+    "telemetry/shadow": ShadowTelemetry,
     "telemetry/vitals": m.VitalsTelemetry,
     "controller/presence": m.ControllerPresence,
-    "controller/alert": m.ControllerAlert,
+    "controller/alert": ControllerAlert,
 }
 """Channel name to the type of its payload; `docs/topics.md` is generated from it."""
 

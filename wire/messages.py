@@ -13,7 +13,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from .ids import BootId, DeviceId, Digest, Fingerprint, ModelName, RolloutId, Version
+from .ids import BootId, DeviceId, Digest, ModelName, RolloutId, Version
 from .lifecycle import Outcome, UpdateState
 
 MAX_MODELS_PER_DEVICE: Final = 8
@@ -25,16 +25,14 @@ MAX_QUARANTINED: Final = 8
 MAX_LIFTED: Final = 8
 """A device that must forget more than it reports is told to forget all of them."""
 MAX_PROTECTIONS: Final = 10
-MAX_ALERTS: Final = 10
 MAX_DETAIL_BYTES: Final = 300
 MAX_REPORTED_DETAIL_BYTES: Final = 80
-MAX_SUBJECT_BYTES: Final = 192
 MAX_INTEGER: Final = 2**53 - 1
 """The largest that every JSON reader keeps exact."""
 CODE_PATTERN: Final = r"^[a-z][a-z0-9_]{0,31}$"
 
 
-def _fit(max_bytes: int) -> BeforeValidator:
+def fitting(max_bytes: int) -> BeforeValidator:
     """Make a text for people fit: what is not printable becomes a blank, what is over is cut.
 
     Such a text comes from anywhere, and is never worth the message that it explains. Its length is
@@ -67,12 +65,11 @@ PositiveCount = Annotated[int, Field(ge=1, le=MAX_INTEGER)]
 UnixMs = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
 Seconds = Annotated[float, Field(ge=0, le=86_400 * 365)]
 Ratio = Annotated[float, Field(ge=0, le=1)]
-Detail = Annotated[str, Field(max_length=MAX_DETAIL_BYTES), _fit(MAX_DETAIL_BYTES)]
+Detail = Annotated[str, Field(max_length=MAX_DETAIL_BYTES), fitting(MAX_DETAIL_BYTES)]
 ReportedDetail = Annotated[
-    str, Field(max_length=MAX_REPORTED_DETAIL_BYTES), _fit(MAX_REPORTED_DETAIL_BYTES)
+    str, Field(max_length=MAX_REPORTED_DETAIL_BYTES), fitting(MAX_REPORTED_DETAIL_BYTES)
 ]
-Subject = Annotated[str, Field(max_length=MAX_SUBJECT_BYTES), _fit(MAX_SUBJECT_BYTES)]
-Label = Annotated[str, Field(max_length=32), _fit(32)]
+Label = Annotated[str, Field(max_length=32), fitting(32)]
 CodeText = Annotated[str, Field(pattern=CODE_PATTERN)]
 
 
@@ -144,6 +141,26 @@ class DesiredModel(Part):
     guards: Guards = Guards()
 
 
+class DesiredShadow(Part):
+    """A release that shall answer a sample of the requests beside the active one, and never serve."""
+
+    model: ModelName
+    """Which line of models; what serves of it is what the answers are compared with."""
+    version: Version
+    """As of a desired model."""
+    manifest: Digest
+    index: Digest
+    rollout: RolloutId
+    """The rollout that asks for it; a trial that failed is tried again by another one."""
+    sample_ratio: Ratio = 0.1
+    """Share of the requests that it is given."""
+    rtol: Ratio = 0.01
+    """A number agrees when it is within `atol` plus this share of the active one's answer. A row with
+    labels agrees when these are equal, whatever its numbers."""
+    atol: Annotated[float, Field(ge=0, le=1e12)] = 0.0
+    """See `rtol`; in the output's own unit."""
+
+
 class LiftedQuarantine(Part):
     """An operator's word that quarantined bundles may be tried again."""
 
@@ -173,6 +190,8 @@ class Desired(Message):
         tuple[LiftedQuarantine, ...], Field(max_length=MAX_LIFTED, fail_fast=True)
     ] = ()
     """Quarantines that end; repeated until the device has reported a generation as high."""
+    shadow: DesiredShadow | None = None
+    """What answers beside the active one; an agent that knows no shadows serves on without."""
 
 
 class Release(Part):
@@ -231,6 +250,16 @@ class Inventory(Part):
     """What confines the runtime's process, by name; what this kernel lacks is not in it."""
 
 
+class ReportedShadow(Part):
+    """Where the shadow that is asked for stands."""
+
+    manifest: Digest
+    state: Literal["waiting", "fetching", "running", "failed"]
+    """`waiting` for an update that goes first, or for a release to compare with."""
+    code: CodeText | None = None
+    """Why it failed, from the list of codes; the event has the words."""
+
+
 class Reported(Message):
     """The whole reported state of a device."""
 
@@ -247,6 +276,8 @@ class Reported(Message):
     ] = ()
     """The newest ones."""
     inventory: Inventory = Inventory()
+    shadow: ReportedShadow | None = None
+    """Null without one, and from an agent that knows none."""
 
 
 class Presence(Message):
@@ -269,36 +300,6 @@ class ControllerPresence(Message):
     """Number of this connection within the boot."""
     version: Label = ""
     """Version of the controller."""
-
-
-class ToldAlert(Part):
-    """One of the alerts that are told together."""
-
-    subject: Subject
-    """What it is about: a device, a rollout, a release."""
-    device: DeviceId | None = None
-    """The device that it is about, if it is one."""
-    fingerprint: Fingerprint
-    """The same for the same rule and subject, for ever, and in the webhooks."""
-    text: ReportedDetail = ""
-    """The alert in words."""
-
-
-class ControllerAlert(Message):
-    """Alerts of one rule that began, or that are over, told together."""
-
-    status: Literal["firing", "resolved"]
-    rule: CodeText
-    """Which rule; see the runbook."""
-    severity: Literal["critical", "warning", "info"]
-    summary: Detail
-    """All of it in words."""
-    count: Count
-    """How many alerts."""
-    since_unix_ms: UnixMs
-    """When the first of them began."""
-    alerts: Annotated[tuple[ToldAlert, ...], Field(max_length=MAX_ALERTS, fail_fast=True)] = ()
-    """The first of them."""
 
 
 class Record(Message):

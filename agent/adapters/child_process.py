@@ -13,7 +13,7 @@ from typing import Final
 
 from agent import control
 from agent.core.states import OutputShift
-from agent.ports import ColumnStats, Counters, Heartbeat, ServedModel, WindowStats
+from agent.ports import ColumnStats, Counters, Heartbeat, ServedModel, TapStats, WindowStats
 from wire.errors import PeerError
 from wire.latency import LATENCY_BINS
 from wire.lifecycle import Code
@@ -149,7 +149,9 @@ class Child:
             for model in self.models
             if model.name in report.models
         }
-        return Heartbeat(self.number, counted, report.oldest_request_s, report.rss_bytes)
+        tap = report.tap
+        stats = TapStats(tap.sampled_count, tap.dropped_count) if tap is not None else None
+        return Heartbeat(self.number, counted, report.oldest_request_s, report.rss_bytes, stats)
 
     def windows(self, report: control.Windows) -> tuple[WindowStats, ...]:
         """Return its windows, at most one for each model that it has."""

@@ -41,7 +41,7 @@ class Conduct:
         self._said: set[type[control.Report]] = set()
         self._told: set[type[control.Command]] = set()
         self._tallies: dict[str, control.Tally] = {}
-        self._due = {control.Windows: 0, control.Columns: 0, control.Golden: 0}
+        self._due = {control.Windows: 0, control.Columns: 0, control.Golden: 0, control.Compared: 0}
         self._count_counts: Counter[str] = Counter()
 
     def told(self, command: control.Command) -> None:
@@ -57,6 +57,8 @@ class Conduct:
                 self._allow_columns()
             case control.CheckGolden():
                 self._due[control.Golden] += 1
+            case control.CloseShadow():
+                self._due[control.Compared] += 1
             case _:
                 pass
 
@@ -121,7 +123,9 @@ class Conduct:
                 return control.StopAccepting in self._told
             case control.HandOver() | control.Drained():
                 return control.Drain in self._told
-            case control.Windows() | control.Columns() | control.Golden():
+            case control.Compared() if not _is_comparison(report):
+                return False
+            case control.Windows() | control.Columns() | control.Golden() | control.Compared():
                 self._due[type(report)] -= 1
                 return self._due[type(report)] >= 0
             case control.Beat():
@@ -141,6 +145,14 @@ def _is_later(before: control.Tally, after: control.Tally) -> bool:
             (before.non_finite, after.non_finite),
             *zip(before.latency, after.latency, strict=False),
         )
+    )
+
+
+def _is_comparison(said: control.Compared) -> bool:
+    """Whether no part is more than the whole."""
+    not_agreed = said.refused_count + said.failed_count
+    return said.agree_count + not_agreed <= said.row_count and all(
+        each.disagree_count <= each.row_count <= said.row_count for each in said.classes
     )
 
 

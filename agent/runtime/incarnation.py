@@ -15,12 +15,14 @@ from agent import control
 from wire.errors import BundleError, PeerError
 from wire.lifecycle import Code
 
+from .comparison import Comparison
 from .confine import limit_memory
 from .drain import DrainableServer
 from .memory import machine_bytes, rss_bytes
 from .selftest import run_golden
 from .server import InferenceServer
 from .session import MAX_OPSET, LoadedModel, runtime_name
+from .tap import RequestTap
 
 BEAT_S: Final = 1.0
 DEFAULT_BUDGET_MB: Final = 512
@@ -107,6 +109,7 @@ class Incarnation:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._ended = asyncio.Event()
         self._telling = asyncio.Lock()
+        self._comparison: Comparison | None = None
 
     async def live(self) -> int:
         """Serve until drained, or until the channel ends."""
@@ -149,8 +152,31 @@ class Incarnation:
                 self._spawn(self._tell_columns())
             case control.CheckGolden(model=name):
                 self._spawn(self._check_golden(name))
+            case control.Tap() if descriptor is not None:
+                self._tap(RequestTap(command, descriptor))
+            case control.Untap():
+                self._tap(None)
+            case control.Feed(model=name) if descriptor is not None and name in self._models:
+                self._feed(Comparison(self._models[name], command, descriptor))
+            case control.CloseShadow() if self._comparison is not None:
+                self._tell(self._comparison.close_window())
             case _:
                 pass
+
+    def _tap(self, tap: RequestTap | None) -> None:
+        if self._app.tap is not None:
+            self._app.tap.close()
+        self._app.tap = tap
+
+    def _feed(self, comparison: Comparison) -> None:
+        self._comparison = comparison
+        loop, descriptor = asyncio.get_running_loop(), comparison.socket.fileno()
+
+        def read() -> None:
+            if not comparison.read():
+                loop.remove_reader(descriptor)
+
+        loop.add_reader(descriptor, read)
 
     async def _serve(self) -> None:
         await self._server.accept(self._listeners)
@@ -233,6 +259,7 @@ class Incarnation:
                     {name: counters.total() for name, counters in self._app.counters.items()},
                     round(self._app.oldest_request_s(), 3),
                     rss_bytes(),
+                    self._app.tap.counts() if self._app.tap is not None else None,
                 )
             )
             await asyncio.sleep(BEAT_S)

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel, field_validator, model_validator
 
+from fleet.api.shadow_schemas import RolloutShadow, ShadowIn
 from fleet.core.audit import Outcome
 from fleet.core.rights import Role
 from wire.ids import NAME_PATTERN, DeviceId, Digest, ModelName, RolloutId, Version
@@ -229,6 +230,8 @@ class RolloutIn(Schema):
     """Failed devices, over the whole rollout, that do not yet halt it."""
     probation: ProbationIn = ProbationIn()
     guards: GuardsIn = GuardsIn()
+    shadow: ShadowIn | None = None
+    """How the first phase's devices try it as a shadow before; null is not."""
 
     @field_validator("phases")
     @classmethod
@@ -295,6 +298,7 @@ class Rollout(Schema):
     created_unix_ms: int
     ended_unix_ms: int | None = None
     approval: RolloutApproval | None = None
+    shadow: RolloutShadow | None = None
     members: list[RolloutMember] | None = None
 
 

@@ -20,6 +20,7 @@ from fleet.trust.releases import SignedRelease
 from wire import messages as m
 
 from . import schemas
+from .shadow_views import rollout_shadow
 
 
 def devices(tx: Tx, selection: Selection) -> list[schemas.Device]:
@@ -226,6 +227,7 @@ def _rollout(
         created_unix_ms=row.created_unix_ms,
         ended_unix_ms=row.ended_unix_ms,
         approval=_approval(row.approval),
+        shadow=rollout_shadow(tx, row, has_devices=members is not None),
         members=members,
     )
 

@@ -61,10 +61,17 @@ def desired_message(
     generation: int,
     models: Sequence[m.DesiredModel],
     lifted: Sequence[m.LiftedQuarantine] = (),
+    shadow: m.DesiredShadow | None = None,
 ) -> m.Desired:
     """Return the whole desired state of a device, its models in the order of their names."""
     ordered = tuple(sorted(models, key=lambda model: model.name))
-    return m.Desired(device=device, generation=generation, models=ordered, lifted=tuple(lifted))
+    return m.Desired(
+        device=device,
+        generation=generation,
+        models=ordered,
+        lifted=tuple(lifted),
+        shadow=shadow,
+    )
 
 
 class Rollback(NamedTuple):

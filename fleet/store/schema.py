@@ -25,12 +25,12 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-from . import watch_schema  # noqa: F401 - its tables are of the same metadata
+from . import shadow_schema, watch_schema  # noqa: F401 - their tables are of the same metadata
 from .columns import INTEGER, METADATA, device_key, text_type
 
 __all__ = ["METADATA"]
 
-SCHEMA_VERSION: Final = 6
+SCHEMA_VERSION: Final = 7
 """Raised by one for each change of these tables, and the name of alembic's newest revision; a store
 of a newer one is refused."""
 
@@ -86,6 +86,7 @@ REPORTED = Table(
     Column("quarantined", text_type(), nullable=False),
     Column("inventory", text_type(), nullable=False),
     Column("received_unix_ms", BigInteger, nullable=False),
+    Column("shadow", text_type()),  # wire.messages.ReportedShadow
 )
 
 REPORTED_MODELS = Table(

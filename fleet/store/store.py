@@ -25,6 +25,7 @@ from .identities import Identities
 from .journal import Journal
 from .releases import Releases
 from .rollouts import Rollouts
+from .shadows import Shadows
 from .states import States
 from .tokens import Tokens
 from .trust import Trust
@@ -39,6 +40,7 @@ class Tx:
         self.states = States(connection)
         self.releases = Releases(connection)
         self.rollouts = Rollouts(connection)
+        self.shadows = Shadows(connection)
         self.journal = Journal(connection)
         self.identities = Identities(connection)
         self.tokens = Tokens(connection)
