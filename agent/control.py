@@ -20,17 +20,7 @@ from agent.core.captured import CaptureRules
 from agent.core.ring import Ring
 from wire.errors import PeerError
 from wire.latency import LATENCY_BINS
-from wire.manifest import Datatype
-from wire.messages import CODE_PATTERN, MAX_DETAIL_BYTES, MAX_INTEGER, MAX_PROTECTIONS
-from wire.packs import (
-    MAX_DIMENSIONS,
-    MAX_ID_CHARS,
-    MAX_LEFT_OUT,
-    MAX_PACK_ROWS,
-    MAX_TENSORS,
-    MAX_TEXT_CHARS,
-)
-from wire.performance import MAX_CELL, MAX_CLASSES, MAX_SQUARES
+from wire.messages import CODE_PATTERN, MAX_DETAIL_BYTES, MAX_PROTECTIONS
 from wire.windows import (
     MAX_BETWEEN,
     MAX_COLUMN_COUNTS,
@@ -40,33 +30,23 @@ from wire.windows import (
     column_bytes,
 )
 
+from .measured import YEAR_S, Captured, Compared, Count, Labelled, Name, Seconds, Sum
+
 MAX_DATAGRAM_BYTES: Final = 128 * 1024
 """Below Linux's default socket buffer of 208 kB; eight models with five files each take 10 kB."""
 MAX_REPORTED_MODELS: Final = 64
 """Eight are desired and eight more may wait for their removal; above, a report is no report."""
-MAX_TALLY: Final = 2**48
-"""Centuries at any rate; what a few incarnations add up to still is an exact number in JSON."""
 MAX_PSI: Final = 1e4
 """Twice ln(10,000) is the most that shares of 0.0001 and more can make; limits are a bundle's."""
 MAX_COUNTS: Final = 16_384
 """Of one model's columns in one window: 512 of 32 bins each. At 16 digits a count that is 280 kB."""
 MAX_PARTS: Final = 256
 """Reports of one window's columns: four for each of as many models as may be told of."""
-_YEAR_S: Final = 86_400 * 365
 
-_Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_INTEGER)]
-_Tally = Annotated[int, msgspec.Meta(ge=0, le=MAX_TALLY)]
 _Between = Annotated[float, msgspec.Meta(ge=0, le=MAX_BETWEEN)]
-_ColumnCounts = Annotated[tuple[_Tally, ...], msgspec.Meta(max_length=MAX_COLUMN_COUNTS)]
-_Cell = Annotated[int, msgspec.Meta(ge=0, le=MAX_CELL)]
-_Scores = Annotated[tuple[_Tally, ...], msgspec.Meta(max_length=SCORE_BINS)]
-_ScoreSum = Annotated[float, msgspec.Meta(ge=0, le=MAX_INTEGER)]
-_Error = Annotated[float, msgspec.Meta(ge=-MAX_SQUARES, le=MAX_SQUARES)]
-_Squares = Annotated[float, msgspec.Meta(ge=0, le=MAX_SQUARES)]
-_Seconds = Annotated[float, msgspec.Meta(ge=0, le=_YEAR_S)]
-_Ms = Annotated[float, msgspec.Meta(ge=0, le=_YEAR_S * 1000)]
+_ColumnCounts = Annotated[tuple[Sum, ...], msgspec.Meta(max_length=MAX_COLUMN_COUNTS)]
+_Ms = Annotated[float, msgspec.Meta(ge=0, le=YEAR_S * 1000)]
 _Psi = Annotated[float, msgspec.Meta(ge=0, le=MAX_PSI)]
-_Name = Annotated[str, msgspec.Meta(max_length=64)]
 _Label = Annotated[str, msgspec.Meta(pattern=r"^[ -~]{0,32}$")]
 _CodeText = Annotated[str, msgspec.Meta(pattern=CODE_PATTERN)]
 _Detail = Annotated[str, msgspec.Meta(max_length=MAX_DETAIL_BYTES)]
@@ -142,6 +122,29 @@ class CheckGolden(msgspec.Struct, frozen=True, tag="check_golden"):
     model: str
 
 
+class Tap(msgspec.Struct, frozen=True, tag="tap"):
+    """Give a share of a model's answered requests to the socket that comes with this datagram."""
+
+    model: str
+    sample_ratio: float
+
+
+class Untap(msgspec.Struct, frozen=True, tag="untap"):
+    """Give none any more."""
+
+
+class Feed(msgspec.Struct, frozen=True, tag="feed"):
+    """Answer what comes from the socket that comes with this datagram, and compare; to a shadow only."""
+
+    model: str
+    rtol: float
+    atol: float
+
+
+class CloseShadow(msgspec.Struct, frozen=True, tag="close_shadow"):
+    """Close the window over which answers are compared; answer `Compared`."""
+
+
 class Confined(msgspec.Struct, frozen=True, tag="confined"):
     """The walls stand and the libraries are there; no model has been touched yet.
 
@@ -160,7 +163,7 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
     """A model did not load or its golden rows fail; the runtime ends."""
 
-    model: _Name | None
+    model: Name | None
     code: _CodeText
     detail: _Detail
 
@@ -180,8 +183,8 @@ class HandOver(msgspec.Struct, frozen=True, tag="hand_over"):
 class Shift(msgspec.Struct, frozen=True):
     """How far one output column is from its reference; see `agent.core.states.OutputShift`."""
 
-    column: _Name
-    row_count: _Tally
+    column: Name
+    row_count: Sum
     psi: _Psi
     excess: Annotated[float, msgspec.Meta(ge=-MAX_PSI, le=MAX_PSI)]
 
@@ -189,30 +192,38 @@ class Shift(msgspec.Struct, frozen=True):
 class Tally(msgspec.Struct, frozen=True):
     """Counts of one model; see `agent.ports.Counters`."""
 
-    request_count: _Tally = 0
-    row_count: _Tally = 0
-    runtime: _Tally = 0
-    deadline: _Tally = 0
-    client: _Tally = 0
-    non_finite: _Tally = 0
-    latency: Annotated[tuple[_Tally, ...], msgspec.Meta(max_length=LATENCY_BINS)] = ()
+    request_count: Sum = 0
+    row_count: Sum = 0
+    runtime: Sum = 0
+    deadline: Sum = 0
+    client: Sum = 0
+    non_finite: Sum = 0
+    latency: Annotated[tuple[Sum, ...], msgspec.Meta(max_length=LATENCY_BINS)] = ()
     shift: Shift | None = None
+
+
+class TapCounts(msgspec.Struct, frozen=True):
+    """Requests chosen for a shadow since its tap was opened, and those of them that were dropped."""
+
+    sampled_count: Sum
+    dropped_count: Sum
 
 
 class Beat(msgspec.Struct, frozen=True, tag="beat"):
     """Proof of life, once a second, with the counts since the runtime began to serve."""
 
-    models: Annotated[dict[_Name, Tally], msgspec.Meta(max_length=MAX_REPORTED_MODELS)]
-    oldest_request_s: _Seconds
-    rss_bytes: _Count
+    models: Annotated[dict[Name, Tally], msgspec.Meta(max_length=MAX_REPORTED_MODELS)]
+    oldest_request_s: Seconds
+    rss_bytes: Count
+    tap: TapCounts | None = None
 
 
 class Window(msgspec.Struct, frozen=True):
     """What one model did in one telemetry window; the supervisor knows which release it is."""
 
-    model: _Name
-    start_unix_ms: _Count
-    duration_s: _Seconds
+    model: Name
+    start_unix_ms: Count
+    duration_s: Seconds
     tally: Tally
     p50_ms: _Ms | None
     p99_ms: _Ms | None
@@ -227,101 +238,31 @@ class Windows(msgspec.Struct, frozen=True, tag="windows"):
 class Checks(msgspec.Struct, frozen=True):
     """Counts by reason; see `wire.windows.CheckCounts`."""
 
-    range: _Tally = 0
-    category: _Tally = 0
-    missing: _Tally = 0
-    infinite: _Tally = 0
+    range: Sum = 0
+    category: Sum = 0
+    missing: Sum = 0
+    infinite: Sum = 0
 
 
 class Columns(msgspec.Struct, frozen=True, tag="columns"):
     """Counts of some columns of one model in one window; see `wire.windows.WindowTelemetry`."""
 
-    model: _Name
-    start_unix_ms: _Count
-    duration_s: _Seconds
-    row_count: _Tally
+    model: Name
+    start_unix_ms: Count
+    duration_s: Seconds
+    row_count: Sum
     first: Annotated[int, msgspec.Meta(ge=0, le=MAX_POSITION)]
     columns: Annotated[tuple[_ColumnCounts, ...], msgspec.Meta(max_length=MAX_COLUMNS)]
     between: Annotated[tuple[_Between, ...], msgspec.Meta(max_length=MAX_COLUMNS)] = ()
-    scores: Annotated[tuple[_Tally, ...], msgspec.Meta(max_length=SCORE_BINS)] = ()
+    scores: Annotated[tuple[Sum, ...], msgspec.Meta(max_length=SCORE_BINS)] = ()
     flagged: Checks | None = None
     rejected: Checks | None = None
-
-
-class RefusedLabels(msgspec.Struct, frozen=True):
-    """Counts by cause; see `wire.performance.RefusedLabels`."""
-
-    unknown_id: _Tally = 0
-    already_labelled: _Tally = 0
-    wrong_type: _Tally = 0
-    other_version: _Tally = 0
-
-
-class Labelled(msgspec.Struct, frozen=True, tag="labelled"):
-    """Counts of labelled answers of one model; see `wire.performance.PerformanceTelemetry`."""
-
-    model: _Name
-    start_unix_ms: _Count
-    duration_s: _Seconds
-    labelled: _Tally
-    correct: _Tally
-    confusion: Annotated[tuple[_Cell, ...], msgspec.Meta(max_length=MAX_CLASSES**2)] = ()
-    scores: _Scores = ()
-    score_correct: _Scores = ()
-    score_sums: Annotated[tuple[_ScoreSum, ...], msgspec.Meta(max_length=SCORE_BINS)] = ()
-    errors: tuple[_Error, _Squares, _Squares] | None = None
-    refused: RefusedLabels | None = None
-
-
-class CapturedTensor(msgspec.Struct, frozen=True):
-    """Some rows of one tensor; see `agent.core.captured.RowTensor`.
-
-    `data` has the elements of row after row, little-endian; texts are UTF-32 of `width` characters.
-    """
-
-    name: Annotated[str, msgspec.Meta(max_length=128)]
-    is_output: bool
-    datatype: Datatype
-    width: Annotated[int, msgspec.Meta(ge=1, le=MAX_TEXT_CHARS)]
-    shape: Annotated[
-        tuple[Annotated[int, msgspec.Meta(ge=0, le=2**31)], ...],
-        msgspec.Meta(max_length=MAX_DIMENSIONS),
-    ]
-    data: bytes
-
-
-class CapturedRequest(msgspec.Struct, frozen=True):
-    """Rows of one request, which one model answered; the supervisor knows which release it is."""
-
-    model: _Name
-    at_unix_ms: _Count
-    id: Annotated[str, msgspec.Meta(max_length=MAX_ID_CHARS)]
-    scores: Annotated[
-        tuple[Annotated[float, msgspec.Meta(ge=0, le=1)] | None, ...],
-        msgspec.Meta(min_length=1, max_length=MAX_PACK_ROWS),
-    ]
-    """One for each row: its highest class probability."""
-    tensors: Annotated[
-        tuple[CapturedTensor, ...], msgspec.Meta(min_length=1, max_length=2 * MAX_TENSORS)
-    ]
-    left_out: Annotated[
-        tuple[Annotated[str, msgspec.Meta(max_length=128)], ...],
-        msgspec.Meta(max_length=MAX_LEFT_OUT),
-    ] = ()
-
-
-class Captured(msgspec.Struct, frozen=True, tag="captured"):
-    """Rows that were captured since the last of these; only a runtime that has rules tells of any."""
-
-    requests: tuple[CapturedRequest, ...]
-    dropped_count: _Count
-    """Rows that were chosen and did not fit."""
 
 
 class Golden(msgspec.Struct, frozen=True, tag="golden"):
     """How a model's golden rows went."""
 
-    model: _Name
+    model: Name
     is_passed: bool
     detail: _Detail
 
@@ -329,8 +270,8 @@ class Golden(msgspec.Struct, frozen=True, tag="golden"):
 class Drained(msgspec.Struct, frozen=True, tag="drained"):
     """The runtime ends; `handed_over` connections moved, `cut` did not become idle in time."""
 
-    handed_over: _Count
-    cut: _Count
+    handed_over: Count
+    cut: Count
 
 
 Command = (
@@ -343,6 +284,10 @@ Command = (
     | CloseColumns
     | GiveLabels
     | CheckGolden
+    | Tap
+    | Untap
+    | Feed
+    | CloseShadow
 )
 Report = (
     Confined
@@ -358,6 +303,7 @@ Report = (
     | Captured
     | Golden
     | Drained
+    | Compared
 )
 
 MessageT = TypeVar("MessageT")

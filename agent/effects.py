@@ -31,6 +31,8 @@ from .core.events import (
     Promote,
     Serve,
     StartCandidate,
+    StartShadow,
+    StopShadow,
     TryDue,
     TryStaged,
 )
@@ -114,10 +116,8 @@ class Effects:
 
     def _run(self, effect: Effect, state: DeviceState) -> Event | None:
         match effect:
-            case Fetch(assignment=assignment, failure_count=count):
-                self._fetcher.fetch(assignment, respawn_delay_s(count))
-            case CancelFetch():
-                self._fetcher.cancel()
+            case Fetch() | CancelFetch():
+                self._fetch(effect)
             case Serve():
                 return self._runtimes.serve(effect)
             case TryStaged():
@@ -130,6 +130,8 @@ class Effects:
                 return self._runtimes.discard_candidate()
             case CheckGolden(name=name):
                 self._runtimes.check_golden(name)
+            case StartShadow() | StopShadow():
+                return self._runtimes.shadow(effect)
             case Announce():
                 self._announce(effect, state)
             case Collect():
@@ -139,8 +141,15 @@ class Effects:
                 log.debug("ignored an event: %s", reason)
         return None
 
+    def _fetch(self, effect: Fetch | CancelFetch) -> None:
+        if isinstance(effect, Fetch):
+            self._fetcher.fetch(effect.assignment, respawn_delay_s(effect.failure_count))
+        else:
+            self._fetcher.cancel()
+
     def _announce(self, note: Announce, state: DeviceState) -> None:
-        is_bad = note.after is UpdateState.ROLLING_BACK and note.code != "removed"
+        is_shadow = state.shadow is not None and state.shadow.code == note.code
+        is_bad = is_shadow or (note.after is UpdateState.ROLLING_BACK and note.code != "removed")
         log.log(
             logging.WARNING if is_bad else logging.INFO,
             "%s %s: %s -> %s (%s)%s",

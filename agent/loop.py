@@ -42,6 +42,7 @@ from .core.events import (
     GoldenRowsChecked,
     RuntimeAccepts,
     RuntimeEnded,
+    ShadowEnded,
     Started,
     Stopping,
     TryDue,
@@ -217,7 +218,14 @@ class Loop:
                 self._publish_report()
             case MetadataPulled(documents=documents):
                 self._trust.take(documents)
-            case BundleStaged() | FetchFailed() | CandidateRefused() | RuntimeEnded() | TryDue():
+            case (
+                BundleStaged()
+                | FetchFailed()
+                | CandidateRefused()
+                | RuntimeEnded()
+                | TryDue()
+                | ShadowEnded()
+            ):
                 self._apply(item)  # told by the fetcher, or known at once when an effect ran
             case _:
                 for told in self._runtimes.translate(item, self._state):

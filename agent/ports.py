@@ -145,6 +145,14 @@ class RuntimeDied:
 
 
 @dataclass(frozen=True, slots=True)
+class TapStats:
+    """Requests chosen for a shadow since the tap was opened, and those of them that were dropped."""
+
+    sampled_count: int = 0
+    dropped_count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Heartbeat:
     """The serving incarnation's proof of life, once a second."""
 
@@ -152,6 +160,7 @@ class Heartbeat:
     models: Mapping[str, Counters]
     oldest_request_s: float
     rss_bytes: int
+    tap: TapStats | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +206,43 @@ class RowsCaptured:
     dropped_count: int
 
 
+@dataclass(frozen=True, slots=True)
+class ShadowStats:
+    """What a shadow compared in one window; see `wire.shadow.ShadowTelemetry`.
+
+    `classes` are label, rows and rows that disagree; memory is proportional (PSS), 0 where unknown.
+    """
+
+    start_unix_ms: int
+    duration_s: float
+    row_count: int
+    agree_count: int
+    refused_count: int
+    failed_count: int
+    classes: tuple[tuple[str, int, int], ...]
+    active_latency: tuple[int, ...]
+    shadow_latency: tuple[int, ...]
+    active_pss_bytes: int
+    shadow_pss_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowClosed:
+    """Answer to `close_shadow`."""
+
+    incarnation: int
+    stats: ShadowStats
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowGone:
+    """The shadow ended: it did not get ready, ended by itself, or was killed for being stuck."""
+
+    incarnation: int
+    code: str
+    detail: str
+
+
 RuntimeEvent = (
     CandidateReady
     | CandidateFailed
@@ -208,7 +254,18 @@ RuntimeEvent = (
     | LabelsClosed
     | GoldenChecked
     | RowsCaptured
+    | ShadowClosed
+    | ShadowGone
 )
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowOrder:
+    """Which share of the requests a shadow gets, and when numbers agree; see `wire.messages`."""
+
+    sample_ratio: float
+    rtol: float
+    atol: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +285,8 @@ class RuntimeSettings:
     request_deadline_s: float = 30.0
     heartbeat_timeout_s: float = 15.0
     ring: Ring = field(default_factory=Ring)
+    shadow_timeout_s: float = 60.0
+    """Of a shadow's sign of life; longer, since it runs only while nothing else wants the CPU."""
     inherited: Mapping[str, int] = field(default_factory=dict)
     capture: CaptureRules | None = None
     # -P: nothing is imported from the working directory.
@@ -269,6 +328,20 @@ class RuntimeHost(Protocol):
 
     def check_golden(self, model: str) -> None:
         """Ask the serving incarnation to run a model's golden rows again: `GoldenChecked`."""
+
+    def start_shadow(self, model: ServedModel, order: ShadowOrder) -> int:
+        """Start a process aside with `model` and give it a sample of what the active one answers.
+
+        An earlier shadow is ended without an event. The number is that of an incarnation, which never
+        accepts; its end by itself is a `ShadowGone`. It outlives the serving incarnation: the next one
+        gives it its sample.
+        """
+
+    def stop_shadow(self) -> None:
+        """End the shadow, if there is one; no event follows."""
+
+    def close_shadow(self) -> None:
+        """Ask the shadow for what it compared: `ShadowClosed`, once it is ready."""
 
     def tick(self) -> None:
         """Enforce the deadlines: start, heartbeat, oldest request, drain. Called each second."""

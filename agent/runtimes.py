@@ -6,10 +6,12 @@ import logging
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from wire.errors import StorageError
 from wire.latency import since
+from wire.lifecycle import Code
 from wire.messages import Inventory
 from wire.performance import Feedback
 
@@ -25,10 +27,13 @@ from .core.events import (
     RuntimeAccepts,
     RuntimeEnded,
     Serve,
+    ShadowEnded,
     StartCandidate,
+    StartShadow,
+    StopShadow,
 )
 from .core.guards import reference_p99_ms
-from .core.states import DeviceState, OnProbation, Ref, SelfTesting
+from .core.states import DeviceState, OnProbation, Ref, SelfTesting, ShadowWish
 from .ports import (
     CandidateFailed,
     CandidateReady,
@@ -39,6 +44,9 @@ from .ports import (
     RuntimeDied,
     RuntimeHost,
     ServedModel,
+    ShadowGone,
+    ShadowOrder,
+    TapStats,
 )
 
 log = logging.getLogger(__name__)
@@ -48,6 +56,16 @@ MARK_EVERY_S: Final = 1800.0
 MARKS: Final = 3
 """What a release served like is taken from its last one to one and a half hours."""
 DISPLACED: Final = RuntimeEnded("displaced", "it had made room for a candidate")
+
+
+@dataclass(frozen=True, slots=True)
+class Shadowed:
+    """The shadow that runs: which incarnation, of which wish and version, beside which release."""
+
+    incarnation: int
+    wish: ShadowWish
+    version: str
+    active_manifest: str
 
 
 class Runtimes:
@@ -73,6 +91,8 @@ class Runtimes:
         self._seen_at_s = 0.0
         self._newest: Mapping[str, Counters] = {}
         self._marks: deque[tuple[float, Mapping[str, Counters]]] = deque(maxlen=MARKS)
+        self._shadow: Shadowed | None = None
+        self._tapped = self._told = TapStats()
         self.restart_count = 0
         self.inventory = Inventory(
             arch=machine.architecture(),
@@ -91,6 +111,41 @@ class Runtimes:
     def start_candidate(self, effect: StartCandidate) -> CandidateRefused | None:
         """Start an incarnation that waits for `promote`."""
         return self._start(effect.models, auto_promote=False)
+
+    def shadow(self, effect: StartShadow | StopShadow) -> ShadowEnded | None:
+        """Start what shall answer beside the active release, or end it; return why that is impossible."""
+        if isinstance(effect, StopShadow):
+            self._shadow = None
+            self._host.stop_shadow()
+            return None
+        wish = effect.wish
+        if self._is_replacing:
+            detail = 'swap is "replace": there is no room for two models'
+            return ShadowEnded(wish.manifest, Code.SHADOW_NO_ROOM, detail)
+        try:
+            model = self._load(wish.assignment.name, wish.assignment.ref)
+        except StorageError as exc:
+            return ShadowEnded(wish.manifest, exc.code, str(exc))
+        order = ShadowOrder(wish.sample_ratio, wish.rtol, wish.atol)
+        number = self._host.start_shadow(model, order)
+        self._shadow = Shadowed(number, wish, model.version, effect.active.manifest)
+        self._tapped = self._told = TapStats()
+        return None
+
+    def close_shadow(self) -> None:
+        """Ask the shadow for what it compared."""
+        if self._shadow is not None:
+            self._host.close_shadow()
+
+    def shadowed(self, incarnation: int) -> tuple[Shadowed, TapStats] | None:
+        """Return whose window a shadow closed, and what was given since the last one; None of a stale one."""
+        if self._shadow is None or self._shadow.incarnation != incarnation:
+            return None
+        before, self._told = self._told, self._tapped
+        return self._shadow, TapStats(
+            max(0, self._told.sampled_count - before.sampled_count),
+            max(0, self._told.dropped_count - before.dropped_count),
+        )
 
     def promote(self) -> None:
         """Let the candidate accept."""
@@ -156,6 +211,7 @@ class Runtimes:
             case Promoted(incarnation=number) if number == self._candidate:
                 self._serving, self._candidate = number, None
                 self._seen, self._seen_at_s = NOTHING, time.monotonic()
+                self._tapped = self._told = TapStats()  # its own tap counts from nothing
                 self._newest = {}
                 self._marks.clear()
                 return (RuntimeAccepts(),)
@@ -169,6 +225,11 @@ class Runtimes:
                 return (CandidateRefused(None, item.code, item.detail),)
             case Heartbeat(incarnation=number) if number == self._serving:
                 return self._sample(item, state)
+            case ShadowGone(incarnation=number) if (
+                self._shadow and number == self._shadow.incarnation
+            ):
+                manifest, self._shadow = self._shadow.wish.manifest, None
+                return (ShadowEnded(manifest, item.code, item.detail),)
             case GoldenChecked(incarnation=number) if number == self._serving:
                 return (GoldenRowsChecked(item.is_passed, item.detail),)
             case _:
@@ -209,6 +270,8 @@ class Runtimes:
         now_s = time.monotonic()
         elapsed_s, self._seen_at_s = now_s - self._seen_at_s, now_s
         self._newest = beat.models
+        if beat.tap is not None:
+            self._tapped = beat.tap
         if not self._marks or now_s - self._marks[-1][0] >= MARK_EVERY_S:
             self._marks.append((now_s, beat.models))
         if not isinstance(state.update, OnProbation):

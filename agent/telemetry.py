@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import time
 from functools import partial
+from typing import Final
 
 from wire import topics
 from wire.messages import ErrorCount, InferenceTelemetry, LatencyMs, VitalsTelemetry
 from wire.performance import PerformanceTelemetry
+from wire.shadow import MAX_WINDOW_COUNT, ShadowClass, ShadowTelemetry
 from wire.windows import MAX_PART_BYTES, MAX_PART_COLUMNS, WindowTelemetry
 
 from . import control
@@ -21,11 +23,17 @@ from .ports import (
     Heartbeat,
     LabelsClosed,
     LabelStats,
+    ShadowClosed,
+    ShadowStats,
+    TapStats,
     WindowClosed,
     WindowStats,
 )
-from .runtimes import Runtimes
+from .runtimes import Runtimes, Shadowed
 from .uplink import Uplink
+
+SHADOW_INTERVAL_S: Final = 15.0
+"""Longest window of a shadow: what the last one of a shadow that ends has counted is lost."""
 
 
 class TelemetryReporter:
@@ -52,6 +60,8 @@ class TelemetryReporter:
         self._settled_at_s = time.monotonic() + SETTLED_S
         self._due_at_s = time.monotonic() + interval_s
         self._columns_due_at_s = time.monotonic() + window_s
+        self._shadow_interval_s = min(interval_s, SHADOW_INTERVAL_S)
+        self._shadow_due_at_s = time.monotonic()
         self._runtime_rss_bytes = 0
 
     def tick(self, now_s: float) -> None:
@@ -62,6 +72,9 @@ class TelemetryReporter:
         if now_s >= self._columns_due_at_s:
             self._columns_due_at_s = max(self._columns_due_at_s + self._window_s, now_s)
             self._runtimes.close_columns()
+        if now_s >= self._shadow_due_at_s:
+            self._shadow_due_at_s = max(self._shadow_due_at_s + self._shadow_interval_s, now_s)
+            self._runtimes.close_shadow()
         if now_s < self._due_at_s:
             return
         # From the due time, not from now, so that the intervals do not drift; never in a burst.
@@ -84,6 +97,8 @@ class TelemetryReporter:
                     topics.Telemetry(self._device, "performance"),
                     partial(performance_record, stats),
                 )
+            case ShadowClosed():
+                self._report_shadow(item)
             case _:
                 pass
 
@@ -120,6 +135,17 @@ class TelemetryReporter:
                 topics.Telemetry(self._device, "window"), partial(_window_record, stats, part)
             )
 
+    def _report_shadow(self, closed: ShadowClosed) -> None:
+        if (known := self._runtimes.shadowed(closed.incarnation)) is None:
+            return
+        shadowed, given = known
+        if not (closed.stats.row_count or given.sampled_count):
+            return  # an idle device says nothing
+        self._uplink.record(
+            topics.Telemetry(self._device, "shadow"),
+            partial(_shadow_record, shadowed, given, closed.stats),
+        )
+
     def _report_vitals(self) -> None:
         vitals = self._host.vitals()
         now_unix_ms = time.time_ns() // 1_000_000
@@ -144,6 +170,43 @@ class TelemetryReporter:
                 agent_restarts=self._starts.starts.restart_count,
             ),
         )
+
+
+def _shadow_record(
+    shadowed: Shadowed, given: TapStats, stats: ShadowStats, boot: str, seq: int
+) -> ShadowTelemetry:
+    wish = shadowed.wish
+    return ShadowTelemetry(
+        boot=boot,
+        seq=seq,
+        start_unix_ms=stats.start_unix_ms,
+        duration_s=stats.duration_s,
+        model=wish.assignment.name,
+        version=shadowed.version,
+        manifest=wish.manifest,
+        active_manifest=shadowed.active_manifest,
+        rollout=wish.rollout,
+        sampled_count=min(given.sampled_count, MAX_WINDOW_COUNT),
+        dropped_count=min(given.dropped_count, MAX_WINDOW_COUNT),
+        row_count=stats.row_count,
+        agree_count=stats.agree_count,
+        refused_count=stats.refused_count,
+        failed_count=stats.failed_count,
+        classes=tuple(
+            ShadowClass(label=label, row_count=rows, disagree_count=disagreed)
+            for label, rows, disagreed in stats.classes
+        ),
+        active_latency=_trimmed(stats.active_latency),
+        shadow_latency=_trimmed(stats.shadow_latency),
+        active_pss_bytes=stats.active_pss_bytes,
+        shadow_pss_bytes=stats.shadow_pss_bytes,
+    )
+
+
+def _trimmed(counts: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the counts without the zeros at their end."""
+    last = max((n for n, count in enumerate(counts, start=1) if count), default=0)
+    return counts[:last]
 
 
 def _window_record(

@@ -30,7 +30,7 @@ from .adapters.trust_mqtt import DeliveredMetadata
 from .config import AgentConfig
 from .core import metadata_pull
 from .core import trust as core
-from .core.states import Assignment, DeviceState, Fetching, OnProbation
+from .core.states import Assignment, DeviceState, OnProbation
 from .core.trust import Fault, Marks, Refused, TrustView, Verdict, Waits
 
 log = logging.getLogger(__name__)
@@ -221,8 +221,8 @@ class Trust:
         if not (codes := [*waiting, self._failed] if self._failed else waiting):
             return None
         models = set(self._models)
-        if isinstance(state.update, Fetching):
-            models.add(state.update.assignment.name)
+        if (assignment := state.fetched()) is not None:
+            models.add(assignment.name)
         snapshot = self._view.snapshot if self._view is not None else 0
         return metadata_pull.Want(codes[0], snapshot, frozenset(models))
 
@@ -265,7 +265,7 @@ class Trust:
             raise core.refused(verdict.fault)
         self._refuse_dead_fallback(desired, state)
         self._learn_time(desired, keyid)
-        self._want(names)
+        self._want(names if desired.shadow is None else {*names, desired.shadow.model})
         if isinstance(verdict, Waits):
             return verdict.fault, None
         return Fault("", ""), desired
@@ -360,9 +360,8 @@ class Trust:
             return None
 
     def _waiting_install(self, state: DeviceState, now_s: float) -> _Waiting | None:
-        if not isinstance(state.update, Fetching):
+        if (assignment := state.fetched()) is None:
             return None
-        assignment = state.update.assignment
         verdict = self.authorise(assignment)
         if not isinstance(verdict, Waits):
             return None

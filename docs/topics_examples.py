@@ -9,6 +9,7 @@ import json
 from typing import Final
 
 from wire import messages as m
+from wire.alerts import ControllerAlert, ToldAlert
 from wire.lifecycle import Code, Outcome, UpdateState
 from wire.manifest import (
     BASELINE,
@@ -23,6 +24,7 @@ from wire.manifest import (
     digest_of,
 )
 from wire.performance import Feedback, GivenLabel, PerformanceTelemetry, RefusedLabels
+from wire.shadow import ShadowClass, ShadowTelemetry
 from wire.windows import WindowTelemetry
 
 BOOT: Final = "5f0c2b9d41e7a836"
@@ -176,6 +178,29 @@ PAYLOADS: Final[dict[str, m.Message]] = {
         score_sums=(0,) * 17 + (2.6213, 5.5601, 30.4172),
         refused=RefusedLabels(unknown_id=1),
     ),
+    "telemetry/shadow": ShadowTelemetry(
+        boot=BOOT,
+        seq=48,
+        start_unix_ms=NOW_UNIX_MS,
+        duration_s=15.0,
+        model="faces",
+        version="2.4.0",
+        manifest=_digest("faces 2.4.0"),
+        active_manifest=_digest("faces 2.3.0"),
+        rollout="r-13",
+        sampled_count=32,
+        dropped_count=1,
+        row_count=31,
+        agree_count=30,
+        classes=(
+            ShadowClass(label="known", row_count=24, disagree_count=1),
+            ShadowClass(label="unknown", row_count=7, disagree_count=0),
+        ),
+        active_latency=(0,) * 46 + (22, 8, 1),
+        shadow_latency=(0,) * 48 + (19, 9, 2, 1),
+        active_pss_bytes=92_274_688,
+        shadow_pss_bytes=81_788_928,
+    ),
     "telemetry/vitals": m.VitalsTelemetry(
         boot=BOOT,
         seq=42,
@@ -194,7 +219,7 @@ PAYLOADS: Final[dict[str, m.Message]] = {
     "controller/presence": m.ControllerPresence(
         state="online", boot="c41d08e2f7b6935a", birth=1, version="0.1.0"
     ),
-    "controller/alert": m.ControllerAlert(
+    "controller/alert": ControllerAlert(
         status="firing",
         rule="device_offline",
         severity="warning",
@@ -202,7 +227,7 @@ PAYLOADS: Final[dict[str, m.Message]] = {
         count=1,
         since_unix_ms=NOW_UNIX_MS,
         alerts=(
-            m.ToldAlert(
+            ToldAlert(
                 subject="cam-01",
                 device="cam-01",
                 fingerprint="dab9ceb70c4201f3",

@@ -15,7 +15,7 @@ from typing import Any, Final
 from fleet.core.alerts import Alert, News, Rule, fingerprint
 from fleet.store.alerts import AlertRow
 from wire import codec
-from wire import messages as m
+from wire.alerts import MAX_ALERTS, ControllerAlert, ToldAlert
 
 MAX_SHOWN: Final = 100
 """Alerts in one message, which is then at most about 100 kB; the rest is a number."""
@@ -105,15 +105,15 @@ def webhook(telling: Telling, receiver: str, url: str) -> str:
 def mqtt(telling: Telling) -> str:
     """Return the message of the topic."""
     told = tuple(
-        m.ToldAlert(
+        ToldAlert(
             subject=row.alert.subject,
             device=row.device,
             fingerprint=fingerprint(labels(row.alert, telling.rule, row.device)),
             text=row.text,
         )
-        for row in telling.rows[: m.MAX_ALERTS]
+        for row in telling.rows[:MAX_ALERTS]
     )
-    message = m.ControllerAlert(
+    message = ControllerAlert(
         status="resolved" if telling.news == "resolved" else "firing",
         rule=telling.rule.name,
         severity=telling.rule.severity,

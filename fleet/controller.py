@@ -13,20 +13,12 @@ import secrets
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Final, TypeVar
-
-from securesystemslib.signer import SSlibKey
+from typing import Final
 
 from fleet.api.schemas import (
     DeviceIn,
-    QuarantineLiftIn,
-    QuarantineLiftResult,
-    RollbackIn,
-    RollbackResult,
-    RolloutIn,
 )
 from fleet.core.rights import WHOLE_FLEET, Scope
-from fleet.core.states import Rollout
 from fleet.store.devices import Selection
 from fleet.store.journal import RECORD_DAYS
 from fleet.store.store import Store, Tx
@@ -38,10 +30,11 @@ from wire.errors import StorageError
 from wire.link import Connected, Delivered, Disconnected, Link, LinkEvent, Published, Will
 from wire.performance import GivenLabel
 
-from . import alert_evidence, feedback, quarantine, registry, rollouts
+from . import alert_evidence, feedback, registry, rollouts, shadows
 from .alerts import Watch
 from .audit import Witness
 from .capture_limits import CaptureLimits
+from .commands import Commands, ResultT
 from .drift import DriftSettings
 from .evidence import Sight
 from .inbox import Inbox
@@ -54,7 +47,6 @@ from .windows import KEEP_DAYS_MS, WindowKeeper
 
 log = logging.getLogger(__name__)
 
-ResultT = TypeVar("ResultT")
 Clock = Callable[[], int]
 """Milliseconds of the Unix epoch."""
 
@@ -70,7 +62,7 @@ TRUST_EVERY_MS: Final = 600_000
 DAY_MS: Final = 24 * 3_600_000
 
 
-class Controller:
+class Controller(Commands):
     """See the module. `run` is the loop's thread; `run_once` is the same, one round at a time."""
 
     def __init__(
@@ -217,53 +209,6 @@ class Controller:
         self.command(lambda tx: registry.add_devices(tx, list(devices), self._clock(), scope=scope))
         self._must_listen = True
 
-    def set_tags(self, device: str, tags: Mapping[str, str], *, scope: Scope = WHOLE_FLEET) -> None:
-        """See `registry.set_tags`."""
-        self.command(lambda tx: registry.set_tags(tx, device, tags, self._clock(), scope=scope))
-
-    def remove_device(self, device: str, *, scope: Scope = WHOLE_FLEET) -> None:
-        """See `registry.remove_device`."""
-        self.command(lambda tx: registry.remove_device(tx, device, self._clock(), scope=scope))
-        if self.enrolment is not None:
-            self.enrolment.forget(device)
-
-    def start_rollout(
-        self, request: RolloutIn, *, scope: Scope = WHOLE_FLEET, by: str = ""
-    ) -> Rollout:
-        """See `rollouts.start`."""
-        limit = self._approval_limit
-        return self.command(
-            lambda tx: rollouts.start(tx, request, self._sight(), scope=scope, by=by, limit=limit)
-        )
-
-    def approve_rollout(self, rollout: str, *, by: str, scope: Scope = WHOLE_FLEET) -> Rollout:
-        """See `rollouts.approve`."""
-        return self.command(
-            lambda tx: rollouts.approve(tx, rollout, self._sight(), by=by, scope=scope)
-        )
-
-    def pause_rollout(self, rollout: str, *, scope: Scope = WHOLE_FLEET) -> Rollout:
-        """See `rollouts.pause`."""
-        return self.command(lambda tx: rollouts.pause(tx, rollout, self._sight(), scope=scope))
-
-    def resume_rollout(self, rollout: str, *, scope: Scope = WHOLE_FLEET) -> Rollout:
-        """See `rollouts.resume`."""
-        return self.command(lambda tx: rollouts.resume(tx, rollout, self._sight(), scope=scope))
-
-    def abort_rollout(self, rollout: str, *, scope: Scope = WHOLE_FLEET) -> Rollout:
-        """See `rollouts.abort`."""
-        return self.command(lambda tx: rollouts.abort(tx, rollout, self._sight(), scope=scope))
-
-    def rollback(self, request: RollbackIn, *, scope: Scope = WHOLE_FLEET) -> RollbackResult:
-        """See `rollouts.rollback`."""
-        return self.command(lambda tx: rollouts.rollback(tx, request, self._sight(), scope=scope))
-
-    def lift_quarantine(
-        self, request: QuarantineLiftIn, *, scope: Scope = WHOLE_FLEET
-    ) -> QuarantineLiftResult:
-        """See `quarantine.lift`."""
-        return self.command(lambda tx: quarantine.lift(tx, request, self._clock(), scope=scope))
-
     def give_labels(
         self,
         device: str,
@@ -285,10 +230,6 @@ class Controller:
         if accepted.has_new_director:
             self._next_renewal_unix_ms = 0
         return accepted
-
-    def make_trust_key(self, role: str) -> SSlibKey:
-        """See `Authority.make_key`."""
-        return self._authority.make_key(role)
 
     def command(self, do: Callable[[Tx], ResultT]) -> ResultT:
         """Run a transaction, and let the loop send what it stored."""
@@ -346,6 +287,7 @@ class Controller:
         with self.store.write() as tx:
             outcome: Outcome = self.ingest.apply(tx, deliveries, now)
             self.windows.take_in(tx, outcome.fresh, now)
+            shadows.take_in(tx, outcome.fresh)
             alert_evidence.take_in(self.alerts, tx, outcome, now)
             news = frozenset(outcome.changed)
             for rollout in tx.rollouts.concerned_ids(news):

@@ -20,13 +20,15 @@ def generation_after(tx: Tx, device: str) -> int:
 
 
 def give(tx: Tx, device: str, generation: int, model: m.DesiredModel) -> None:
-    """Make `model` part of a device's desired state and have that published."""
+    """Make `model` part of a device's desired state, ending its shadow, and have that published."""
+    tx.shadows.drop_desired(device, model.name)
     tx.states.set_desired(device, model, generation)
     renumber(tx, device, generation)
 
 
 def take(tx: Tx, device: str, generation: int, model: str) -> None:
-    """Remove a model from a device and have that published."""
+    """Remove a model from a device, with its shadow, and have that published."""
+    tx.shadows.drop_desired(device, model)
     tx.states.drop_desired(device, model)
     renumber(tx, device, generation)
 
@@ -51,5 +53,6 @@ def current(tx: Tx, device: str) -> m.Desired | None:
         generation,
         models,
         tx.states.lifted(selection).get(device, ()),
-        tx.captures.open_message(device),
+        capture=tx.captures.open_message(device),
+        shadow=tx.shadows.desired(device),
     )

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from fleet.core.reconcile import next_generation, previous_of
-from fleet.core.states import DeviceEvidence, Rollout
+from fleet.core.states import DeviceEvidence, Rollout, ShadowSeen
 from fleet.store.devices import BATCH, Selection
 from fleet.store.store import Tx
 from wire.lifecycle import Outcome, UpdateState
@@ -84,10 +84,12 @@ def evidence_of(
     heads = tx.states.heads(selection)
     reported = {row.device: row for row in tx.states.reported(selection, model)}
     confirmed = tx.states.confirmed_keys(selection, model)
+    shadows = tx.states.shadows(selection)
     result = {}
     for device, last_seen in tx.devices.last_seen(selection).items():
         here = presence.get(device)
         seen_generation, quarantined = heads.get(device, (0, frozenset()))
+        shadow = shadows.get(device)
         row = reported.get(device)
         result[device] = DeviceEvidence(
             is_online=here is not None and here.state == "online",
@@ -108,5 +110,6 @@ def evidence_of(
                 confirmed=confirmed.get(device, []),
                 quarantined=quarantined,
             ),
+            shadow=ShadowSeen(shadow.manifest, shadow.state, shadow.code) if shadow else None,
         )
     return result

@@ -10,6 +10,10 @@ def narrate(old: Rollout, new: Rollout) -> list[EventRow]:
     """Return one event for each phase, failed device and state that changed."""
     lines: list[str] = []
     total = len(new.phases)
+    if old.shadow is not None and new.shadow is not None and old.shadow.state != new.shadow.state:
+        count = len(new.shadow.devices)
+        words = f"opened, devices: {count}" if new.shadow.state == "open" else new.shadow.state
+        lines.append(f"shadow {words}")
     for number, (before, after) in enumerate(zip(old.phases, new.phases, strict=True), start=1):
         if before.state == after.state:
             continue

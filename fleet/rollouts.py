@@ -15,7 +15,8 @@ from fleet.core import gate
 from fleet.core import rollout as engine
 from fleet.core.reconcile import rollback_of
 from fleet.core.rights import WHOLE_FLEET, Scope, is_within
-from fleet.core.states import LIVE, Assign, Command, ReleaseKey, Rollout
+from fleet.core.shadow import NONE
+from fleet.core.states import LIVE, Assign, Command, ReleaseKey, Rollout, Shade, Unshade
 from fleet.store.devices import Selection
 from fleet.store.journal import EventRow
 from fleet.store.rollouts import Order
@@ -24,7 +25,7 @@ from fleet.trust.stored import dead_manifests, require_signed
 from wire import messages as m
 from wire.errors import PeerError
 
-from . import aliases, desired, registry, tokens
+from . import aliases, desired, registry, shadows, tokens
 from .evidence import Sight, StoredEvidence, evidence_of
 from .narrate import narrate
 from .tokens import out_of_scope
@@ -72,7 +73,9 @@ def start(
         soak_s=request.soak_s,
         tolerance=request.tolerance,
         now_unix_ms=sight.now_unix_ms,
+        shadow_rule=request.shadow.rule() if request.shadow is not None else None,
     )
+    shadows.refuse_second(tx, rollout)
     body = m.DesiredModel(
         name=request.model,
         version=release.version,
@@ -121,6 +124,7 @@ def approve(
             f"{rollout.id} is {rollout.state} and waits for nobody", code="not_proposed"
         )
     made_by = tokens.makers(tx, by)
+    shadows.refuse_second(tx, rollout)
     new = engine.approve(rollout, by=by, made_by=made_by, now_unix_ms=sight.now_unix_ms)
     if new == rollout:
         raise _same_person(rollout, by)
@@ -143,7 +147,9 @@ def advance(
     if sight.since_unix_ms is None:
         return rollout
     known = StoredEvidence(tx, rollout, sight, news)
-    new, commands = engine.step(rollout, known, sight.now_unix_ms, news=news)
+    is_tried = rollout.shadow is not None and rollout.shadow.state == "open"
+    compared = tx.shadows.counts(rollout.id) if is_tried else NONE
+    new, commands = engine.step(rollout, known, sight.now_unix_ms, news=news, compared=compared)
     return _carry_out(tx, rollout, new, commands, sight)
 
 
@@ -268,6 +274,13 @@ def _carry_out(
             body = body or tx.rollouts.order(new.id).body
             desired.give(tx, command.device, command.generation, body)
             continue
+        if isinstance(command, Shade):
+            body = body or tx.rollouts.order(new.id).body
+            shadows.shade(tx, new, body.index, command.device, command.generation)
+            continue
+        if isinstance(command, Unshade):
+            shadows.unshade(tx, new.model, [command.device])
+            continue
         previous = _previous_body(tx, command.device, new.model, command.previous)
         if previous is None:
             desired.take(tx, command.device, command.generation, new.model)
@@ -311,7 +324,8 @@ def _take_over(tx: Tx, rollout: Rollout, sight: Sight) -> None:
 
 
 def _supersede(tx: Tx, model: str, devices: frozenset[str], why: str, sight: Sight) -> None:
-    """Take devices out of all live rollouts of a model; one that is left empty ends."""
+    """Take devices out of all live rollouts of a model, and end its shadows; one left empty ends."""
+    shadows.unshade(tx, model, devices)
     for rollout_id in tx.rollouts.live_ids(model):
         old = get(tx, rollout_id)
         new = engine.supersede(old, devices, why)

@@ -14,8 +14,10 @@ from pydantic import BaseModel, ValidationError
 
 from . import messages as m
 from . import topics
+from .alerts import ControllerAlert
 from .errors import PeerError
 from .performance import Feedback, PerformanceTelemetry
+from .shadow import ShadowTelemetry
 from .windows import WindowTelemetry
 
 MAX_CONTROL_BYTES: Final = 8 * 1024
@@ -38,9 +40,10 @@ PAYLOADS: Final[dict[str, type[m.Message]]] = {
     "telemetry/inference": m.InferenceTelemetry,
     "telemetry/window": WindowTelemetry,
     "telemetry/performance": PerformanceTelemetry,
+    "telemetry/shadow": ShadowTelemetry,
     "telemetry/vitals": m.VitalsTelemetry,
     "controller/presence": m.ControllerPresence,
-    "controller/alert": m.ControllerAlert,
+    "controller/alert": ControllerAlert,
 }
 """Channel name to the type of its payload; `docs/topics.md` is generated from it."""
 

@@ -51,6 +51,8 @@ class Code(StrEnum):
     ALREADY_ACTIVE = "already_active"
     SUPERSEDED = "superseded"
     QUARANTINE_LIFTED = "quarantine_lifted"
+    SHADOW_STARTED = "shadow_started"
+    SHADOW_ENDED = "shadow_ended"
     # the bundle's fault: quarantined
     MANIFEST_INVALID = "manifest_invalid"
     DIGEST_MISMATCH = "digest_mismatch"
@@ -67,6 +69,9 @@ class Code(StrEnum):
     REQUEST_STUCK = "request_stuck"
     RUNTIME_DIED = "runtime_died"
     CRASH_LOOP = "crash_loop"
+    # a shadow's fault: its trial has failed, and nothing that serves
+    SHADOW_DIED = "shadow_died"
+    SHADOW_STUCK = "shadow_stuck"
     # the assignment's fault
     QUARANTINED = "quarantined"
     INDEX_INVALID = "index_invalid"
@@ -93,6 +98,7 @@ class Code(StrEnum):
     STORAGE_ERROR = "storage_error"
     CONTENT_CORRUPT = "content_corrupt"
     START_FAILED = "start_failed"
+    SHADOW_NO_ROOM = "shadow_no_room"
     STEP_LIMIT = "step_limit"
     STATE_LOST = "state_lost"
     IDENTITY_DAMAGED = "identity_damaged"

@@ -14,7 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from .capture import CaptureFacts, CaptureRequest
 from .fitting import fit, refuse_boolean
-from .ids import BootId, DeviceId, Digest, Fingerprint, ModelName, RolloutId, Version
+from .ids import BootId, DeviceId, Digest, ModelName, RolloutId, Version
 from .lifecycle import Outcome, UpdateState
 
 MAX_MODELS_PER_DEVICE: Final = 8
@@ -26,10 +26,8 @@ MAX_QUARANTINED: Final = 8
 MAX_LIFTED: Final = 8
 """A device that must forget more than it reports is told to forget all of them."""
 MAX_PROTECTIONS: Final = 10
-MAX_ALERTS: Final = 10
 MAX_DETAIL_BYTES: Final = 300
 MAX_REPORTED_DETAIL_BYTES: Final = 80
-MAX_SUBJECT_BYTES: Final = 192
 MAX_INTEGER: Final = 2**53 - 1
 """The largest that every JSON reader keeps exact."""
 CODE_PATTERN: Final = r"^[a-z][a-z0-9_]{0,31}$"
@@ -44,7 +42,6 @@ Detail = Annotated[str, Field(max_length=MAX_DETAIL_BYTES), fit(MAX_DETAIL_BYTES
 ReportedDetail = Annotated[
     str, Field(max_length=MAX_REPORTED_DETAIL_BYTES), fit(MAX_REPORTED_DETAIL_BYTES)
 ]
-Subject = Annotated[str, Field(max_length=MAX_SUBJECT_BYTES), fit(MAX_SUBJECT_BYTES)]
 Label = Annotated[str, Field(max_length=32), fit(32)]
 CodeText = Annotated[str, Field(pattern=CODE_PATTERN)]
 
@@ -115,6 +112,26 @@ class DesiredModel(Part):
     guards: Guards = Guards()
 
 
+class DesiredShadow(Part):
+    """A release that shall answer a sample of the requests beside the active one, and never serve."""
+
+    model: ModelName
+    """Which line of models; what serves of it is what the answers are compared with."""
+    version: Version
+    """As of a desired model."""
+    manifest: Digest
+    index: Digest
+    rollout: RolloutId
+    """The rollout that asks for it; a trial that failed is tried again by another one."""
+    sample_ratio: Ratio = 0.1
+    """Share of the requests that it is given."""
+    rtol: Ratio = 0.01
+    """A number agrees when it is within `atol` plus this share of the active one's answer. A row with
+    labels agrees when these are equal, whatever its numbers."""
+    atol: Annotated[float, Field(ge=0, le=1e12)] = 0.0
+    """See `rtol`; in the output's own unit."""
+
+
 class LiftedQuarantine(Part):
     """An operator's word that quarantined bundles may be tried again."""
 
@@ -146,6 +163,8 @@ class Desired(Message):
     """Quarantines that end; repeated until the device has reported a generation as high."""
     capture: CaptureRequest | None = None
     """Captured rows that are wanted; the device begins at the first generation that has it."""
+    shadow: DesiredShadow | None = None
+    """What answers beside the active one; an agent that knows no shadows serves on without."""
 
 
 class Release(Part):
@@ -206,6 +225,16 @@ class Inventory(Part):
     """What it captures; null where capture is off, as it is by default."""
 
 
+class ReportedShadow(Part):
+    """Where the shadow that is asked for stands."""
+
+    manifest: Digest
+    state: Literal["waiting", "fetching", "running", "failed"]
+    """`waiting` for an update that goes first, or for a release to compare with."""
+    code: CodeText | None = None
+    """Why it failed, from the list of codes; the event has the words."""
+
+
 class Reported(Message):
     """The whole reported state of a device."""
 
@@ -222,6 +251,8 @@ class Reported(Message):
     ] = ()
     """The newest ones."""
     inventory: Inventory = Inventory()
+    shadow: ReportedShadow | None = None
+    """Null without one, and from an agent that knows none."""
 
 
 class Presence(Message):
@@ -244,36 +275,6 @@ class ControllerPresence(Message):
     """Number of this connection within the boot."""
     version: Label = ""
     """Version of the controller."""
-
-
-class ToldAlert(Part):
-    """One of the alerts that are told together."""
-
-    subject: Subject
-    """What it is about: a device, a rollout, a release."""
-    device: DeviceId | None = None
-    """The device that it is about, if it is one."""
-    fingerprint: Fingerprint
-    """The same for the same rule and subject, for ever, and in the webhooks."""
-    text: ReportedDetail = ""
-    """The alert in words."""
-
-
-class ControllerAlert(Message):
-    """Alerts of one rule that began, or that are over, told together."""
-
-    status: Literal["firing", "resolved"]
-    rule: CodeText
-    """Which rule; see the runbook."""
-    severity: Literal["critical", "warning", "info"]
-    summary: Detail
-    """All of it in words."""
-    count: Count
-    """How many alerts."""
-    since_unix_ms: UnixMs
-    """When the first of them began."""
-    alerts: Annotated[tuple[ToldAlert, ...], Field(max_length=MAX_ALERTS, fail_fast=True)] = ()
-    """The first of them."""
 
 
 class Record(Message):

@@ -20,12 +20,13 @@ MAX_SUBSCRIPTIONS: Final = 50  # AWS IoT Core's limit per connection
 Qos = Literal[0, 1]
 Writer = Literal["device", "controller"]
 EventKind = Literal["update", "chunks_missing", "gap", "alarm"]
-TelemetryKind = Literal["inference", "window", "performance", "vitals"]
+TelemetryKind = Literal["inference", "window", "performance", "shadow", "vitals"]
 EVENT_KINDS: Final[tuple[EventKind, ...]] = ("update", "chunks_missing", "gap", "alarm")
 TELEMETRY_KINDS: Final[tuple[TelemetryKind, ...]] = (
     "inference",
     "window",
     "performance",
+    "shadow",
     "vitals",
 )
 TRUST_PATTERN: Final = r"^(timestamp|snapshot|targets|root-[1-9][0-9]{0,8})$"

@@ -17,7 +17,7 @@ import threading
 import time
 from typing import Final
 
-from agent import control
+from agent import control, measured
 from agent.ports import (
     CandidateFailed,
     CandidateReady,
@@ -30,12 +30,16 @@ from agent.ports import (
     RuntimeSettings,
     RuntimeSink,
     ServedModel,
+    ShadowClosed,
+    ShadowGone,
+    ShadowOrder,
     WindowClosed,
 )
 from wire.errors import PeerError
 from wire.lifecycle import Code
 from wire.performance import GivenLabel
 
+from .aside import START_FACTOR, Aside, shadow_settings
 from .child_process import Child
 from .listeners import open_listeners
 
@@ -73,6 +77,7 @@ class ProcessRuntimeHost:
         self._number = 0
         self._serving: Child | None = None
         self._candidate: Child | None = None
+        self._shadow: Aside | None = None
         self._leaving: list[Child] = []
         self._queued: Child | None = None  # waits for the old one to be gone (swap = "replace")
         self._held: list[int] = []
@@ -119,6 +124,38 @@ class ProcessRuntimeHost:
                 child, self._candidate = self._candidate, None
                 self._end(child)
 
+    def start_shadow(self, model: ServedModel, order: ShadowOrder) -> int:
+        """See `RuntimeHost.start_shadow`."""
+        settings = self._settings
+        with self._lock:
+            self.stop_shadow()
+            self._number += 1
+            timeout_s = START_FACTOR * settings.start_timeout_s
+            child = Child(self._number, (model,), auto_promote=False, timeout_s=timeout_s)
+            try:
+                child.spawn(shadow_settings(settings), ())
+            except OSError as exc:
+                text = f"no process could be started: {exc.strerror or exc}"
+                self._sink(ShadowGone(child.number, Code.START_FAILED, text))
+                return child.number
+            self._shadow = Aside(child, order)
+            self._listen_to(child)
+            return child.number
+
+    def stop_shadow(self) -> None:
+        """See `RuntimeHost.stop_shadow`."""
+        with self._lock:
+            if self._shadow is not None:
+                shadow, self._shadow = self._shadow, None
+                shadow.close(self._serving)
+                self._end(shadow.child)
+
+    def close_shadow(self) -> None:
+        """See `RuntimeHost.close_shadow`."""
+        with self._lock:
+            if self._shadow is not None and self._shadow.child.is_ready:
+                self._shadow.child.tell(control.CloseShadow())
+
     def close_window(self) -> None:
         """See `RuntimeHost.close_window`."""
         with self._lock:
@@ -154,6 +191,10 @@ class ProcessRuntimeHost:
             if (child := self._serving) is not None and (why := self._stuck(child, now_s)):
                 child.condemn(Code.REQUEST_STUCK, why)
                 child.kill()
+            limit_s = self._settings.shadow_timeout_s
+            if (aside := self._shadow) is not None and (fault := aside.fault(now_s, limit_s)):
+                aside.child.condemn(*fault)
+                aside.child.kill()
             for child in self._leaving:
                 if now_s > child.leave_by_s:
                     child.kill()
@@ -173,6 +214,7 @@ class ProcessRuntimeHost:
             if not self._reader.is_alive() or self._is_stopping:
                 return
             self._is_stopping = True
+            self.stop_shadow()
             self.discard_candidate()
             self._drop_held()
             if self._serving is not None:
@@ -212,6 +254,9 @@ class ProcessRuntimeHost:
             self._sink(CandidateFailed(child.number, None, Code.START_FAILED, text))
             return
         self._candidate = child
+        self._listen_to(child)
+
+    def _listen_to(self, child: Child) -> None:
         self._selector.register(child.channel, selectors.EVENT_READ, child)
         os.write(self._wake_in, b"x")
 
@@ -312,13 +357,16 @@ class ProcessRuntimeHost:
             case control.Windows():
                 self._sink(WindowClosed(child.number, child.windows(report)))
             case control.Columns():
-                if (stats := child.columns(report)) is not None:
-                    self._sink(ColumnsClosed(child.number, stats))
-            case control.Labelled():
+                if (columns := child.columns(report)) is not None:
+                    self._sink(ColumnsClosed(child.number, columns))
+            case measured.Labelled():
                 if (labelled := child.labelled(report)) is not None:
                     self._sink(LabelsClosed(child.number, labelled))
-            case control.Captured(dropped_count=dropped):
+            case measured.Captured(dropped_count=dropped):
                 self._sink(RowsCaptured(child.number, child.captured(report), dropped))
+            case measured.Compared() if self._shadow is not None and child is self._shadow.child:
+                stats = self._shadow.stats(report, self._serving)
+                self._sink(ShadowClosed(child.number, stats))
             case control.Golden(model=model, is_passed=is_passed, detail=detail):
                 detail = control.printable(detail)
                 self._sink(GoldenChecked(child.number, model, is_passed, detail))
@@ -326,6 +374,12 @@ class ProcessRuntimeHost:
                 log.debug("runtime %d: %s", child.number, report)
 
     def _ready(self, child: Child) -> None:
+        if self._shadow is not None and child is self._shadow.child:
+            child.is_ready = True
+            child.last_beat_s = time.monotonic()
+            self._shadow.connect()
+            self._shadow.tap(self._serving)
+            return
         if child is not self._candidate:
             return
         child.is_ready = True
@@ -338,6 +392,8 @@ class ProcessRuntimeHost:
     def _accepting(self, child: Child) -> None:
         old, self._serving, self._candidate = self._serving, child, None
         self._pass_on_held()
+        if self._shadow is not None:
+            self._shadow.tap(child)
         self._sink(Promoted(child.number))
         if old is not None:
             self._drain(old, self._settings.drain_s)
@@ -369,6 +425,10 @@ class ProcessRuntimeHost:
             self._candidate = None
             self._promoting_since_s = None
             self._sink(CandidateFailed(child.number, child.culprit, code, detail))
+        elif self._shadow is not None and child is self._shadow.child:
+            shadow, self._shadow = self._shadow, None
+            shadow.close(self._serving)
+            self._sink(ShadowGone(child.number, *Aside.end(code, detail)))
         elif child is self._serving:
             self._serving = None
             self._sink(RuntimeDied(child.number, code, detail))

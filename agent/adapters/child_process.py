@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-from agent import control
+from agent import control, measured
 from agent.core.captured import CapturedRow, RowTensor
 from agent.core.states import OutputShift
 from agent.ports import (
@@ -21,6 +21,7 @@ from agent.ports import (
     LabelStats,
     RuntimeSettings,
     ServedModel,
+    TapStats,
     WindowStats,
 )
 from wire.errors import PeerError
@@ -160,7 +161,9 @@ class Child:
             for model in self.models
             if model.name in report.models
         }
-        return Heartbeat(self.number, counted, report.oldest_request_s, report.rss_bytes)
+        tap = report.tap
+        stats = TapStats(tap.sampled_count, tap.dropped_count) if tap is not None else None
+        return Heartbeat(self.number, counted, report.oldest_request_s, report.rss_bytes, stats)
 
     def windows(self, report: control.Windows) -> tuple[WindowStats, ...]:
         """Return its windows, at most one for each model that it has."""
@@ -191,7 +194,7 @@ class Child:
             rejected=_checks(report.rejected),
         )
 
-    def labelled(self, report: control.Labelled) -> LabelStats | None:
+    def labelled(self, report: measured.Labelled) -> LabelStats | None:
         """Return what it counted of labels of one of the models that it has; None of any other."""
         model = self._model(report.model)
         if model is None:
@@ -212,7 +215,7 @@ class Child:
             refused=_refused(report.refused),
         )
 
-    def captured(self, report: control.Captured) -> tuple[CapturedRow, ...]:
+    def captured(self, report: measured.Captured) -> tuple[CapturedRow, ...]:
         """Return the rows of models that it has; none of a request whose sizes do not add up."""
         known = {model.name: model for model in self.models}
         return tuple(
@@ -264,7 +267,7 @@ def _error_sums(errors: tuple[float, float, float] | None) -> ErrorSums | None:
     return ErrorSums(error=error, absolute=absolute, squared=squared)
 
 
-def _refused(refused: control.RefusedLabels | None) -> RefusedLabels | None:
+def _refused(refused: measured.RefusedLabels | None) -> RefusedLabels | None:
     if refused is None:
         return None
     return RefusedLabels(
@@ -316,7 +319,7 @@ def _window_stats(window: control.Window, model: ServedModel) -> WindowStats:
     )
 
 
-def _captured_rows(request: control.CapturedRequest, model: ServedModel) -> list[CapturedRow]:
+def _captured_rows(request: measured.CapturedRequest, model: ServedModel) -> list[CapturedRow]:
     tensors = tuple(
         RowTensor(t.name, t.is_output, t.datatype, t.width if t.datatype == "BYTES" else 1, t.shape)
         for t in request.tensors

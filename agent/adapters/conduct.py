@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Final
 
-from agent import control
+from agent import control, measured
 from wire.lifecycle import Code
 
 REPORTS_PER_S: Final = 10
@@ -41,7 +41,13 @@ class Conduct:
         self._said: set[type[control.Report]] = set()
         self._told: set[type[control.Command]] = set()
         self._tallies: dict[str, control.Tally] = {}
-        self._due = {control.Windows: 0, control.Columns: 0, control.Labelled: 0, control.Golden: 0}
+        self._due = {
+            control.Windows: 0,
+            control.Columns: 0,
+            measured.Labelled: 0,
+            control.Golden: 0,
+            measured.Compared: 0,
+        }
         self._count_counts: Counter[str] = Counter()
         self._has_capture_rules = False
 
@@ -60,6 +66,8 @@ class Conduct:
                 self._allow_columns()
             case control.CheckGolden():
                 self._due[control.Golden] += 1
+            case control.CloseShadow():
+                self._due[measured.Compared] += 1
             case _:
                 pass
 
@@ -83,7 +91,7 @@ class Conduct:
 
     def _allow_columns(self) -> None:
         self._due[control.Columns] = control.MAX_PARTS
-        self._due[control.Labelled] = control.MAX_REPORTED_MODELS
+        self._due[measured.Labelled] = control.MAX_REPORTED_MODELS
         self._count_counts.clear()
 
     def _is_within_size(self, part: control.Columns) -> bool:
@@ -102,7 +110,7 @@ class Conduct:
         if isinstance(report, control.HandOver):
             self._hand_over_count += 1
             return self._hand_over_count <= MAX_HAND_OVERS
-        if isinstance(report, control.Columns | control.Labelled):
+        if isinstance(report, control.Columns | measured.Labelled):
             return True  # so many are asked for at once, and no more
         since_s = now_s - (self._counted_at_s if self._counted_at_s is not None else now_s)
         self._counted_at_s = now_s
@@ -125,10 +133,18 @@ class Conduct:
                 return control.StopAccepting in self._told
             case control.HandOver() | control.Drained():
                 return control.Drain in self._told
-            case control.Windows() | control.Columns() | control.Labelled() | control.Golden():
+            case measured.Compared() if not _is_comparison(report):
+                return False
+            case (
+                control.Windows()
+                | control.Columns()
+                | measured.Labelled()
+                | control.Golden()
+                | measured.Compared()
+            ):
                 self._due[type(report)] -= 1
                 return self._due[type(report)] >= 0
-            case control.Captured():
+            case measured.Captured():
                 return self._has_capture_rules and control.Serve in self._told
             case control.Beat():
                 return is_ready
@@ -147,6 +163,14 @@ def _is_later(before: control.Tally, after: control.Tally) -> bool:
             (before.non_finite, after.non_finite),
             *zip(before.latency, after.latency, strict=False),
         )
+    )
+
+
+def _is_comparison(said: measured.Compared) -> bool:
+    """Whether no part is more than the whole."""
+    not_agreed = said.refused_count + said.failed_count
+    return said.agree_count + not_agreed <= said.row_count and all(
+        each.disagree_count <= each.row_count <= said.row_count for each in said.classes
     )
 
 

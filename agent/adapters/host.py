@@ -66,6 +66,15 @@ def memory_bytes() -> int:
     return int(psutil.virtual_memory().total)
 
 
+def pss_bytes(pid: int | None) -> int:
+    """Return the proportional memory of a process of ours; 0 where it is gone or the kernel is mute."""
+    try:
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        return next(int(line.split()[1]) * 1024 for line in text.splitlines() if "Pss:" in line[:4])
+    except (OSError, ValueError, LookupError, StopIteration):
+        return 0
+
+
 def _temperature_c() -> float | None:
     """Return the hottest reading of the kernel's thermal zones, or None without any."""
     readings: list[float] = []

@@ -6,7 +6,15 @@ from dataclasses import dataclass
 
 from wire.lifecycle import Outcome, UpdateState
 
-from .states import NO_FACTS, Assignment, BundleFacts, OutputShift, QuarantineLift, Ref
+from .states import (
+    NO_FACTS,
+    Assignment,
+    BundleFacts,
+    OutputShift,
+    QuarantineLift,
+    Ref,
+    ShadowWish,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +39,7 @@ class DesiredReceived:
     generation: int
     assignments: tuple[Assignment, ...]
     lifted: tuple[QuarantineLift, ...] = ()
+    shadow: ShadowWish | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +124,15 @@ class GoldenRowsChecked:
     detail: str
 
 
+@dataclass(frozen=True, slots=True)
+class ShadowEnded:
+    """The shadow with this manifest ended by itself, or was killed for being stuck."""
+
+    manifest: str
+    code: str
+    detail: str
+
+
 Event = (
     Started
     | Stopping
@@ -129,6 +147,7 @@ Event = (
     | RuntimeEnded
     | Evidence
     | GoldenRowsChecked
+    | ShadowEnded
 )
 
 
@@ -192,6 +211,19 @@ class CheckGolden:
 
 
 @dataclass(frozen=True, slots=True)
+class StartShadow:
+    """Start a runtime with the shadow's release alone, and give it a sample of the requests."""
+
+    wish: ShadowWish
+    active: Ref
+
+
+@dataclass(frozen=True, slots=True)
+class StopShadow:
+    """End the shadow."""
+
+
+@dataclass(frozen=True, slots=True)
 class Announce:
     """Record one transition for the controller and the log."""
 
@@ -224,6 +256,8 @@ Effect = (
     | Promote
     | DiscardCandidate
     | CheckGolden
+    | StartShadow
+    | StopShadow
     | Announce
     | Collect
     | Ignored

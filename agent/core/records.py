@@ -37,6 +37,7 @@ CLASS_OF_TELEMETRY: Final[Mapping[str, RecordClass]] = {
     "window": RecordClass.WINDOW,
     "inference": RecordClass.WINDOW,
     "performance": RecordClass.WINDOW,
+    "shadow": RecordClass.WINDOW,
     "vitals": RecordClass.VITALS,
 }
 """Both name every kind of `wire.topics`, as a test sees to: a new one is placed on purpose."""

@@ -9,11 +9,13 @@ from wire.messages import (
     MAX_MODELS_PER_DEVICE,
     MAX_QUARANTINED,
     Desired,
+    DesiredShadow,
     Inventory,
     QuarantinedBundle,
     Release,
     Reported,
     ReportedModel,
+    ReportedShadow,
 )
 
 from .events import DesiredReceived
@@ -23,6 +25,8 @@ from .states import (
     ModelRecord,
     QuarantineLift,
     Ref,
+    Shadow,
+    ShadowWish,
     subject,
     update_state,
 )
@@ -31,7 +35,19 @@ from .states import (
 def received(desired: Desired) -> DesiredReceived:
     """Return the event that a desired state is."""
     lifted = tuple(QuarantineLift(r.manifest, r.generation) for r in desired.lifted)
-    return DesiredReceived(desired.generation, _assignments(desired), lifted)
+    return DesiredReceived(desired.generation, _assignments(desired), lifted, _wish(desired.shadow))
+
+
+def _wish(shadow: DesiredShadow | None) -> ShadowWish | None:
+    if shadow is None:
+        return None
+    return ShadowWish(
+        assignment=Assignment(shadow.model, Ref(shadow.version, shadow.manifest, shadow.index)),
+        rollout=shadow.rollout,
+        sample_ratio=shadow.sample_ratio,
+        rtol=shadow.rtol,
+        atol=shadow.atol,
+    )
 
 
 def _assignments(desired: Desired) -> tuple[Assignment, ...]:
@@ -58,7 +74,14 @@ def reported(state: DeviceState, inventory: Inventory, *, boot: str, seq: int) -
             for q in state.quarantined[-MAX_QUARANTINED:]
         ),
         inventory=inventory,
+        shadow=_shadow(state.shadow),
     )
+
+
+def _shadow(shadow: Shadow | None) -> ReportedShadow | None:
+    if shadow is None:
+        return None
+    return ReportedShadow(manifest=shadow.wish.manifest, state=shadow.stage, code=shadow.code)
 
 
 def is_news(before: DeviceState, after: DeviceState) -> bool:

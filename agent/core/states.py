@@ -272,6 +272,49 @@ class QuarantineLift:
 
 
 @dataclass(frozen=True, slots=True)
+class ShadowWish:
+    """A release that the controller wants to answer beside the active one.
+
+    Attributes:
+        assignment: The release, as it is fetched.
+        rollout: The rollout that asks for it.
+        sample_ratio: Share of the requests that it is given, 0 to 1.
+        rtol: A number agrees within `atol` plus this share of the active release's.
+        atol: See `rtol`; in the output's unit.
+    """
+
+    assignment: Assignment
+    rollout: str
+    sample_ratio: float
+    rtol: float
+    atol: float
+
+    @property
+    def manifest(self) -> str:
+        """Digest that identifies the release."""
+        return self.assignment.ref.manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Shadow:
+    """Where the shadow that is wanted stands; see `agent.core.shadowing`.
+
+    Attributes:
+        wish: What is wanted.
+        stage: Waiting for its turn, being fetched, running, or failed for good.
+        start_count: Starts whose end was not seen, this one included.
+        against: Manifest digest of the active release that it runs beside; None where it does not.
+        code: Why it failed.
+    """
+
+    wish: ShadowWish
+    stage: Literal["waiting", "fetching", "running", "failed"] = "waiting"
+    start_count: int = 0
+    against: str | None = None
+    code: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class DeviceState:
     """Everything that the update machine remembers across a power cut.
 
@@ -289,6 +332,7 @@ class DeviceState:
     is_serving: bool = False
     serve_failure_count: int = 0
     step_count: int = 0
+    shadow: Shadow | None = None
 
     def record(self, name: str) -> ModelRecord:
         """Return the record of `name`, a blank one if there is none yet."""
@@ -309,12 +353,27 @@ class DeviceState:
 
     def needed_manifests(self) -> frozenset[str]:
         """Return the bundles that must stay on this disk: wanted, served, or returned to."""
-        return frozenset(a.ref.manifest for a in self.desired or ()) | {
-            ref.manifest
-            for record in self.models
-            for ref in (record.active, record.fallback)
-            if ref is not None
-        }
+        shadow = {self.shadow.wish.manifest} if self.shadow is not None else set()
+        return (
+            frozenset(a.ref.manifest for a in self.desired or ())
+            | shadow
+            | {
+                ref.manifest
+                for record in self.models
+                for ref in (record.active, record.fallback)
+                if ref is not None
+            }
+        )
+
+    def fetched(self) -> Assignment | None:
+        """Return what is being brought to this disk, or None."""
+        match self.update:
+            case Fetching(assignment=assignment):
+                return assignment
+            case _ if self.shadow is not None and self.shadow.stage == "fetching":
+                return self.shadow.wish.assignment
+            case _:
+                return None
 
     def quarantine_code(self, manifest: str) -> str | None:
         """Return why a manifest is quarantined, or None if it is not."""

@@ -16,6 +16,7 @@ from typing import Final
 from wire.latency import merged
 from wire.lifecycle import Code, Outcome
 
+from . import shadowing
 from .endings import (
     BUNDLE_FAULTS,
     Result,
@@ -50,6 +51,7 @@ from .events import (
     Promote,
     RuntimeAccepts,
     RuntimeEnded,
+    ShadowEnded,
     Started,
     Stopping,
     TryDue,
@@ -85,11 +87,20 @@ MAX_PROBATION_STARTS: Final = 3
 
 def step(state: DeviceState, event: Event) -> Result:
     """Return the state after `event`, and what shall be done once that state is on disk."""
+    if isinstance(event, Stopping):
+        state, effects = _stopping(state)
+        return shadowing.parked(state), effects
+    if (own := shadowing.answer(state, event)) is not None:
+        return shadowing.beside(*own)
+    return shadowing.beside(*_step(state, event))
+
+
+def _step(state: DeviceState, event: Event) -> Result:
     match event:
         case Started():
-            return _started(state)
-        case Stopping():
-            return _stopping(state)
+            return _started(shadowing.restarted(state))
+        case Stopping() | ShadowEnded():
+            return state, ()
         case DirectorGone() | DesiredReceived():
             return _desired(state, event)
         case BundleStaged():
@@ -169,8 +180,9 @@ def _desired(state: DeviceState, event: DesiredReceived | DirectorGone) -> Resul
         return state, (Ignored("generation is not newer"),)
     state = replace(state, generation=event.generation, desired=event.assignments)
     state, notes = lift(state, event.lifted)
+    state, stops = shadowing.wanted(state, event.shadow)
     state, effects = _follow(state, event)
-    return state, (*notes, *effects)
+    return state, (*notes, *stops, *effects)
 
 
 def _follow(state: DeviceState, event: DesiredReceived) -> Result:

@@ -23,10 +23,12 @@ def main() -> int:
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # one thread less, 41 MB less address space
 
-    from .confine import confine, die_with_parent
+    from .confine import confine, die_with_parent, step_aside
 
     die_with_parent(options.parent)
-    protections = confine(options.readable)
+    if options.aside:
+        step_aside()
+    protections = confine(options.readable, is_aside=options.aside)
 
     # The heavy imports begin here, inside the walls.
     from .incarnation import run
@@ -45,6 +47,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--parent", type=int, required=True)
     parser.add_argument("--listen", type=int, action="append", default=[])
     parser.add_argument("--readable", type=Path, action="append", default=[])
+    parser.add_argument("--aside", action="store_true")
     return parser.parse_args(arguments)
 
 

@@ -17,8 +17,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from agent.control import Captured, CapturedRequest, CapturedTensor
 from agent.core.captured import CaptureRules
+from agent.measured import Captured, CapturedRequest, CapturedTensor
 from wire.histogram import column_names
 from wire.manifest import BASELINE, TensorSpec
 from wire.packs import CHAR_BYTES, MAX_PACK_ROWS, MAX_ROW_BYTES, MAX_TENSORS, MAX_TEXT_CHARS

@@ -25,6 +25,7 @@ MAX_FILE_BYTES: Final = 64 * 1024 * 1024
 """The runtime writes its log to stderr only, which may be a file."""
 MAX_DESCRIPTORS: Final = 4096
 OOM_SCORE: Final = 500
+OOM_SCORE_ASIDE: Final = 900
 """Of 1000; as if half of the machine's memory were in use beside what is."""
 
 _PR_SET_PDEATHSIG: Final = 1
@@ -54,14 +55,21 @@ def die_with_parent(parent: int) -> None:
         sys.exit("the supervisor is gone")
 
 
-def confine(readable: Iterable[Path]) -> tuple[str, ...]:
+def step_aside() -> None:
+    """Have this process run only while nothing else wants the CPU: it is a shadow (sched(7))."""
+    with contextlib.suppress(OSError):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+
+
+def confine(readable: Iterable[Path], *, is_aside: bool = False) -> tuple[str, ...]:
     """Confine this process for good; return the names of what is active.
 
     Args:
         readable: Directories with models, readable beside the interpreter and the system's
             libraries.
+        is_aside: Whether the kernel shall end it before what serves, when memory is gone.
     """
-    _die_first()
+    _die_first(OOM_SCORE_ASIDE if is_aside else OOM_SCORE)
     active = ["rlimits"]
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _lower(resource.RLIMIT_FSIZE, MAX_FILE_BYTES)
@@ -93,10 +101,10 @@ def limit_memory(allowance_bytes: int) -> bool:
     return True
 
 
-def _die_first() -> None:
+def _die_first(score: int) -> None:
     """Let the kernel end this process, not the supervisor, when the machine's memory is gone."""
     with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE))
+        Path("/proc/self/oom_score_adj").write_text(str(score))
 
 
 def _lower(kind: int, value: int) -> None:

@@ -10,17 +10,9 @@ from typing import Final
 
 import msgspec
 
-from agent.control import (
-    Checks,
-    Columns,
-    Labelled,
-    Model,
-    RefusedLabels,
-    Tally,
-    Window,
-    in_parts,
-)
+from agent.control import Checks, Columns, Model, Tally, Window, in_parts
 from agent.core.ring import Ring
+from agent.measured import Labelled, RefusedLabels
 from wire.latency import LATENCY_BINS, LATENCY_EDGES_MS, latency_quantile, merged
 from wire.manifest import BASELINE, Manifest
 from wire.windows import MAX_COLUMNS

@@ -12,17 +12,19 @@ from typing import Any, Final
 import numpy as np
 import uvloop
 
-from agent import control
+from agent import control, measured
 from wire.errors import BundleError, PeerError
 from wire.lifecycle import Code
 
 from .capture import RowCapture
+from .comparison import Comparison
 from .confine import limit_memory
 from .drain import DrainableServer
 from .memory import machine_bytes, rss_bytes
 from .selftest import run_golden
 from .server import InferenceServer
 from .session import MAX_OPSET, LoadedModel, runtime_name
+from .tap import RequestTap
 
 BEAT_S: Final = 1.0
 DEFAULT_BUDGET_MB: Final = 512
@@ -114,6 +116,7 @@ class Incarnation:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._ended = asyncio.Event()
         self._telling = asyncio.Lock()
+        self._comparison: Comparison | None = None
 
     async def live(self) -> int:
         """Serve until drained, or until the channel ends."""
@@ -159,7 +162,36 @@ class Incarnation:
             case control.CheckGolden(model=name):
                 self._spawn(self._check_golden(name))
             case _:
+                self._shadow(command, descriptor)
+
+    def _shadow(self, command: control.Command, descriptor: int | None) -> None:
+        """Do what is said of a shadow, as the one that feeds it or as the shadow itself."""
+        match command:
+            case control.Tap() if descriptor is not None:
+                self._tap(RequestTap(command, descriptor))
+            case control.Untap():
+                self._tap(None)
+            case control.Feed(model=name) if descriptor is not None and name in self._models:
+                self._feed(Comparison(self._models[name], command, descriptor))
+            case control.CloseShadow() if self._comparison is not None:
+                self._tell(self._comparison.close_window())
+            case _:
                 pass
+
+    def _tap(self, tap: RequestTap | None) -> None:
+        if self._app.tap is not None:
+            self._app.tap.close()
+        self._app.tap = tap
+
+    def _feed(self, comparison: Comparison) -> None:
+        self._comparison = comparison
+        loop, descriptor = asyncio.get_running_loop(), comparison.socket.fileno()
+
+        def read() -> None:
+            if not comparison.read():
+                loop.remove_reader(descriptor)
+
+        loop.add_reader(descriptor, read)
 
     async def _serve(self) -> None:
         await self._server.accept(self._listeners)
@@ -193,7 +225,7 @@ class Incarnation:
 
         The counts of many models are more than its socket holds at once.
         """
-        closed: list[control.Columns | control.Labelled] = []
+        closed: list[control.Columns | measured.Labelled] = []
         for counters in self._app.counters.values():
             closed += counters.close_columns()
             closed += counters.close_labels()
@@ -244,6 +276,7 @@ class Incarnation:
                     {name: counters.total() for name, counters in self._app.counters.items()},
                     round(self._app.oldest_request_s(), 3),
                     rss_bytes(),
+                    self._app.tap.counts() if self._app.tap is not None else None,
                 )
             )
             self._tell_captured()

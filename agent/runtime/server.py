@@ -25,6 +25,7 @@ from .exposition import CONTENT_TYPE, Served, render
 from .labels import Given
 from .memory import rss_bytes
 from .session import Array, InferenceError, LoadedModel, runtime_name
+from .tap import RequestTap
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -77,6 +78,7 @@ class InferenceServer:
         self._running: dict[int, float] = {}
         self._waiting_count = 0
         self._number = 0
+        self.tap: RequestTap | None = None
 
     @property
     def counters(self) -> Mapping[str, ModelCounters]:
@@ -111,11 +113,12 @@ class InferenceServer:
         if reply.model is None:
             return
         counters, request = self._counters[reply.model], reply.request
+        latency_ms = (time.perf_counter() - began_s) * 1000
         counters.count(
-            rows=request.n_rows if request else 0,
-            cause=reply.cause,
-            latency_ms=(time.perf_counter() - began_s) * 1000,
+            rows=request.n_rows if request else 0, cause=reply.cause, latency_ms=latency_ms
         )
+        if self.tap is not None and request is not None and self.tap.model == reply.model:
+            self.tap.offer(body or b"", reply.body, latency_ms)
         if reply.refusal is not None:
             counters.columns.refused(reply.refusal.reason)
         if request is not None:

@@ -28,7 +28,7 @@ Evidence = Mapping[str, Any]
 MODEL = "digits"
 RECORD_CHANNELS = (
     "event/update", "event/gap", "event/alarm",
-    "telemetry/inference", "telemetry/window", "telemetry/vitals",
+    "telemetry/inference", "telemetry/window", "telemetry/shadow", "telemetry/vitals",
 )  # fmt: skip
 CONFIRMED = ("confirmed", "confirmed_without_traffic")
 

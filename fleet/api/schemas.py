@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel, field_validator, model_validator
 
+from fleet.api.shadow_schemas import RolloutShadow, ShadowIn
 from fleet.core.audit import Outcome
 from fleet.core.rights import Role
 from wire.ids import (
@@ -242,6 +243,8 @@ class RolloutIn(Schema):
     guards: GuardsIn = GuardsIn()
     alias: AliasName | None = None
     """Has this alias mean the release once it has finished, where no device is to serve another one."""
+    shadow: ShadowIn | None = None
+    """How the first phase's devices try it as a shadow before; null is not."""
 
     @field_validator("phases")
     @classmethod
@@ -310,6 +313,7 @@ class Rollout(Schema):
     approval: RolloutApproval | None = None
     alias: AliasName | None = None
     """What moves to its release when it has finished."""
+    shadow: RolloutShadow | None = None
     members: list[RolloutMember] | None = None
 
 

@@ -20,6 +20,7 @@ from fleet.trust.releases import SignedRelease
 from wire import messages as m
 
 from . import schemas
+from .shadow_views import rollout_shadow
 
 
 def devices(tx: Tx, selection: Selection) -> list[schemas.Device]:
@@ -233,6 +234,7 @@ def _rollout(
         ended_unix_ms=row.ended_unix_ms,
         approval=_approval(row.approval),
         alias=wishes[row.id][0] if row.id in wishes else None,
+        shadow=rollout_shadow(tx, row, has_devices=members is not None),
         members=members,
     )
 

@@ -36,6 +36,7 @@ from .console import (
     show_json,
 )
 from .follow import follow_rollback, follow_rollout
+from .shadows import facts, given_shadow, show_trial
 
 EXIT_CODES: Final = {"halted": HALTED, "aborted": HALTED, "inconclusive": INCONCLUSIVE}
 
@@ -45,6 +46,9 @@ _OPTIONS: Final = {
     "min_s": "--probation-min",
     "max_s": "--probation-max",
     "probation": "--probation-min",
+    "duration_s": "--shadow",
+    "min_agreement": "--min-agreement",
+    "atol": "--shadow-atol",
 }
 
 Id = Annotated[str, typer.Argument(help="The rollout's id; `fleet rollouts` lists them.")]
@@ -119,6 +123,25 @@ def start(
         str | None,
         typer.Option(help="Once it has finished, have this alias mean the release: champion."),
     ] = None,
+    shadow: Annotated[
+        str | None,
+        typer.Option(
+            help="Try it so long as a shadow on the first phase's devices before; else not."
+        ),
+    ] = None,
+    shadow_sample: Annotated[
+        str, typer.Option(help="Share of the requests that the shadow is given.")
+    ] = "10%",
+    min_agreement: Annotated[
+        float, typer.Option(help="Share of rows that must be proven to agree; below 1.")
+    ] = 0.98,
+    min_shadow_rows: Annotated[int, typer.Option(min=1, help="Rows that must be compared.")] = 500,
+    shadow_rtol: Annotated[
+        float, typer.Option(min=0, max=1, help="Numbers agree within this share.")
+    ] = 0.01,
+    shadow_atol: Annotated[
+        float, typer.Option(min=0, help="And within this, in their own unit.")
+    ] = 0.0,
     wait: Annotated[bool, typer.Option("--wait", help="Watch it to its end.")] = False,
     json: Json = False,
     controller: Controller = None,
@@ -147,6 +170,13 @@ def start(
                 p99_ratio=p99_ratio,
                 memory_growth_mb=memory_growth_mb,
                 output_psi=output_psi,
+            ),
+            shadow=given_shadow(
+                shadow,
+                sample=shadow_sample,
+                min_agreement=min_agreement,
+                min_rows=min_shadow_rows,
+                tolerances=(shadow_rtol, shadow_atol),
             ),
         )
     except ValidationError as exc:
@@ -204,8 +234,10 @@ def show_rollout(
             *([("then", f"@{found.alias} is this release")] if found.alias else []),
             ("started", ago(found.created_unix_ms)),
             ("counts", _counts(found)),
+            *facts(found.shadow),
         ]
     )
+    show_trial(found.shadow)
     typer.echo()
     show(
         [

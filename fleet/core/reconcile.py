@@ -62,7 +62,9 @@ def desired_message(
     generation: int,
     models: Sequence[m.DesiredModel],
     lifted: Sequence[m.LiftedQuarantine] = (),
+    *,
     capture: CaptureRequest | None = None,
+    shadow: m.DesiredShadow | None = None,
 ) -> m.Desired:
     """Return the whole desired state of a device, its models in the order of their names."""
     ordered = tuple(sorted(models, key=lambda model: model.name))
@@ -72,6 +74,7 @@ def desired_message(
         models=ordered,
         lifted=tuple(lifted),
         capture=capture,
+        shadow=shadow,
     )
 
 

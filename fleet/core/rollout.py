@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Final
 
-from . import gate
+from . import gate, shadow
 from .cohort import phase_of, phase_sizes, stable_order
 from .states import (
     BAD,
@@ -27,6 +27,8 @@ from .states import (
     ReleaseKey,
     Rollout,
     RolloutState,
+    ShadowRule,
+    ShadowTrial,
     Withdraw,
 )
 
@@ -50,6 +52,7 @@ def plan(
     soak_s: float,
     tolerance: int,
     now_unix_ms: int,
+    shadow_rule: ShadowRule | None = None,
 ) -> Rollout:
     """Return a new rollout; its first step opens the first phase.
 
@@ -63,6 +66,7 @@ def plan(
         soak_s: Time that a phase must stay good after its last confirmation, seconds.
         tolerance: Failed devices that do not yet halt it.
         now_unix_ms: The time.
+        shadow_rule: How the first phase's devices try the release as a shadow before; None is not.
     """
     cuts = phase_sizes(shares, len(devices))
     members = []
@@ -82,6 +86,7 @@ def plan(
         phases=tuple(Phase(cut.share, cut.size) for cut in cuts),
         members=tuple(members),
         created_unix_ms=now_unix_ms,
+        shadow=ShadowTrial(shadow_rule) if shadow_rule is not None else None,
     )
 
 
@@ -91,6 +96,7 @@ def step(
     now_unix_ms: int,
     *,
     news: Collection[str] | None = None,
+    compared: shadow.Counts = shadow.NONE,
 ) -> Result:
     """Return the rollout after all that is known now, and what to do about it.
 
@@ -100,6 +106,7 @@ def step(
         now_unix_ms: The time.
         news: The devices whose evidence has changed since the last step; None looks at all of
             them, which a tick must do, since silence is no news.
+        compared: What the shadows of its trial compared so far.
     """
     if rollout.state == "finished":
         # Devices that were away still arrive; their ends are noted, nothing is decided any more.
@@ -117,6 +124,8 @@ def step(
         return _stop(rollout, evidence, now_unix_ms, state="aborted", why=why)
     if rollout.state == "paused":
         return rollout, ()
+    if rollout.shadow is not None and rollout.shadow.state in ("waiting", "open"):
+        return _shadowed(rollout, rollout.shadow, evidence, compared, now_unix_ms)
     return _advance(rollout, evidence, now_unix_ms)
 
 
@@ -241,9 +250,12 @@ def _until(rollout: Rollout, now: int) -> Rollout:
         replace(p, opened_unix_ms=now) if (p.opened_unix_ms or 0) > now else p
         for p in rollout.phases
     )
-    if (members, phases) == (rollout.members, rollout.phases):
+    trial = rollout.shadow
+    if trial is not None and (trial.opened_unix_ms or 0) > now:
+        trial = replace(trial, opened_unix_ms=now)
+    if (members, phases, trial) == (rollout.members, rollout.phases, rollout.shadow):
         return rollout
-    return replace(rollout, members=members, phases=phases)
+    return replace(rollout, members=members, phases=phases, shadow=trial)
 
 
 def _absorb(
@@ -291,6 +303,28 @@ def _is_taken_over(rollout: Rollout) -> bool:
     unsettled = {n for n, p in enumerate(rollout.phases) if p.state != "passed"}
     settled_by = {m.phase for m in rollout.members if m.state == "confirmed"}
     return bool(unsettled - settled_by)
+
+
+def _shadowed(
+    rollout: Rollout,
+    trial: ShadowTrial,
+    evidence: Evidence,
+    compared: shadow.Counts,
+    now: int,
+) -> Result:
+    """Go on with the trial before the first phase; when it has passed, open that."""
+    commands: tuple[Command, ...] = ()
+    if trial.state == "waiting":
+        rollout, commands = shadow.begin(rollout, evidence, now)
+        trial = rollout.shadow or trial
+    match shadow.judge(rollout, trial, evidence, compared, now):
+        case shadow.Wait(reason=reason):
+            return replace(rollout, reason=reason), commands
+        case shadow.Stop(is_proven=is_proven, reason=why):
+            state: RolloutState = "halted" if is_proven else "inconclusive"
+            return _stop(rollout, evidence, now, state=state, why=why)
+        case shadow.Passed():
+            return _advance(shadow.end(rollout, now, is_passed=True), evidence, now)
 
 
 def _advance(rollout: Rollout, evidence: Evidence, now: int) -> Result:
@@ -371,6 +405,7 @@ def _stop(
     """End the rollout and give every unconfirmed device that it reached its previous release."""
     commands: list[Command] = []
     members = []
+    shaded = shadow.withdrawals(rollout, evidence)
     for member in rollout.members:
         seen = evidence.get(member.device)
         is_reached = member.state in BAD or member.state in ("in_progress", "pending")
@@ -387,8 +422,11 @@ def _stop(
     reason = f"{why}; {len(commands)} set back to what ran before"
     if kept:
         reason += f", {kept} confirmed stay on {rollout.release.version}"
+    if rollout.shadow is not None and rollout.shadow.state in ("waiting", "open"):
+        rollout = shadow.end(rollout, now, is_passed=False)
     rollout = replace(rollout, members=tuple(members), phases=phases)
-    return replace(rollout, state=state, reason=reason, ended_unix_ms=now), tuple(commands)
+    rollout = replace(rollout, state=state, reason=reason, ended_unix_ms=now)
+    return rollout, (*commands, *shaded)
 
 
 def _count(rollout: Rollout, state: str) -> int:

@@ -97,6 +97,38 @@ class Approval:
 
 
 @dataclass(frozen=True, slots=True)
+class ShadowRule:
+    """How a release is tried as a shadow before the first phase, and what must be proven of it.
+
+    Attributes:
+        duration_s: How long it is compared, seconds.
+        sample_ratio: Share of the requests that it is given, 0 to 1.
+        min_agreement: The true share of rows that agree must be this at least; above 0, below 1.
+        min_rows: Rows that must be compared.
+        rtol: A number agrees within `atol` plus this share of the active release's.
+        atol: See `rtol`; in the output's unit.
+    """
+
+    duration_s: float
+    sample_ratio: float
+    min_agreement: float
+    min_rows: int
+    rtol: float = 0.01
+    atol: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowTrial:
+    """Where the trial of a rollout stands; `devices` with the generation that asked each for it."""
+
+    rule: ShadowRule
+    state: PhaseState = "waiting"
+    opened_unix_ms: int | None = None
+    closed_unix_ms: int | None = None
+    devices: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Rollout:
     """One model's release on its way to a frozen list of devices.
 
@@ -115,11 +147,20 @@ class Rollout:
     reason: str = ""
     ended_unix_ms: int | None = None
     approval: Approval | None = None
+    shadow: ShadowTrial | None = None
 
     @property
     def open_phase(self) -> int | None:
         """The number of the phase that is open, from 0, or None."""
         return next((n for n, p in enumerate(self.phases) if p.state == "open"), None)
+
+
+class ShadowSeen(NamedTuple):
+    """What a device says of its shadow; see `wire.messages.ReportedShadow`."""
+
+    manifest: str
+    state: str
+    code: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +181,7 @@ class DeviceEvidence:
         code: Why.
         detail: The cause in words.
         previous: The release to return to: the newest confirmed one other than the rollout's.
+        shadow: Where its shadow stands, None without one.
     """
 
     is_online: bool
@@ -154,6 +196,7 @@ class DeviceEvidence:
     code: str | None = None
     detail: str = ""
     previous: ReleaseKey | None = None
+    shadow: ShadowSeen | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,4 +216,19 @@ class Withdraw:
     previous: ReleaseKey | None
 
 
-Command = Assign | Withdraw
+@dataclass(frozen=True, slots=True)
+class Shade:
+    """Have a device run the rollout's release as a shadow, in desired state `generation`."""
+
+    device: str
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unshade:
+    """End the shadow of a device."""
+
+    device: str
+
+
+Command = Assign | Withdraw | Shade | Unshade

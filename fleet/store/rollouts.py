@@ -14,6 +14,7 @@ from wire import messages as m
 
 from .devices import BATCH
 from .schema import APPROVALS, MEMBERS, PHASES, ROLLOUTS
+from .shadows import Shadows
 
 MAX_LISTED = 200
 ENDED = ("confirmed", "rolled_back", "rollback_failed", "rejected", "failed")
@@ -33,6 +34,7 @@ class Rollouts:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._shadows = Shadows(connection)
 
     def next_id(self) -> str:
         """Return the id of the next rollout: `r-1`, `r-2` and so on."""
@@ -62,6 +64,8 @@ class Rollouts:
             self._connection.execute(
                 insert(APPROVALS).values(**_approval_values(rollout.id, rollout.approval))
             )
+        if rollout.shadow is not None:
+            self._shadows.add_trial(rollout.id, rollout.shadow)
         members = [_member_values(rollout.id, n, x) for n, x in enumerate(rollout.members)]
         self._connection.execute(insert(MEMBERS), members)
 
@@ -77,6 +81,8 @@ class Rollouts:
                 .where(APPROVALS.c.rollout == new.id)
                 .values(**_approval_values(new.id, new.approval))
             )
+        if new.shadow is not None and old.shadow != new.shadow:
+            self._shadows.save_trial(new.id, new.shadow)
         for position, (before, phase) in enumerate(zip(old.phases, new.phases, strict=True)):
             if before != phase:
                 where = (PHASES.c.rollout == new.id, PHASES.c.position == position)
@@ -243,6 +249,7 @@ class Rollouts:
             reason=row.reason,
             ended_unix_ms=row.ended_unix_ms,
             approval=Approval(*approval[1:]) if approval is not None else None,
+            shadow=self._shadows.trial(row.id),
         )
 
 

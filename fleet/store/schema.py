@@ -28,13 +28,14 @@ from sqlalchemy import (
 from . import (  # noqa: F401 - their tables are of the same metadata
     capture_schema,
     lineage_schema,
+    shadow_schema,
     watch_schema,
 )
 from .columns import INTEGER, METADATA, device_key, text_type
 
 __all__ = ["METADATA"]
 
-SCHEMA_VERSION: Final = 9
+SCHEMA_VERSION: Final = 10
 """Raised by one for each change of these tables, and the name of alembic's newest revision; a store
 of a newer one is refused."""
 
@@ -90,6 +91,7 @@ REPORTED = Table(
     Column("quarantined", text_type(), nullable=False),
     Column("inventory", text_type(), nullable=False),
     Column("received_unix_ms", BigInteger, nullable=False),
+    Column("shadow", text_type()),  # wire.messages.ReportedShadow
 )
 
 REPORTED_MODELS = Table(

@@ -192,6 +192,16 @@ class States:
             for device, generation, quarantined in self._connection.execute(query)
         }
 
+    def shadows(self, selection: Selection) -> dict[str, m.ReportedShadow]:
+        """Return what those of the selected devices that have a shadow report of it."""
+        query = select(REPORTED.c.device, REPORTED.c.shadow).where(
+            REPORTED.c.device.in_(selection.ids()), REPORTED.c.shadow.is_not(None)
+        )
+        return {
+            device: m.ReportedShadow.model_validate_json(body)
+            for device, body in self._connection.execute(query)
+        }
+
     def reported(self, selection: Selection, model: str | None = None) -> list[ReportedModelRow]:
         """Return what the selected devices say of their models, or of one; sorted as `desired` is."""
         query = (
@@ -215,6 +225,7 @@ class States:
                 quarantined=json.dumps([q.model_dump() for q in report.quarantined]),
                 inventory=report.inventory.model_dump_json(),
                 received_unix_ms=now_unix_ms,
+                shadow=report.shadow.model_dump_json() if report.shadow else None,
             )
         )
         self._connection.execute(delete(REPORTED_MODELS).where(REPORTED_MODELS.c.device == device))

@@ -30,6 +30,7 @@ from .performance import Performance
 from .releases import Releases
 from .rollouts import Rollouts
 from .runs import Runs
+from .shadows import Shadows
 from .states import States
 from .tokens import Tokens
 from .trust import Trust
@@ -44,6 +45,7 @@ class Tx:
         self.states = States(connection)
         self.releases = Releases(connection)
         self.rollouts = Rollouts(connection)
+        self.shadows = Shadows(connection)
         self.journal = Journal(connection)
         self.identities = Identities(connection)
         self.tokens = Tokens(connection)

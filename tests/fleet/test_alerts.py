@@ -16,6 +16,7 @@ from tests.fleet.peers import Device, refuses
 from tests.fleet.watched import DAY_S, HOOK, Fold, count
 from wire import codec, topics
 from wire import messages as m
+from wire.alerts import MAX_ALERTS
 
 
 @pytest.fixture
@@ -110,7 +111,7 @@ def test_half_the_fleet_at_once_is_one_delivery(fleet: Fold) -> None:
     assert summary.startswith("150 of 300 devices are offline, since 2023-11-14 22:13 UTC")
     (heard,) = fleet.heard
     assert (heard.summary, heard.count, heard.since_unix_ms) == (summary, 150, start)
-    assert len(heard.alerts) == m.MAX_ALERTS
+    assert len(heard.alerts) == MAX_ALERTS
 
 
 def test_while_the_controller_is_cut_off_there_is_no_evidence(fleet: Fold) -> None:

@@ -10,7 +10,7 @@ from fleet.alert_settings import AlertsSection, Receiver
 from fleet.alerts import Finding, Watch
 from tests.fleet.peers import Fleet
 from wire import codec, topics
-from wire import messages as m
+from wire.alerts import ControllerAlert
 from wire.link import Connected, Delivered, LinkEvent
 
 HOOK = Receiver("hook", "http://127.0.0.1:9/alerts")
@@ -26,7 +26,7 @@ class Fold(Fleet):
         super().__init__(
             folder, watch=lambda: Watch(section, receivers=[HOOK], url="https://fleet.example")
         )
-        self.heard: list[m.ControllerAlert] = []
+        self.heard: list[ControllerAlert] = []
         self.ear = self.broker.link("ear")
         self.ear.start(self._listen, lambda: None)
         self.settle()
@@ -37,7 +37,7 @@ class Fold(Fleet):
                 self.ear.subscribe([topics.ControllerAlert().text], qos=1)
             case Delivered(payload=payload, retained=retained):
                 assert not retained
-                self.heard.append(codec.decode(m.ControllerAlert, payload))
+                self.heard.append(codec.decode(ControllerAlert, payload))
             case _:
                 pass
 
