@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Final
 
 from fleet import acts
+from fleet.core.aliases import AliasMove, MoveKind
 from fleet.core.states import Rollout
-from fleet.store.aliases import AliasMove, MoveKind
 from fleet.store.journal import EventRow
 from fleet.store.releases import ReleaseRow
 from fleet.store.store import Tx

@@ -8,8 +8,8 @@ from fastapi import FastAPI, Path, Query
 
 from fleet import aliases
 from fleet.controller import Controller
+from fleet.core import aliases as core
 from fleet.core.rights import Right
-from fleet.store import aliases as store
 from fleet.store.devices import BATCH
 from wire.errors import PeerError
 from wire.ids import NAME_PATTERN
@@ -88,7 +88,7 @@ def _add_moves(app: FastAPI, controller: Controller) -> None:
         )
 
 
-def _alias(move: store.AliasMove) -> s.Alias | None:
+def _alias(move: core.AliasMove) -> s.Alias | None:
     if move.version is None or move.manifest is None:
         return None
     return s.Alias(
@@ -102,7 +102,7 @@ def _alias(move: store.AliasMove) -> s.Alias | None:
     )
 
 
-def _shown(move: store.AliasMove) -> s.AliasMove:
+def _shown(move: core.AliasMove) -> s.AliasMove:
     return s.AliasMove(
         id=move.id,
         model=move.model,

@@ -108,13 +108,13 @@ def _add_runs(app: FastAPI, controller: Controller) -> None:
             lambda tx: runs.keep(tx, model, version, body, by=by.name, now_unix_ms=now)
         )
         response.status_code = 201 if is_new else 200
-        return _run(row)
+        return _run(row, by.scope)
 
     @app.get(f"{ONE}/run", openapi_extra=needs(Right.SEE))
-    def show_run(model: str, version: str) -> r.StoredRun:
-        """Show how a release was made."""
+    def show_run(by: By, model: str, version: str) -> r.StoredRun:
+        """Show how a release was made; what its trigger saw, to tokens for the whole fleet only."""
         with controller.store.read() as tx:
-            return _run(runs.of_release(tx, model, version))
+            return _run(runs.of_release(tx, model, version), by.scope)
 
 
 def aliases_by_manifest(tx: Tx, model: str) -> dict[str, list[str]]:
@@ -126,8 +126,10 @@ def aliases_by_manifest(tx: Tx, model: str) -> dict[str, list[str]]:
     return called
 
 
-def _run(row: RunRow) -> r.StoredRun:
+def _run(row: RunRow, scope: Scope) -> r.StoredRun:
     record = r.RunRecord.model_validate_json(row.body)
+    if scope:  # what was seen may be about devices of others
+        record = record.model_copy(update={"trigger": r.RunTrigger(kind=record.trigger.kind)})
     return r.StoredRun(stored_unix_ms=row.stored_unix_ms, stored_by=row.stored_by, run=record)
 
 
@@ -178,7 +180,7 @@ def _lineage(
     spans = tx.live.page(selection, manifest=row.manifest, at_unix_ms=at_unix_ms, limit=BATCH)
     found = s.Lineage(
         release=_release(tx, row, scope),
-        run=_run(run) if run is not None else None,
+        run=_run(run, scope) if run is not None else None,
         rollouts=_rollouts(tx, row, selection.device, scope),
         device_count=tx.live.device_count(selection, row.manifest),
         spans=_spans(tx, spans, at_unix_ms),

@@ -6,8 +6,8 @@ from typing import Annotated
 
 from pydantic import Field
 
+from fleet.core.aliases import MoveKind
 from fleet.core.live import Certainty, Ending
-from fleet.store.aliases import MoveKind
 from wire.ids import AliasName, DeviceId, Digest, ModelName, RolloutId, Version, VersionOrAlias
 
 from .drift_schemas import DriftFinding

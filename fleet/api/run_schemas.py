@@ -17,7 +17,7 @@ from .schemas import Schema
 
 MAX_RUN_BYTES: Final = 256 * 1024
 """Of one record as JSON: some thousand parameters and metrics; data and curves stay in the run's folder."""
-Name = Annotated[str, Field(min_length=1, max_length=256)]
+Name = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{1,256}$")]
 Line = Annotated[str, Field(max_length=2000)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 

@@ -13,10 +13,19 @@ from fleet.api.lineage_schemas import (
     AliasIn,
     AliasMove,
 )
-from wire.ids import parse_release_or_alias
 
 from .client import Client
-from .console import Controller, Json, ago, at_time, given_alias, given_name, show, show_json
+from .console import (
+    Controller,
+    Json,
+    ago,
+    at_time,
+    given_alias,
+    given_name,
+    given_release_or_alias,
+    show,
+    show_json,
+)
 
 Which = Annotated[str, typer.Argument(help="NAME@ALIAS, such as digits@champion.")]
 Why = Annotated[str, typer.Option(help="Why; the history shows it.")]
@@ -72,11 +81,11 @@ def set_alias(
 ) -> None:
     """Have an alias mean a release. Devices stay as they are: `fleet rollout start` moves them."""
     name, called = given_alias(alias)
-    if ":" in version or "@" in version:
-        other, version = parse_release_or_alias(version)
-        if other != name:
-            raise typer.BadParameter(f"{alias} is an alias of {name}, not of {other}")
-    body = AliasIn(version=_version(version), why=_why(why))
+    is_whole = ":" in version or "@" in version
+    other, meant = given_release_or_alias(version if is_whole else f"{name}:{version}")
+    if other != name:
+        raise typer.BadParameter(f"{alias} is an alias of {name}, not of {other}")
+    body = AliasIn(version=meant, why=_why(why))
     with Client(controller) as client:
         move = client.put(_path(name, called), body, AliasMove)
     _tell(move, json=json)
@@ -132,12 +141,6 @@ def history(alias: Which, json: Json = False, controller: Controller = None) -> 
 
 def _path(name: str, alias: str) -> str:
     return f"/v1/models/{name}/aliases/{alias}"
-
-
-def _version(text: str) -> str:
-    if not text.startswith("@"):
-        parse_release_or_alias(f"any:{text}")
-    return text
 
 
 def _why(text: str) -> str:

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
 
+from fleet.api.run_schemas import MAX_RUN_BYTES, RunRecord, StoredRun
 from fleet.api.schemas import Model, PushResult, Release
 from fleet.durable import write_durably
 from fleet.openssf import sign_files
@@ -19,7 +21,8 @@ from fleet.trust.documents import TARGETS
 from fleet.trust.draft import signed_before
 from fleet.trust.session import Done
 from wire.bundle import OpenedBundle, read_bundle
-from wire.errors import BundleError, PeerError, StorageError
+from wire.codec import first_fault, parse_json
+from wire.errors import BundleError, ConfigError, PeerError, StorageError
 from wire.manifest import MANIFEST
 from wire.trust import model_role
 
@@ -238,6 +241,31 @@ def show_release(
             ("active on", counted(found.device_count, "device")),
         ]
     )
+
+
+def keep_run(
+    release: Annotated[str, typer.Argument(help="NAME:VERSION, or NAME@ALIAS.")],
+    record: Annotated[Path, typer.Argument(help="JSON that says how it was made.")],
+    controller: Controller = None,
+) -> None:
+    """Keep how a release was made, for ever; `fleet lineage` shows it."""
+    name, version = given_release_or_alias(release)
+    body = _read_record(record)
+    with Client(controller) as client:
+        kept = client.put(f"/v1/releases/{name}/{version}/run", body, StoredRun)
+    typer.echo(f"{release} was made by run {kept.run.run} of {kept.run.pipeline}")
+
+
+def _read_record(path: Path) -> RunRecord:
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_RUN_BYTES + 1)
+        parse_json(raw, max_bytes=MAX_RUN_BYTES)
+        return RunRecord.model_validate_json(raw)
+    except OSError as exc:
+        raise ConfigError(f"cannot read {path}: {exc.strerror}", code="run_unreadable") from exc
+    except ValidationError as exc:
+        raise PeerError(f"{path}: {first_fault(exc)}", code="run_invalid") from exc
 
 
 def list_models(json: Json = False, controller: Controller = None) -> None:

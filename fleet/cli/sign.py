@@ -1,4 +1,4 @@
-"""`fleet sign`, `fleet release …`: what people sign beside a push."""
+"""`fleet sign`, `fleet release …`: what people sign beside a push, and what there is of a release."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from wire.errors import PeerError
 
 from .client import Client
 from .console import Controller, Json, confirm, counted, given_release, say
-from .releases import show_release
+from .releases import keep_run, show_release
 from .signer import Keys, Output, PassphraseFile, finish, now_unix_ms, open_session, tell
 
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
@@ -29,6 +29,7 @@ def register(app: typer.Typer) -> None:
         help="One release: see it, or let it run no longer.", no_args_is_help=True
     )
     release.command("show")(show_release)
+    release.command("run")(keep_run)
     release.command("retire")(retire)
     release.command("floor")(floor)
     app.add_typer(release, name="release")

@@ -66,12 +66,20 @@ class _Release(_Said):
     rollout: str | None = None
 
 
-class _Record(_Said):
+class PrintedRecord(_Said):
     """What is read of the record that `fleet pipeline run --json` prints."""
 
     id: str
     verdict: _Verdict | str | None = None
     release: _Release | None = None
+
+
+def parse_output(raw: bytes) -> PrintedRecord | None:
+    """Return the record that a pipeline printed, None where it printed something else."""
+    try:
+        return PrintedRecord.model_validate_json(raw)
+    except ValidationError:
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +187,10 @@ class Watcher:
             "watched_unix_ms": min(state.watched_unix_ms, now),
             "resumed_unix_ms": min(state.resumed_unix_ms, now + 1),
         }
-        return state.model_copy(update=changes)
+        settled = state.model_copy(update=changes)
+        if settled != state:  # or each look would begin the cool-down anew
+            write_state(self._watched.root, settled)
+        return settled
 
     def _seen(self, state: State, *, with_fleet: bool) -> Seen:
         model, on = self._watched.model, self._watched.policy.on
@@ -300,10 +311,9 @@ class Watcher:
     def _end_of(self, entry: Entry, code: int) -> _End:
         """Return how a run ended, by its exit code and by what it printed."""
         log = self._path(entry, "log")
-        try:
-            with self._path(entry, "output.json").open("rb") as file:
-                record = _Record.model_validate_json(file.read(MAX_OUTPUT_BYTES))
-        except (OSError, ValidationError):
+        with self._path(entry, "output.json").open("rb") as file:
+            record = parse_output(file.read(MAX_OUTPUT_BYTES))
+        if record is None:
             if code == 0:
                 return _End("failed", f"the pipeline printed no record; see {log}")
             return _End("failed", f"the pipeline ended with code {code}; see {log}")

@@ -24,7 +24,18 @@ def test_each_module_adds_the_commands_that_it_is_listed_with(module):
 
 
 @pytest.mark.parametrize(
-    "module", ["devices", "rollouts", "quarantine", "tokens", "audit", "watch"]
+    "module",
+    [
+        "devices",
+        "rollouts",
+        "quarantine",
+        "tokens",
+        "audit",
+        "watch",
+        "aliases",
+        "lineage",
+        "retrain",
+    ],
 )
 def test_a_command_that_only_asks_the_controller_imports_nothing_heavy(module):
     code = f"import sys, fleet.cli.main, fleet.cli.{module}; print(*sys.modules)"

@@ -217,6 +217,20 @@ def test_a_run_is_kept_once_and_for_ever(fleet: Fleet, api: TestClient) -> None:
     assert api.get(path).json() == first.json()
 
 
+def test_what_a_trigger_saw_of_others_devices_is_not_for_everybody(
+    fleet: Fleet, api: TestClient
+) -> None:
+    path = "/v1/releases/digits/1.0.0"
+    api.put(f"{path}/run", json=RUN)
+    lab = {"headers": fleet.bearer("lab", site="lab")}
+    for answer in (api.get(f"{path}/run", **lab), api.get(f"{path}/lineage", **lab)):
+        assert answer.status_code == 200
+        assert "d" * 64 in answer.text
+        assert "cam drifted" not in answer.text
+        assert 'findings":[{"id' not in answer.text
+    assert "cam drifted" in api.get(f"{path}/run").text
+
+
 def sized(extra: int) -> dict[str, Any]:
     """Return a record of the largest size, and so many bytes more."""
     filled: dict[str, Any] = RUN | {"parameters": {"x": ""}}

@@ -41,6 +41,15 @@ OLDEST_YEAR = 1000
 """python-tuf writes years before without their zeros, which it does not read; they have long expired."""
 NOT_BY_FORM = (404, 409)
 """Refused for what there is or is not; as a request it was good."""
+NAMES = {
+    "device": "cam-01",
+    "model": "digits",
+    "version": "1.0.0",
+    "alias": "champion",
+    "rollout": "r-1",
+    "alert": "1",
+}
+"""What stands in the paths of routes."""
 ANSWERS = (schemas.Device, schemas.Rollout, schemas.PushResult, schemas.ErrorBody, schemas.Status)
 
 
@@ -302,7 +311,7 @@ def _route(route):
     schema = json.loads(text)
 
     def read(data):
-        response = asyncio.run(_ask(method, path.replace("{device}", "cam-01"), data))
+        response = asyncio.run(_ask(method, path.format_map(NAMES), data))
         assert response.status_code < 500, response.text
         if response.status_code >= 400:
             schemas.ErrorBody.model_validate_json(response.content)
@@ -326,8 +335,9 @@ def _body(path, made):
     if path.endswith(("rollouts", "rollbacks")):
         made["model"] = "digits"
         made.pop("match", None)
-    if path.endswith("rollouts"):
+    if path.endswith(("rollouts", "{alias}")):
         made["version"] = "1.0.0"
+    if path.endswith("rollouts"):
         made.pop("phases", None)
         made.pop("probation", None)
     if path.endswith(("metadata", "restoration")):

@@ -2,7 +2,14 @@
 
 from functools import cache
 
-from tests.fuzz import device_doors, enrolment_doors, fleet_doors, signature_doors, wire_doors
+from tests.fuzz import (
+    device_doors,
+    enrolment_doors,
+    fleet_doors,
+    retrain_doors,
+    signature_doors,
+    wire_doors,
+)
 
 
 @cache
@@ -14,6 +21,7 @@ def all_doors():
         *fleet_doors.doors(),
         *enrolment_doors.doors(),
         *signature_doors.doors(),
+        *retrain_doors.doors(),
     ]
     table = {door.name: door for door in doors}
     assert len(table) == len(doors), "two doors have the same name"

@@ -20,6 +20,7 @@ ELSEWHERE = {
     "converter.child": "reads what its parent has just written",
     "converter.golden": "reads what it has just written",
     "converter.rows": "the author's own data; tests/converter/test_rows.py",
+    "fleet.api.lineage": OWN_ROWS,
     "fleet.api.views": OWN_ROWS,
     "fleet.store.alerts": OWN_ROWS,
     "fleet.store.drift": OWN_ROWS,

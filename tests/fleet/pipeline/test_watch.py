@@ -1,0 +1,369 @@
+"""Triggers against a real controller and its API; the pipeline is a program that the test gives."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from fleet.api.app import build_app
+from fleet.cli.client import Client
+from fleet.cli.retrain import ControllerFleet
+from fleet.core.retraining import Start, Stopped, Wait
+from fleet.pipeline.retrain_state import FOLDER, read_state, write_state
+from fleet.pipeline.triggers import read_watched
+from fleet.pipeline.watch import MAX_ATTEMPTS, Watcher
+from fleet.store.drift import FindingRow
+from tests.fleet.peers import Fleet, refuses
+from wire.errors import ConfigError
+
+DAY_MS = 86_400_000
+PROJECT = """
+[model]
+name = "digits"
+kind = "classifier"
+
+[data]
+sources = ["data/*.parquet"]
+
+[retrain]
+on = ["drift"]
+cooldown = "1h"
+"""
+PIPELINE = """
+import json, pathlib, sys, time
+folder = pathlib.Path(sys.argv[1])
+with (folder / "asked.jsonl").open("a") as file:
+    file.write(json.dumps(sys.argv[2:]) + "\\n")
+while (folder / "hang").exists():
+    time.sleep(0.01)
+sys.stderr.write("training\\n")
+print((folder / "answer").read_text())
+sys.exit(int((folder / "code").read_text()) if (folder / "code").exists() else 0)
+"""
+
+
+@dataclass
+class Project:
+    """A project, the controller that it is watched by, and what the watcher said."""
+
+    root: Path
+    fleet: Fleet
+    api: TestClient
+    said: list[str] = field(default_factory=list)
+
+    @property
+    def command(self) -> list[str]:
+        return [sys.executable, str(self.root / "pipeline.py")]
+
+    def watcher(self) -> Watcher:
+        client = Client("http://testserver")
+        client._http = self.api
+        return Watcher(
+            read_watched(self.root),
+            ControllerFleet(client),
+            lambda: self.fleet.now_unix_ms,
+            self.said.append,
+            command=self.command,
+        )
+
+    def look(self, **more: Any) -> Any:
+        decision = self.watcher().look(**more)
+        self.fleet.settle()
+        return decision
+
+    def answers(self, verdict: Any, **more: Any) -> None:
+        record = {"v": 1, "id": "8c1f", "state": "done", "verdict": verdict, **more}
+        (self.root / "answer").write_text(json.dumps(record))
+
+    def asked(self) -> list[list[str]]:
+        path = self.root / "asked.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def drifts(self) -> int:
+        now = self.fleet.now_unix_ms
+        row = FindingRow("digits", "a" * 64, "device", "cam", ("f",), now, 1, 1, now)
+        with self.fleet.store.write() as tx:
+            return tx.drift.open(row)
+
+    def entries(self) -> list[Any]:
+        state = read_state(self.root)
+        return list(state.entries) if state is not None else []
+
+    def alerts(self) -> list[tuple[str, str]]:
+        self.fleet.settle()
+        return [(a["rule"], a["state"]) for a in self.api.get("/v1/alerts").json()]
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Iterator[Project]:
+    fleet = Fleet(tmp_path / "fleet")
+    fleet.settle()
+    fleet.release("1.0.0")
+    root = tmp_path / "project"
+    root.mkdir()
+    (root / "pipeline.toml").write_text(PROJECT)
+    (root / "pipeline.py").write_text(PIPELINE)
+    app = build_app(fleet.controller)
+    headers = fleet.bearer() | {"content-type": "application/json"}
+    with TestClient(app, headers=headers) as api:
+        project = Project(root, fleet, api)
+        project.answers({"verdict": "bless", "reasons": ["better by 0.02"]})
+        yield project
+    fleet.controller.stop()
+    fleet.store.close()
+
+
+def test_a_finding_starts_one_run_with_its_evidence_and_a_person_has_the_last_word(
+    project: Project,
+) -> None:
+    assert project.look() == Wait("nothing calls for a run", None)
+    number = project.drifts()
+    decision = project.look()
+    assert isinstance(decision, Start)
+    (asked,) = project.asked()
+    assert "--no-rollout" in asked
+    evidence = json.loads(Path(asked[asked.index("--trigger") + 1]).read_text())
+    assert evidence["kind"] == "drift"
+    assert [f["id"] for f in evidence["evidence"]["findings"]] == [number]
+    (entry,) = project.entries()
+    assert (entry.verdict, entry.run, entry.reason) == ("bless", "8c1f", "better by 0.02")
+    assert "waits for a person" in project.said[-1]
+    assert (project.root / FOLDER / "1.log").read_text() == "training\n"
+    project.fleet.now_unix_ms += DAY_MS
+    assert isinstance(project.look(), Wait)
+    assert len(project.asked()) == 1
+
+
+def test_the_cool_down_and_the_budget_hold_over_restarts(project: Project) -> None:
+    for _ in range(4):
+        project.drifts()
+        assert isinstance(project.look(), Start)
+        project.drifts()
+        waits = project.look()
+        assert isinstance(waits, Wait)
+        assert "just ended" in waits.why or "budget" in waits.why
+        project.fleet.now_unix_ms += 3_600_000
+    waits = project.look()
+    assert isinstance(waits, Wait)
+    assert "4 runs in this span are the budget" in waits.why
+    first = project.entries()[0].started_unix_ms
+    assert waits.until_unix_ms == first + 30 * DAY_MS
+    assert len(project.asked()) == 4
+    project.fleet.now_unix_ms = first + 30 * DAY_MS
+    assert isinstance(project.look(), Start)
+
+
+def test_two_refusals_stop_the_triggers_and_raise_an_alert_until_somebody_resumes(
+    project: Project,
+) -> None:
+    project.answers({"verdict": "refuse", "reasons": ["worse"]})
+    for _ in range(2):
+        project.drifts()
+        assert isinstance(project.look(), Start)
+        project.fleet.now_unix_ms += DAY_MS
+    project.drifts()
+    for _ in range(3):
+        assert isinstance(project.look(), Stopped)
+    assert len(project.asked()) == 2
+    assert project.alerts() == [("retraining_stopped", "firing")]
+    alert = project.api.get("/v1/alerts").json()[0]
+    assert alert["subject"] == "digits"
+    assert "refused 2 times" in alert["text"]
+    project.watcher().resume("new labels")
+    assert project.alerts() == []
+    assert isinstance(project.look(), Start)
+    assert len(project.asked()) == 3
+
+
+def test_a_run_by_hand_passes_cool_down_and_refusals(project: Project) -> None:
+    project.answers("refuse")
+    for _ in range(3):
+        assert isinstance(project.look(by_hand="new sensor"), Start)
+    assert [entry.why for entry in project.entries()] == ["new sensor"] * 3
+    assert isinstance(project.look(), Wait)  # who tries things out stops no trigger
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "verdict"),
+    [
+        ("", 0, "failed"),
+        ("no json", 0, "failed"),
+        ("", 1, "failed"),
+        ('{"id": "x"}', 0, "inconclusive"),
+        ('{"id": "x"}', 1, "failed"),
+        ('{"id": "x", "verdict": "splendid"}', 0, "failed"),
+        ('{"id": "x", "verdict": {"verdict": "refuse"}}', 1, "refuse"),
+        ('{"id": "x", "verdict": "bless", "release": null}', 0, "bless"),
+        ('{"id": 7}', 0, "failed"),
+        ("[" * 100_000, 0, "failed"),
+    ],
+)
+def test_whatever_the_pipeline_prints_is_an_end(
+    project: Project, answer: str, code: int, verdict: str
+) -> None:
+    (project.root / "answer").write_text(answer)
+    (project.root / "code").write_text(str(code))
+    project.look(by_hand="try")
+    assert project.entries()[0].verdict == verdict
+
+
+def test_with_auto_a_rollout_that_halts_is_a_refusal(project: Project) -> None:
+    text = PROJECT + "\n[rollout]\nauto = true\n"
+    (project.root / "pipeline.toml").write_text(text)
+    project.fleet.add("cam", verdict=refuses("1.1.0"))
+    project.fleet.roll_out("1.0.0")
+    project.fleet.release("1.1.0")
+    rollout = project.fleet.roll_out("1.1.0")
+    project.answers("bless", release={"version": "1.1.0", "rollout": rollout})
+    project.drifts()
+    assert isinstance(project.look(), Start)
+    assert "--rollout" in project.asked()[0]
+    project.look()
+    (entry,) = project.entries()
+    assert (entry.verdict, entry.is_settled) == ("halted", True)
+    assert rollout in entry.reason
+
+
+DRIVER = """
+import sys, time
+from pathlib import Path
+from fleet.pipeline.triggers import read_watched
+from fleet.pipeline.watch import Watcher
+root = Path(sys.argv[1])
+clock = lambda: time.time_ns() // 1_000_000
+command = [sys.executable, str(root / "pipeline.py")]
+Watcher(read_watched(root), None, clock, print, command=command).look(by_hand="killed")
+"""
+
+
+def until(what: Any) -> None:
+    deadline = time.monotonic() + 120
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_run_whose_watcher_was_killed_lets_no_other_in_and_goes_on_afterwards(
+    project: Project,
+) -> None:
+    (project.root / "hang").touch()
+    argv = [sys.executable, "-c", textwrap.dedent(DRIVER), str(project.root)]
+    watcher = subprocess.Popen(argv, stdout=subprocess.DEVNULL)
+    until(lambda: len(project.asked()) == 1)
+    watcher.send_signal(signal.SIGKILL)
+    watcher.wait()
+    with pytest.raises(ConfigError) as caught:
+        project.look()
+    assert caught.value.code == "retrain_taken"
+    (project.root / "hang").unlink()  # the orphan ends, unheard
+
+    def is_free() -> bool:
+        try:
+            project.look()
+        except ConfigError:
+            return False
+        return True
+
+    project.fleet.now_unix_ms = time.time_ns() // 1_000_000
+    until(is_free)
+    (entry,) = project.entries()
+    assert (entry.verdict, entry.attempts, entry.why) == ("bless", 2, "killed")
+    first, second = project.asked()
+    assert first == second
+
+
+def test_a_run_that_is_interrupted_again_and_again_has_failed(project: Project) -> None:
+    project.look(by_hand="one")
+    state = read_state(project.root)
+    assert state is not None
+    lost = state.entries[0].model_copy(
+        update={"ended_unix_ms": None, "verdict": None, "attempts": MAX_ATTEMPTS}
+    )
+    write_state(project.root, state.with_entry(lost))
+    project.look()
+    (entry,) = project.entries()
+    assert entry.verdict == "failed"
+    assert "interrupted" in entry.reason
+    assert len(project.asked()) == 1
+
+
+def test_who_interrupts_a_watcher_ends_its_run_in_order(project: Project) -> None:
+    (project.root / "hang").touch()
+    driver = textwrap.dedent(DRIVER)
+    argv = [sys.executable, "-c", driver, str(project.root)]
+    watcher = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    until(lambda: len(project.asked()) == 1)
+    os.kill(watcher.pid, signal.SIGINT)
+    watcher.wait(120)
+    (entry,) = project.entries()
+    assert entry.ended_unix_ms is None  # goes on at the next look
+    (project.root / "hang").unlink()
+    project.fleet.now_unix_ms = time.time_ns() // 1_000_000
+    project.look()
+    assert project.entries()[0].attempts == 2
+
+
+def test_a_state_that_cannot_be_read_starts_nothing(project: Project) -> None:
+    project.look()
+    (project.root / FOLDER / "state.json").write_text("{")
+    project.drifts()
+    with pytest.raises(ConfigError) as caught:
+        project.look()
+    assert caught.value.code == "state_unreadable"
+    assert project.asked() == []
+
+
+def test_a_clock_that_was_ahead_is_forgiven(project: Project) -> None:
+    project.look(by_hand="ahead")
+    project.fleet.now_unix_ms -= 400 * DAY_MS
+    project.drifts()
+    waits = project.look()
+    assert isinstance(waits, Wait)
+    assert waits.until_unix_ms == project.fleet.now_unix_ms + 3_600_000
+    project.fleet.now_unix_ms += 3_600_000
+    waits = project.look()
+    assert isinstance(waits, Start)
+
+
+@pytest.mark.parametrize(
+    ("line", "part"),
+    [
+        ('every = "often"', "is no duration"),
+        ("every = 7", "is no duration"),
+        ('budget = "many"', "budget"),
+        ("min_accuracy = 2", "min_accuracy"),
+        ('on = ["weather"]', "on"),
+        ("surprise = 1", "surprise"),
+        ("[", "pipeline.toml"),
+    ],
+)
+def test_a_faulty_section_is_refused_with_its_key(project: Project, line: str, part: str) -> None:
+    text = PROJECT.replace('on = ["drift"]', line)
+    (project.root / "pipeline.toml").write_text(text)
+    with pytest.raises(ConfigError, match=part.replace("[", r"\[")) as caught:
+        read_watched(project.root)
+    assert caught.value.code == "project_invalid"
+
+
+def test_a_folder_that_is_no_project_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_watched(tmp_path)
+    assert caught.value.code == "no_project"
+
+
+def test_durations_and_budget_are_read_with_their_units(project: Project) -> None:
+    policy = read_watched(project.root).policy
+    assert policy.cooldown_ms == 3_600_000
+    assert (policy.budget_count, policy.budget_ms) == (4, 30 * DAY_MS)
