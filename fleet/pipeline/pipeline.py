@@ -17,6 +17,7 @@ from wire.manifest import MODEL, digest_of
 
 from . import steps
 from .cache import Entry
+from .carding import write_card
 from .checking import check_rows, count_rows, settle_schema
 from .code import installed_libraries, read_code
 from .judging import judge
@@ -109,8 +110,12 @@ class _Work:
         bundle = self._make(maker)
         if bundle is None:
             return
-        judge(self.run, self.project, rows, bundle.folder / BUNDLE_FILE, self.libraries)
-        if not self.run.is_over_after("evaluate"):
+        path = bundle.folder / BUNDLE_FILE
+        evaluation = judge(self.run, self.project, rows, path, self.libraries)
+        if self.run.is_over_after("evaluate"):
+            return
+        self._note_bundle(write_card(self.run, self.project, bundle, evaluation))
+        if not self.run.is_over_after("card"):
             self._release(version)
 
     @property

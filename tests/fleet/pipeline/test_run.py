@@ -20,7 +20,7 @@ from wire.bundle import read_bundle
 from wire.errors import ConfigError, ModelfleetError
 
 CHECKED = ["snapshot", "statistics", "schema", "validate"]
-STEPS = [*CHECKED, "train", "convert", "evaluate"]
+STEPS = [*CHECKED, "train", "convert", "evaluate", "card"]
 DONE = Options(push=False)
 
 
