@@ -19,7 +19,7 @@ from fleet.pipeline.record import (
     find_record,
 )
 from wire.codec import parse_json
-from wire.errors import PeerError
+from wire.errors import ConfigError, PeerError
 
 from .console import (
     Controller,
@@ -118,7 +118,14 @@ def run(
     controller: Controller = None,
 ) -> None:
     """Run the steps whose inputs have changed; what was interrupted goes on where it was."""
-    from fleet.pipeline.pipeline import run_pipeline
+    try:
+        from fleet.pipeline.pipeline import run_pipeline
+    except ImportError as exc:
+        raise ConfigError(
+            f"the pipeline is not installed: {exc}",
+            code="pipeline_missing",
+            hint="pip install 'modelfleet[fleet,pipeline]'",
+        ) from exc
     from fleet.pipeline.project import load_project
     from fleet.pipeline.run import Options
     from fleet.pipeline.steps import ORDER
@@ -137,7 +144,11 @@ def run(
     )
     end_in_order()
     fleet = CommandFleet(controller, keys, passphrase_file)
-    record = run_pipeline(project, options, _Told(), fleet)
+    try:
+        record = run_pipeline(project, options, _Told(), fleet)
+    except KeyboardInterrupt:
+        say("\ninterrupted; the same command goes on where it was")
+        raise
     if json:
         show_json(record.model_dump(mode="json"))
         return

@@ -187,11 +187,11 @@ class _Work:
         run, params = self.run, self.project.train.params
         if self.project.tune is not None:
             params = search_parameters(run, maker, self.project.tune)
-            if run.is_over_after("tune"):
-                return None
+        if run.is_over_after("tune"):
+            return None
         recipe = maker.estimator(params, run.folder / LOG_FILE)
         estimator = run.follow(recipe, lambda folder: estimator_file(folder).name)
-        if run.is_over_after("tune", "train"):
+        if run.is_over_after("train"):
             return None
         entry = run.follow(maker.bundle(estimator), _tell_parity)
         self._note_bundle(entry)
@@ -225,9 +225,11 @@ class _Work:
 
         def push() -> str:
             manifest = fleet.push(self.run.folder / BUNDLE_FILE)
-            now_ms = time.time_ns() // 1_000_000
-            release = ReleaseRecord(version=version, manifest=manifest, pushed_unix_ms=now_ms)
-            self.run.note(release=release)
+            before = self.run.record.release
+            if before is None or before.manifest != manifest:
+                now_ms = time.time_ns() // 1_000_000
+                before = ReleaseRecord(version=version, manifest=manifest, pushed_unix_ms=now_ms)
+            self.run.note(release=before)
             return f"{name}:{version}"
 
         self.run.act("release", push)
