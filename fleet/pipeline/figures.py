@@ -97,3 +97,41 @@ def _pictures(page: Page, found: dict[str, Any]) -> None:
         )
     if (points := found.get("points")) is not None:
         page.picture(charts.scatter(np.array(points["true"]), np.array(points["answered"])))
+
+
+def add_search(page: Page, found: dict[str, Any]) -> None:
+    """Add what `tune` found, as `fleet.pipeline.searching` writes it."""
+    page.heading(f"Search over {len(found['trials'])} trials")
+    page.text(found["rule"], "quiet")
+    values = [trial["values"][0] if trial["values"] else None for trial in found["trials"]]
+    if charts.has_matplotlib() and any(value is not None for value in values):
+        page.picture(
+            charts.search(values, _best_until(values, found["direction"]), found["metric"])
+        )
+    page.table(
+        ("trial", "", *found["objectives"], "parameters"),
+        [
+            (
+                trial["number"] + 1,
+                trial["state"],
+                *(trial["values"] or [None] * len(found["objectives"])),
+                trial["reason"] or _parameters(trial["parameters"]),
+            )
+            for trial in found["trials"][:MAX_ROWS]
+        ],
+    )
+
+
+def _best_until(values: list[float | None], direction: str) -> list[float]:
+    """Return the best of the first 1, 2, … trials; NaN before there is one."""
+    better = np.fmax if direction == "maximize" else np.fmin
+    known = np.array([np.nan if value is None else value for value in values])
+    found: list[float] = better.accumulate(known).tolist()
+    return found
+
+
+def _parameters(parameters: dict[str, Any]) -> str:
+    return ", ".join(
+        f"{name} = {value:.4g}" if isinstance(value, float) else f"{name} = {value}"
+        for name, value in parameters.items()
+    )

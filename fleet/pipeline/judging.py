@@ -19,6 +19,7 @@ from wire.manifest import MODEL
 from .cache import Entry
 from .comparison import compare
 from .evaluation import Sureness, cut_slices, evaluate
+from .making import BUNDLE_FILE
 from .predictions import Array, Predictions, read_predictions
 from .project import PARTS, Project, Threshold
 from .record import VerdictRecord, all_records
@@ -104,6 +105,8 @@ def limits_of(project: Project) -> tuple[Limit, ...]:
 def find_champion(run: Run, project: Project) -> Champion | None:
     """Return the bundle of `[evaluate] champion`, else that of the newest other run that was released.
 
+    Of a run that was released itself it is the newest before that: what was released stays as it is.
+
     Raises:
         ConfigError: `champion_missing`.
     """
@@ -118,11 +121,19 @@ def find_champion(run: Run, project: Project) -> Champion | None:
             raise ConfigError(
                 f"[evaluate] champion: {path}: {exc}", code="champion_missing", hint=exc.hint
             ) from exc
-    for record in all_records(project.runs):
-        path = project.runs / record.id / "model.bundle"
-        if record.release is not None and record.id != run.record.id and path.is_file():
-            return Champion(path, _model_digest(path))
-    return None
+    mine = run.record.release
+    released = [
+        (record.release.pushed_unix_ms, record.id)
+        for record in all_records(project.runs)
+        if record.release is not None
+        and record.id != run.record.id
+        and (mine is None or record.release.pushed_unix_ms < mine.pushed_unix_ms)
+        and (project.runs / record.id / BUNDLE_FILE).is_file()
+    ]
+    if not released:
+        return None
+    path = project.runs / max(released)[1] / BUNDLE_FILE
+    return Champion(path, _model_digest(path))
 
 
 def predict(project: Project, rows: Entry, bundle: Path, part: str) -> Predictions:

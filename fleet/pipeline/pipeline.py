@@ -17,6 +17,7 @@ from wire.manifest import MODEL, digest_of
 
 from . import steps
 from .cache import Entry
+from .carding import write_card
 from .checking import check_rows, count_rows, settle_schema
 from .code import installed_libraries, read_code
 from .judging import judge
@@ -109,8 +110,12 @@ class _Work:
         bundle = self._make(maker)
         if bundle is None:
             return
-        judge(self.run, self.project, rows, bundle.folder / BUNDLE_FILE, self.libraries)
-        if not self.run.is_over_after("evaluate"):
+        path = bundle.folder / BUNDLE_FILE
+        evaluation = judge(self.run, self.project, rows, path, self.libraries)
+        if self.run.is_over_after("evaluate"):
+            return
+        self._note_bundle(write_card(self.run, self.project, bundle, evaluation))
+        if not self.run.is_over_after("card"):
             self._release(version)
 
     @property
@@ -182,11 +187,11 @@ class _Work:
         run, params = self.run, self.project.train.params
         if self.project.tune is not None:
             params = search_parameters(run, maker, self.project.tune)
-            if run.is_over_after("tune"):
-                return None
+        if run.is_over_after("tune"):
+            return None
         recipe = maker.estimator(params, run.folder / LOG_FILE)
         estimator = run.follow(recipe, lambda folder: estimator_file(folder).name)
-        if run.is_over_after("tune", "train"):
+        if run.is_over_after("train"):
             return None
         entry = run.follow(maker.bundle(estimator), _tell_parity)
         self._note_bundle(entry)
@@ -220,9 +225,11 @@ class _Work:
 
         def push() -> str:
             manifest = fleet.push(self.run.folder / BUNDLE_FILE)
-            now_ms = time.time_ns() // 1_000_000
-            release = ReleaseRecord(version=version, manifest=manifest, pushed_unix_ms=now_ms)
-            self.run.note(release=release)
+            before = self.run.record.release
+            if before is None or before.manifest != manifest:
+                now_ms = time.time_ns() // 1_000_000
+                before = ReleaseRecord(version=version, manifest=manifest, pushed_unix_ms=now_ms)
+            self.run.note(release=before)
             return f"{name}:{version}"
 
         self.run.act("release", push)

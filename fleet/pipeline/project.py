@@ -75,6 +75,8 @@ class Model(Section):
     nan_policy: Literal["reject", "pass"] = "reject"
     intended_use: Annotated[str, Field(max_length=4000)] = ""
     """For the model card."""
+    limits: Annotated[str, Field(max_length=4000)] = ""
+    """What it is not for; the same."""
 
 
 class Split(Section):

@@ -14,10 +14,11 @@ from wire.errors import StorageError
 
 from . import charts
 from .checking import SUMMARY
-from .figures import add_figures
+from .figures import add_figures, add_search
 from .judging import EVALUATION
 from .page import Page
 from .record import BundleRecord, RunRecord
+from .searching import TUNING
 
 FILE_NAME: Final = "report.html"
 MAX_LISTED: Final = 20
@@ -59,6 +60,8 @@ def make_report(folder: Path, record: RunRecord) -> str:
     _data(page, record)
     _statistics(page, record, _read(folder / SUMMARY))
     _training(page, record)
+    if tuning := _read(folder / TUNING):
+        add_search(page, tuning)
     if record.bundle is not None:
         _model(page, record, record.bundle)
     if record.verdict is not None and evaluation:

@@ -21,7 +21,6 @@ from .cache import Cache, Entry
 from .record import (
     LOCK,
     FailureRecord,
-    ReleaseRecord,
     RunRecord,
     RunState,
     StepRecord,
@@ -90,7 +89,7 @@ class Run:
     cache: Cache
     listener: Listener
     options: Options
-    _now: str = field(default="", init=False)
+    _now: str = field(default="start", init=False)
 
     def note(self, **changes: object) -> None:
         """Change the record, and write it.
@@ -168,7 +167,7 @@ class Run:
         if run_id == self.record.id:
             return
         folder = self.folder.with_name(run_id)
-        release = _released(folder)
+        before = _before(folder)
         try:
             if folder.exists():
                 shutil.rmtree(folder)
@@ -178,7 +177,7 @@ class Run:
                 f"cannot write {folder}: {exc.strerror}", code="run_unwritable"
             ) from exc
         self.folder = folder
-        self.note(id=run_id, release=release)
+        self.note(id=run_id, release=before.release if before is not None else None)
 
     def end(self, state: RunState, error: BaseException | None = None) -> None:
         """Write how the run ended."""
@@ -187,7 +186,7 @@ class Run:
             failure = FailureRecord(
                 step=self._now, code=error.code, message=str(error), hint=error.hint
             )
-            self.listener.ended(StepRecord(name=self._now, state="failed", seconds=0), str(error))
+            self.listener.ended(StepRecord(name=self._now, state="failed", seconds=0), "")
         self.note(state=state, failure=failure, ended_unix_ms=_now_ms())
 
     def publish(self, source: Path, name: str) -> Path:
@@ -255,17 +254,24 @@ def begin(runs: Path, record: RunRecord, cache: Cache, listener: Listener, optio
     """
     folder = runs / record.id
     run = Run(folder, record, cache, listener, options)
-    run.note(started_unix_ms=_now_ms(), release=_released(folder))
+    before = _before(folder)
+    trigger = record.trigger
+    if trigger is None and before is not None:
+        trigger = before.trigger  # whoever goes on with a run did not start it
+    run.note(
+        started_unix_ms=_now_ms(),
+        trigger=trigger,
+        release=before.release if before is not None else None,
+    )
     return run
 
 
-def _released(folder: Path) -> ReleaseRecord | None:
-    """Return the release of a run that was done before, if it can be read."""
+def _before(folder: Path) -> RunRecord | None:
+    """Return the record of a run that was made before, if it can be read."""
     try:
-        before = read_record(folder)
+        return read_record(folder)
     except ConfigError:
         return None
-    return before.release if before is not None else None
 
 
 def _now_ms() -> int:

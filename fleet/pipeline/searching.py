@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -29,6 +30,7 @@ JOURNAL: Final = "tuning.journal"
 TUNING: Final = "tuning.json"
 LOGS: Final = "trials"
 VALIDATION: Final = PARTS[1]
+TRIAL_VERSION: Final = "0.0.0"
 MAX_KATIB_BYTES: Final = 1024 * 1024
 
 
@@ -39,6 +41,8 @@ def search_parameters(run: Run, maker: Maker, wanted: Tune) -> dict[str, JsonVal
         ConfigError: `search_invalid`, `tuning_failed`, or no rows to search by.
         StorageError: `study_unreadable`.
     """
+    # A trial is never released: its version is the same whatever the run's will be.
+    maker = replace(maker, version=TRIAL_VERSION)
     project = maker.project
     if not project.data.split.validation:
         raise ConfigError(
@@ -51,7 +55,6 @@ def search_parameters(run: Run, maker: Maker, wanted: Tune) -> dict[str, JsonVal
         "schema": maker.schema.digest if maker.schema is not None else "",
         "space": repr(sorted(plan.space.items())),
         "tune": wanted.model_dump(mode="json", exclude={"search", "katib", "timeout_s"}),
-        "version": maker.version,
     }
     key = steps.key_of("tune", {**inputs, "tune": [o.metric for o in plan.objectives]})
     plan = Plan(plan.space, plan.objectives, plan.trials, plan.jobs, plan.seed, key)

@@ -107,7 +107,7 @@ def convert_inputs(
         libraries: Versions.
     """
     return {
-        "model": project.model.model_dump(mode="json", exclude={"kind", "intended_use"}),
+        "model": project.model.model_dump(mode="json", exclude={"kind", "intended_use", "limits"}),
         "version": version,
         "data": data,
         "estimator": estimator,

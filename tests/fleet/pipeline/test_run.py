@@ -20,7 +20,7 @@ from wire.bundle import read_bundle
 from wire.errors import ConfigError, ModelfleetError
 
 CHECKED = ["snapshot", "statistics", "schema", "validate"]
-STEPS = [*CHECKED, "train", "convert", "evaluate"]
+STEPS = [*CHECKED, "train", "convert", "evaluate", "card"]
 DONE = Options(push=False)
 
 
@@ -63,6 +63,12 @@ def test_the_record_says_all_that_went_in_and_came_out(finished, records):
     assert record["data"]["sources"][0]["path"] == "data/rows.parquet"
     assert record["code"]["files"] == ["train.py"]
     assert record["params"] == {"C": 1.0}
+    assert record["validation"] == {
+        "verdict": "valid", "anomalies": [], "unmade": [], "unchecked": []
+    }  # fmt: skip
+    assert 0.8 < record["metrics"]["accuracy"] <= 1
+    assert record["verdict"]["outcome"] == "inconclusive"
+    assert "No limit was judged" in " ".join(record["verdict"]["reasons"])
     assert record["libraries"].keys() >= {"python", "numpy", "scikit-learn", "onnx"}
     bundle = read_bundle(finished / "runs" / record["id"] / "model.bundle")
     assert record["bundle"]["manifest"] == bundle.manifest_digest
@@ -205,7 +211,8 @@ def test_the_command_tells_each_step_and_what_to_do_next(copy, fleet):
     assert [line.split()[:2] for line in done.stderr.splitlines()] == [
         [name, "cached"] for name in STEPS
     ]
-    assert "next: fleet pipeline run --release" in done.stdout
+    assert "verdict" in done.stdout
+    assert "next:" not in done.stdout  # it was not blessed
     record = json.loads(fleet("pipeline", "run", copy, "--json").stdout)
     assert record["state"] == "done"
     listed = json.loads(fleet("pipeline", "list", "--json", cwd=copy).stdout)
