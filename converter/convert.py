@@ -110,7 +110,9 @@ def _pack(
     reference = baseline.make_baseline(
         [(spec, fed)], answered, rows.sha256, probabilities=_probabilities(converted, answered)
     )
-    given = schema.read_schema(request.schema) if request.schema is not None else None
+    given = (
+        schema.read_schema(request.schema) if isinstance(request.schema, Path) else request.schema
+    )
     files = {
         MODEL: converted.model,
         GOLDEN: golden.encode([fed[chosen]], [answer[chosen] for answer in answers]),
