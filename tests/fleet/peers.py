@@ -75,6 +75,8 @@ class Device:
         self.generation = 0
         self.models: dict[str, Spoken] = {}
         self.quarantined: dict[str, int] = {}
+        self.knows_shadows = True
+        self.shadow: m.ReportedShadow | None = None
         self.desired: list[m.Desired] = []
         self.acks: list[m.Ack] = []
         self.chunks: dict[str, int] = {}
@@ -147,6 +149,7 @@ class Device:
                 m.QuarantinedBundle(manifest=digest, code="error_ratio")
                 for digest in sorted(self.quarantined)
             ),
+            shadow=self.shadow,
         )
         self.send(topics.Reported(self.name), codec.encode(report), retain=True)
 
@@ -198,6 +201,9 @@ class Device:
                 for word in desired.lifted
             )
         }
+        self.shadow = None
+        if desired.shadow is not None and self.knows_shadows:
+            self.shadow = m.ReportedShadow(manifest=desired.shadow.manifest, state="running")
         wanted = {model.name: model for model in desired.models}
         for name in set(self.models) - set(wanted):
             del self.models[name]
