@@ -1,6 +1,6 @@
 """Packs of captured rows to the controller, over HTTPS with the device's certificate.
 
-Not by the broker, whose observers read everything (decision 0012): a device that was set up by hand, and
+Not by the broker, whose observers read everything (decision 0014): a device that was set up by hand, and
 has the broker alone, keeps its rows.
 """
 
