@@ -147,6 +147,12 @@ def test_a_finding_starts_one_run_with_its_evidence_and_a_person_has_the_last_wo
     assert len(project.asked()) == 1
 
 
+def test_a_controller_that_measures_nothing_calls_for_nothing(project: Project) -> None:
+    text = PROJECT.replace('["drift"]', '["accuracy"]\nmin_accuracy = 0.9')
+    (project.root / "pipeline.toml").write_text(text)
+    assert project.look() == Wait("nothing calls for a run", None)
+
+
 def test_the_cool_down_and_the_budget_hold_over_restarts(project: Project) -> None:
     for _ in range(4):
         project.drifts()
