@@ -53,28 +53,28 @@ class RunData(_Part):
     """Of the content, whatever files it lay in."""
     row_count: Annotated[int, Field(ge=0)]
     sources: tuple[RunSource, ...] = ()
-    splits: dict[Name, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
-    """Rows by split."""
+    parts: dict[Name, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
+    """Rows of each part of the split."""
 
 
 class RunCode(_Part):
     """What trained it."""
 
     commit: Annotated[str, Field(max_length=64)] | None = None
-    is_dirty: bool = False
-    """Whether there were changes that the commit does not have."""
+    is_dirty: bool | None = None
+    """Whether there were changes that the commit does not have; null where nobody knows."""
     repository: Line = ""
     sha256: Digest | None = None
-    """Of the training code's file."""
+    """Of the training code's files."""
 
 
 class RunVerdict(_Part):
     """What the evaluation came to."""
 
-    verdict: Literal["bless", "refuse", "inconclusive"]
+    outcome: Literal["bless", "refuse", "inconclusive"]
     reasons: tuple[Line, ...] = ()
     champion: Digest | None = None
-    """Manifest of the release that it was compared with."""
+    """The model file that it was compared with."""
 
 
 class RunRecord(_Part):

@@ -13,10 +13,11 @@ import typer
 from pydantic import ValidationError
 from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
 
-from fleet.api.run_schemas import MAX_RUN_BYTES, RunRecord, StoredRun
+from fleet.api.run_schemas import RunRecord, StoredRun
 from fleet.api.schemas import Model, PushResult, Release
 from fleet.durable import write_durably
 from fleet.openssf import sign_files
+from fleet.pipeline.made import MAX_RECORD_BYTES, parse_record, to_tell
 from fleet.trust.documents import TARGETS
 from fleet.trust.draft import signed_before
 from fleet.trust.session import Done
@@ -245,7 +246,9 @@ def show_release(
 
 def keep_run(
     release: Annotated[str, typer.Argument(help="NAME:VERSION, or NAME@ALIAS.")],
-    record: Annotated[Path, typer.Argument(help="JSON that says how it was made.")],
+    record: Annotated[
+        Path, typer.Argument(help="The run.json of the pipeline; or JSON of the API's form.")
+    ],
     controller: Controller = None,
 ) -> None:
     """Keep how a release was made, for ever; `fleet lineage` shows it."""
@@ -259,8 +262,10 @@ def keep_run(
 def _read_record(path: Path) -> RunRecord:
     try:
         with path.open("rb") as file:
-            raw = file.read(MAX_RUN_BYTES + 1)
-        parse_json(raw, max_bytes=MAX_RUN_BYTES)
+            raw = file.read(MAX_RECORD_BYTES + 1)
+        parse_json(raw, max_bytes=MAX_RECORD_BYTES)
+        if (record := parse_record(raw)) is not None:
+            return to_tell(record)
         return RunRecord.model_validate_json(raw)
     except OSError as exc:
         raise ConfigError(f"cannot read {path}: {exc.strerror}", code="run_unreadable") from exc

@@ -17,20 +17,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
 from fleet.core import retraining as core
 from fleet.core.retraining import AccuracySeen, DriftSeen, Seen, Start, Stopped, Verdict, Wait
 from fleet.durable import write_durably
 from wire.errors import StorageError
 
+from .made import MAX_RECORD_BYTES, RECORD_NAME, Record, parse_record
 from .retrain_state import FOLDER, Entry, State, locked, read_state, write_state
 from .triggers import Watched
 
 COMMAND: Final = (sys.executable, "-m", "fleet", "pipeline", "run")
 MAX_ATTEMPTS: Final = 3
 """Starts of one run, the first included; one that is interrupted more often has failed."""
-MAX_OUTPUT_BYTES: Final = 16 * 1024 * 1024
 MAX_EVIDENCE_BYTES: Final = 60 * 1024
 """Of what a trigger saw; the pipeline takes 64 KiB with the rest."""
 GRACE_S: Final = 20.0
@@ -51,35 +49,6 @@ class Fleet(Protocol):
 
     def tell(self, model: str, *, is_stopped: bool, why: str) -> None:
         """Say whether the triggers are stopped."""
-
-
-class _Said(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-
-class _Verdict(_Said):
-    verdict: str
-    reasons: tuple[str, ...] = ()
-
-
-class _Release(_Said):
-    rollout: str | None = None
-
-
-class PrintedRecord(_Said):
-    """What is read of the record that `fleet pipeline run --json` prints."""
-
-    id: str
-    verdict: _Verdict | str | None = None
-    release: _Release | None = None
-
-
-def parse_output(raw: bytes) -> PrintedRecord | None:
-    """Return the record that a pipeline printed, None where it printed something else."""
-    try:
-        return PrintedRecord.model_validate_json(raw)
-    except ValidationError:
-        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,26 +278,37 @@ class Watcher:
                 raise
 
     def _end_of(self, entry: Entry, code: int) -> _End:
-        """Return how a run ended, by its exit code and by what it printed."""
-        log = self._path(entry, "log")
+        """Return how a run ended, by what it printed, else by the record that it left; and its exit code."""
         with self._path(entry, "output.json").open("rb") as file:
-            record = parse_output(file.read(MAX_OUTPUT_BYTES))
+            record = parse_record(file.read(MAX_RECORD_BYTES))
+        record = record or self._left(entry)
+        why = f"the pipeline ended with code {code}; see {self._path(entry, 'log')}"
         if record is None:
-            if code == 0:
-                return _End("failed", f"the pipeline printed no record; see {log}")
-            return _End("failed", f"the pipeline ended with code {code}; see {log}")
-        said = record.verdict
-        word = said.verdict if isinstance(said, _Verdict) else said
-        reason = "; ".join(said.reasons) if isinstance(said, _Verdict) else ""
+            return _End("failed", why if code else "the pipeline left no record")
+        if record.failure is not None:
+            why = record.failure.message
         rollout = record.release.rollout if record.release is not None else None
-        match word:
-            case "bless" | "refuse" | "inconclusive":
-                verdict: Verdict = word
-            case None if code == 0:
-                verdict, reason = "inconclusive", "nothing was evaluated"
-            case _:
-                verdict, reason = "failed", f"the pipeline ended with code {code}; see {log}"
-        return _End(verdict, reason, record.id, rollout)
+        if record.verdict is None:
+            verdict: Verdict = "failed" if code else "inconclusive"
+            return _End(verdict, why if code else "nothing was evaluated", record.id, rollout)
+        outcome, reasons = record.verdict.outcome, "; ".join(record.verdict.reasons)
+        if outcome == "bless" and code:  # good, and then its release failed
+            return _End("inconclusive", why, record.id, rollout)
+        return _End(outcome, reasons, record.id, rollout)
+
+    def _left(self, entry: Entry) -> Record | None:
+        """Return the record in the folder of the run that was started with this evidence."""
+        try:
+            evidence = json.loads(self._path(entry, "evidence.json").read_bytes())
+            paths = sorted((self._watched.root / "runs").glob(f"*/{RECORD_NAME}"))
+            for path in paths:
+                with path.open("rb") as file:
+                    record = parse_record(file.read(MAX_RECORD_BYTES))
+                if record is not None and record.trigger == evidence:
+                    return record
+        except (OSError, ValueError):
+            return None
+        return None
 
     def _path(self, entry: Entry, what: str) -> Path:
         return self._watched.root / FOLDER / f"{entry.number}.{what}"

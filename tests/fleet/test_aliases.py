@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
+from fleet import aliases
 from fleet.api.app import build_app
 from tests.fleet.peers import Fleet, dawdles, refuses
+from wire.errors import PeerError
 
 CHAMPION = "/v1/models/digits/aliases/champion"
 
@@ -66,6 +72,49 @@ def test_an_alias_goes_back_step_by_step_as_it_came(fleet: Fleet, api: TestClien
     assert [m["why"] for m in moves[-3:]] == ["try 1.2.0", "try 1.1.0", "try 1.0.0"]
     page = api.get(f"{CHAMPION}/history?limit=2&before={moves[1]['id']}").json()
     assert page == moves[2:4]
+
+
+STEPS = st.lists(st.sampled_from(["1.0.0", "1.1.0", "1.2.0", "back", "delete"]), max_size=12)
+
+
+@pytest.fixture(scope="module")
+def names(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Fleet, Iterator[str]]]:
+    """A fleet with releases, and names that no alias had yet."""
+    fleet = Fleet(tmp_path_factory.mktemp("names"))
+    fleet.settle()
+    for version in ("1.0.0", "1.1.0", "1.2.0"):
+        fleet.release(version)
+    yield fleet, (f"a{number}" for number in itertools.count())
+    fleet.controller.stop()
+    fleet.store.close()
+
+
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
+@given(steps=STEPS)
+def test_one_step_back_is_undo_for_any_past(
+    names: tuple[Fleet, Iterator[str]], steps: list[str]
+) -> None:
+    fleet, fresh = names
+    alias = next(fresh)
+    past: list[str | None] = []  # what it meant, oldest first; None is deleted
+    for step in steps:
+        refused = len(past) < 2 if step == "back" else past[-1:] in ([], [None])
+        is_refused = step in ("back", "delete") and refused
+        with fleet.store.write() as tx:
+            how: Any = {"by": "me", "why": "", "now_unix_ms": fleet.now_unix_ms}
+            with pytest.raises(PeerError) if is_refused else contextlib.nullcontext():
+                if step == "back":
+                    aliases.step_back(tx, "digits", alias, **how)
+                    past.pop()
+                elif step == "delete":
+                    aliases.delete(tx, "digits", alias, **how)
+                    past.append(None)
+                else:
+                    aliases.move_to(tx, "digits", alias, step, **how)
+                    past = [] if past[-1:] == [None] else past
+                    past += [] if past[-1:] == [step] else [step]
+            standing = {m.alias: m.version for m in tx.aliases.standing("digits")}
+        assert standing.get(alias) == (past[-1] if past else None), steps
 
 
 def test_an_alias_that_was_set_to_what_it_is_does_not_move(fleet: Fleet, api: TestClient) -> None:

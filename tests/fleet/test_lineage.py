@@ -30,7 +30,7 @@ RUN: dict[str, Any] = {
     "code": {"commit": "c0ffee", "is_dirty": True},
     "parameters": {"C": 0.3, "layers": [1, 2]},
     "metrics": {"accuracy": 0.97},
-    "verdict": {"verdict": "bless", "reasons": ["accuracy 0.97 is above 0.9"]},
+    "verdict": {"outcome": "bless", "reasons": ["accuracy 0.97 is above 0.9"]},
     "libraries": {"scikit-learn": "1.7.2"},
 }
 
@@ -244,7 +244,7 @@ def sized(extra: int) -> dict[str, Any]:
         (RUN | {"metrics": {"a": "high"}}, 422, "invalid_request"),
         (RUN | {"data": {"sha256": "x", "row_count": 1}}, 422, "invalid_request"),
         (RUN | {"data": {"sha256": "d" * 64, "row_count": -1}}, 422, "invalid_request"),
-        (RUN | {"verdict": {"verdict": "fine"}}, 422, "invalid_request"),
+        (RUN | {"verdict": {"outcome": "fine"}}, 422, "invalid_request"),
         (sized(MAX_RUN_BYTES // 2), 413, "run_too_large"),
     ],
 )

@@ -2,7 +2,7 @@
 
 from fleet.api.run_schemas import RunRecord
 from fleet.cli import releases
-from fleet.pipeline import retrain_state, triggers, watch
+from fleet.pipeline import made, retrain_state, triggers
 from tests.fuzz.device_doors import as_file, folder, some
 from tests.fuzz.door import Door
 from tests.fuzz.samples import sampled_json
@@ -29,11 +29,11 @@ def doors():
     )
     yield Door(
         "what a pipeline prints",
-        lambda data: some(watch.parse_output(data)),
+        lambda data: some(made.parse_record(data)),
         (),
-        sampled_json(watch.PrintedRecord.model_json_schema()),
+        sampled_json(made.Record.model_json_schema()),
         lambda record: record.model_dump_json().encode(),
-        ("fleet.pipeline.watch",),
+        ("fleet.pipeline.made", "fleet.pipeline.watch"),
     )
     yield Door(
         "record of a run",

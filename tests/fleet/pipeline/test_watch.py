@@ -21,12 +21,13 @@ from fleet.api.app import build_app
 from fleet.cli.client import Client
 from fleet.cli.retrain import ControllerFleet
 from fleet.core.retraining import Start, Stopped, Wait
+from fleet.pipeline.made import parse_record, to_tell
 from fleet.pipeline.retrain_state import FOLDER, read_state, write_state
 from fleet.pipeline.triggers import read_watched
 from fleet.pipeline.watch import MAX_ATTEMPTS, Watcher
 from fleet.store.drift import FindingRow
 from tests.fleet.peers import Fleet, refuses
-from wire.errors import ConfigError
+from wire.errors import ConfigError, PeerError
 
 DAY_MS = 86_400_000
 PROJECT = """
@@ -119,7 +120,7 @@ def project(tmp_path: Path) -> Iterator[Project]:
     headers = fleet.bearer() | {"content-type": "application/json"}
     with TestClient(app, headers=headers) as api:
         project = Project(root, fleet, api)
-        project.answers({"verdict": "bless", "reasons": ["better by 0.02"]})
+        project.answers({"outcome": "bless", "reasons": ["better by 0.02"]})
         yield project
     fleet.controller.stop()
     fleet.store.close()
@@ -146,6 +147,12 @@ def test_a_finding_starts_one_run_with_its_evidence_and_a_person_has_the_last_wo
     assert len(project.asked()) == 1
 
 
+def test_a_controller_that_measures_nothing_calls_for_nothing(project: Project) -> None:
+    text = PROJECT.replace('["drift"]', '["accuracy"]\nmin_accuracy = 0.9')
+    (project.root / "pipeline.toml").write_text(text)
+    assert project.look() == Wait("nothing calls for a run", None)
+
+
 def test_the_cool_down_and_the_budget_hold_over_restarts(project: Project) -> None:
     for _ in range(4):
         project.drifts()
@@ -168,7 +175,7 @@ def test_the_cool_down_and_the_budget_hold_over_restarts(project: Project) -> No
 def test_two_refusals_stop_the_triggers_and_raise_an_alert_until_somebody_resumes(
     project: Project,
 ) -> None:
-    project.answers({"verdict": "refuse", "reasons": ["worse"]})
+    project.answers({"outcome": "refuse", "reasons": ["worse"]})
     for _ in range(2):
         project.drifts()
         assert isinstance(project.look(), Start)
@@ -188,7 +195,7 @@ def test_two_refusals_stop_the_triggers_and_raise_an_alert_until_somebody_resume
 
 
 def test_a_run_by_hand_passes_cool_down_and_refusals(project: Project) -> None:
-    project.answers("refuse")
+    project.answers({"outcome": "refuse"})
     for _ in range(3):
         assert isinstance(project.look(by_hand="new sensor"), Start)
     assert [entry.why for entry in project.entries()] == ["new sensor"] * 3
@@ -203,9 +210,10 @@ def test_a_run_by_hand_passes_cool_down_and_refusals(project: Project) -> None:
         ("", 1, "failed"),
         ('{"id": "x"}', 0, "inconclusive"),
         ('{"id": "x"}', 1, "failed"),
-        ('{"id": "x", "verdict": "splendid"}', 0, "failed"),
-        ('{"id": "x", "verdict": {"verdict": "refuse"}}', 1, "refuse"),
-        ('{"id": "x", "verdict": "bless", "release": null}', 0, "bless"),
+        ('{"id": "x", "verdict": {"outcome": "splendid"}}', 0, "failed"),
+        ('{"id": "x", "verdict": {"outcome": "refuse"}}', 1, "refuse"),
+        ('{"id": "x", "verdict": {"outcome": "bless"}, "release": null}', 0, "bless"),
+        ('{"id": "x", "verdict": {"outcome": "bless"}}', 1, "inconclusive"),
         ('{"id": 7}', 0, "failed"),
         ("[" * 100_000, 0, "failed"),
     ],
@@ -219,6 +227,60 @@ def test_whatever_the_pipeline_prints_is_an_end(
     assert project.entries()[0].verdict == verdict
 
 
+LEAVES = """
+import json, pathlib, sys
+folder = pathlib.Path(sys.argv[1])
+evidence = json.loads(pathlib.Path(sys.argv[sys.argv.index("--trigger") + 1]).read_text())
+for name, trigger, outcome in (("0ld", None, "bless"), ("8c1f", evidence, "refuse")):
+    (folder / "runs" / name).mkdir(parents=True, exist_ok=True)
+    record = {"id": name, "trigger": trigger, "verdict": {"outcome": outcome, "reasons": ["worse"]}}
+    (folder / "runs" / name / "run.json").write_text(json.dumps(record))
+sys.exit("fleet: not blessed")
+"""
+
+
+def test_a_run_that_prints_nothing_is_found_by_its_evidence(project: Project) -> None:
+    (project.root / "pipeline.py").write_text(LEAVES)
+    project.look(by_hand="try")
+    (entry,) = project.entries()
+    assert (entry.verdict, entry.run, entry.reason) == ("refuse", "8c1f", "worse")
+
+
+def test_a_run_of_the_pipeline_is_told_in_the_form_that_the_fleet_keeps() -> None:
+    record = {
+        "v": 1,
+        "id": "8c1f8c1f8c1f",
+        "state": "done",
+        "model": "digits",
+        "kind": "classifier",
+        "params": {"C": 1.0, "gamma": 0.1},
+        "tuned": {"C": 0.3},
+        "seed": 0,
+        "code": {"sha256": "c" * 64, "files": ["train.py"], "commit": "c0ffee", "is_dirty": None},
+        "libraries": {"numpy": "2.3"},
+        "data": {
+            "sha256": "d" * 64,
+            "row_count": 9,
+            "feature_names": ["a"],
+            "sources": [{"path": "a.csv", "sha256": "e" * 64, "row_count": 9}],
+            "parts": {"train": 9},
+        },
+        "verdict": {"outcome": "bless", "reasons": [], "champion": None},
+        "trigger": {"kind": "drift", "why": "cam", "by": "fleet retrain", "evidence": {"a": 1}},
+    }
+    parsed = parse_record(json.dumps(record).encode())
+    assert parsed is not None
+    told = to_tell(parsed)
+    assert told.parameters == {"C": 0.3, "gamma": 0.1}
+    assert (told.data.row_count, told.data.parts) == (9, {"train": 9})
+    assert (told.code.commit, told.trigger.kind) == ("c0ffee", "drift")
+    other = to_tell(parsed.model_copy(update={"trigger": ["what", "ever"]}))
+    assert other.trigger.evidence == {"given": ["what", "ever"]}
+    with pytest.raises(PeerError) as caught:
+        to_tell(parsed.model_copy(update={"data": None}))
+    assert caught.value.code == "run_invalid"
+
+
 def test_with_auto_a_rollout_that_halts_is_a_refusal(project: Project) -> None:
     text = PROJECT + "\n[rollout]\nauto = true\n"
     (project.root / "pipeline.toml").write_text(text)
@@ -226,7 +288,7 @@ def test_with_auto_a_rollout_that_halts_is_a_refusal(project: Project) -> None:
     project.fleet.roll_out("1.0.0")
     project.fleet.release("1.1.0")
     rollout = project.fleet.roll_out("1.1.0")
-    project.answers("bless", release={"version": "1.1.0", "rollout": rollout})
+    project.answers({"outcome": "bless"}, release={"version": "1.1.0", "rollout": rollout})
     project.drifts()
     assert isinstance(project.look(), Start)
     assert "--rollout" in project.asked()[0]
