@@ -14,6 +14,8 @@ from sklearn.preprocessing import OneHotEncoder
 from converter import add_card, answer, convert, measure
 from converter.bundle import describe_files, write_bundle
 from converter.handover import take_cost, take_outputs
+from fleet.registry import push
+from fleet.store.store import Store
 from wire.bundle import read_bundle
 from wire.errors import BundleError, ModelfleetError
 
@@ -216,3 +218,22 @@ def test_a_card_over_the_cap_is_no_valid_manifest(bundle, tmp_path):
     with pytest.raises(ModelfleetError):
         add_card(bundle, "\ud800", tmp_path / "b")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_device_stores_a_card_and_serves_as_without(bundle, tmp_path, serve, digits):
+    add_card(bundle, "# m\n", tmp_path / "carded")
+    opened = read_bundle(tmp_path / "carded")
+    model = serve(opened)
+    expected = answer(bundle, digits.rows)["label"]
+    assert np.array_equal(model.run({"X": digits.rows}, ["label"])[0], expected)
+
+
+def test_a_bundle_with_a_card_is_released_with_it(bundle, tmp_path):
+    digest, _ = add_card(bundle, "# m\n", tmp_path / "carded")
+    store = Store(tmp_path / "fleet.db", tmp_path)
+    try:
+        release = push(store, tmp_path / "carded", now_unix_ms=0)
+    finally:
+        store.close()
+    assert release.release.manifest == digest
+    assert "model_card.md" in release.release.manifest_body
