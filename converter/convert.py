@@ -112,7 +112,9 @@ def _pack(
     reference = baseline.make_baseline(
         [(spec, fed)], answered, rows.sha256, probabilities=_probabilities(converted, answered)
     )
-    given = schema.read_schema(request.schema) if request.schema is not None else None
+    given = (
+        schema.read_schema(request.schema) if isinstance(request.schema, Path) else request.schema
+    )
     card = {CARD: read_card(request.card)} if request.card is not None else {}
     files = {
         MODEL: converted.model,

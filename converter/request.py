@@ -14,6 +14,7 @@ from wire.codec import first_fault
 from wire.errors import PeerError
 from wire.ids import NAME_PATTERN, VERSION_PATTERN
 from wire.manifest import Budgets, Lineage
+from wire.schema import Schema
 
 MAX_DEVICE_CLASS_CHARS: Final = 64
 """As in the manifest."""
@@ -40,8 +41,8 @@ class ConvertRequest:
         code_commit: Commit of the training code, for the lineage.
         source_sha256: Digest of the source, if its author's signature was verified; for the lineage.
         source_signer: Who signed it.
-        schema: What the features may hold, where the reference rows do not say it; a file as
-            `wire.schema.Schema`. None for these alone.
+        schema: What the features may hold, where the reference rows do not say it, or a file of it
+            as JSON. None for these alone.
         feature_names: Of the columns of the rows, where the estimator does not know them.
         folder: Where the modules are that a pickle or `module:attribute` is made of; else the
             working directory.
@@ -62,7 +63,7 @@ class ConvertRequest:
     code_commit: str | None = None
     source_sha256: str | None = None
     source_signer: str | None = None
-    schema: Path | None = None
+    schema: Schema | Path | None = None
     feature_names: tuple[str, ...] = ()
     folder: Path | None = None
     card: Path | None = None

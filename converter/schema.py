@@ -13,6 +13,8 @@ from wire.schema import MAX_CATEGORY_CHARS, FeatureCheck, Schema
 
 MAX_SCHEMA_BYTES: Final = 4 * 1024 * 1024
 """As devices read it."""
+LIMITS: Final = frozenset({"low", "high", "range", "categories", "category"})
+"""The fields of a check that reference rows say something of."""
 
 
 def read_schema(path: Path) -> Schema:
@@ -33,7 +35,8 @@ def read_schema(path: Path) -> Schema:
 def make_schema(baseline: Baseline, given: Schema | None) -> Schema:
     """Return the checks of a model's features: the author's, else those that its reference rows pass.
 
-    What is inferred only flags, so that nothing is refused that was answered before.
+    What is inferred only flags, so that nothing is refused that was answered before. It stays beside
+    an author's check that is about missing or infinite values alone.
 
     Raises:
         PeerError: `request_invalid`, naming a feature that the model does not have.
@@ -47,9 +50,20 @@ def make_schema(baseline: Baseline, given: Schema | None) -> Schema:
     for check in given.features if given is not None else ():
         if names[check.name] != 1:
             what = "is the name of several" if names[check.name] else "is no feature of the model"
-            raise PeerError(f"--schema: {check.name!r} {what}", code="request_invalid")
-        checks[check.name] = check
+            raise PeerError(
+                f"--schema: {check.name!r} {what}",
+                code="request_invalid",
+                hint='leave it out; in a schema.pbtxt by default_environment: "SERVING", and'
+                ' not_in_environment: "SERVING" in the feature',
+            )
+        checks[check.name] = _beside(checks.get(check.name), check)
     return Schema(v=1, features=tuple(checks.values()))
+
+
+def _beside(inferred: FeatureCheck | None, check: FeatureCheck) -> FeatureCheck:
+    if inferred is None or check.model_fields_set & LIMITS:
+        return check
+    return inferred.model_copy(update={n: getattr(check, n) for n in check.model_fields_set})
 
 
 def encode(schema: Schema) -> bytes:

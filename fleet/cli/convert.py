@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from wire.errors import PeerError
+from wire.schema import Schema
 
 from .console import (
     Json,
@@ -52,7 +53,8 @@ def convert(
         str, typer.Option(help="What devices do with missing values: reject or pass.")
     ] = "reject",
     schema: Annotated[
-        Path | None, typer.Option(help="What features may hold (JSON), and what is refused.")
+        Path | None,
+        typer.Option(help="What features may hold: JSON, or TFDV's schema.pbtxt."),
     ] = None,
     card: Annotated[Path | None, typer.Option(help="Model card (Markdown) for people.")] = None,
     code_commit: Annotated[str | None, typer.Option(help="Commit it was trained from.")] = None,
@@ -92,7 +94,7 @@ def convert(
         memory_mb=memory_mb,
         device_class=device_class,
         nan_policy=nan_policy,
-        schema=schema,
+        schema=_device_schema(schema, nan_policy),
         card=card,
         code_commit=code_commit,
         source_sha256=sha256,
@@ -121,6 +123,22 @@ def convert(
         ]
     )
     typer.echo(f"next: fleet push {printable(str(report.output))}")
+
+
+def _device_schema(path: Path | None, nan_policy: str) -> Path | Schema | None:
+    """Return what devices check of a TFDV schema; another file as it is."""
+    if path is None or path.suffix != ".pbtxt":
+        return path
+    from .data import check_installed
+
+    check_installed()
+    from fleet.pipeline.device_schema import device_schema
+    from fleet.pipeline.tfdv import read_schema
+
+    found = device_schema(read_schema(path).schema, nan_policy=nan_policy)
+    for sentence in found.unexpressed:
+        say(f"not checked on devices: {sentence}")
+    return found.schema
 
 
 def _verified(

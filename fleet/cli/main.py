@@ -23,6 +23,7 @@ MODULES: Final = {
     "setup": ("init", "up", "down", "controller"),
     "devices": ("devices", "device", "telemetry"),
     "convert": ("convert",),
+    "data": ("data",),
     "pipeline": ("pipeline",),
     "releases": ("push", "releases", "models"),
     "keys": ("keys",),
@@ -103,8 +104,8 @@ def _root(
 def main() -> NoReturn:
     """Run the command line.
 
-    Exit codes: 0 done, 1 error, 2 wrong usage, 3 rollout halted or aborted, 4 inconclusive,
-    130 interrupted (a rollout that was waited for goes on).
+    Exit codes: 0 done, 1 error, 2 wrong usage, 3 rollout halted or aborted, or data
+    with anomalies, 4 inconclusive, 130 interrupted (a rollout that was waited for goes on).
     """
     try:
         app()  # ends by SystemExit; usage errors are shown by typer, with code 2

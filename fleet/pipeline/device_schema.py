@@ -96,7 +96,8 @@ def _limits(feature: Any, domains: Mapping[str, Any], nan_policy: str) -> dict[s
     limits: dict[str, Any] = {}
     low, high = _range(feature)
     if low is not None or high is not None:
-        limits |= {"low": low, "high": high, "range": action}
+        ends = {"low": low, "high": high}
+        limits |= {n: end for n, end in ends.items() if end is not None} | {"range": action}
     categories = _categories(feature, domains)
     if _are_expressible(categories):
         # A row without text holds the empty one.

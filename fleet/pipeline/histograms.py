@@ -109,7 +109,7 @@ def _finite(
 def _rows_up_to(points: FloatArray, buckets: Buckets) -> FloatArray:
     """Return how many rows are up to each point, shape (n_points,)."""
     low, high, rows = buckets
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(all="ignore"):
         shares = np.clip((points[:, None] - low) / (high - low), 0.0, 1.0)
     shares = np.where(high == low, points[:, None] >= low, shares)
     found: FloatArray = shares @ rows

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from google.protobuf import text_format
+from google.protobuf import json_format, text_format
 
 from wire.errors import ConfigError
 
 MAX_DEPTH: Final = 24
 """Blocks in blocks; a schema without structures has four."""
 _SYMBOL: Final = re.compile(
-    r"""\s*(?:\#[^\n]*\s*)*
+    r"""\s*+(?:\#[^\n]*+\s*+)*+
     (?P<symbol>"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*'|[\w.+\-/]+|[{}<>\[\]:;,])""",
     re.VERBOSE,
 )
@@ -108,6 +108,12 @@ def encode(message: Any, kept: tuple[Kept, ...] = ()) -> str:
     return text
 
 
+def as_json(message: Any) -> dict[str, Any]:
+    """Return a message as what `json.dumps` takes, with the names that its fields have in text."""
+    found: dict[str, Any] = json_format.MessageToDict(message, preserving_proto_field_name=True)
+    return found
+
+
 class _Walk:
     """Goes through a text once, field by field."""
 
@@ -139,12 +145,15 @@ class _Walk:
             counts[symbol] = number + 1
             inside = (*place, (symbol, number))
             message_type = field.message_type if field is not None else None
-            self._value(message_type, inside)
-            if field is None and not is_extension and re.fullmatch(r"[A-Za-z_]\w*", symbol):
+            is_whole = self._value(message_type, inside)
+            is_name = re.fullmatch(r"[A-Za-z_]\w*", symbol) is not None
+            if field is None and not is_extension and is_name and is_whole:
                 self._unknown.append((place, start, self._at))
 
-    def _value(self, message_type: Any, inside: tuple[tuple[str, int], ...]) -> None:
-        if self._peek() == ":":
+    def _value(self, message_type: Any, inside: tuple[tuple[str, int], ...]) -> bool:
+        """Walk what follows a field's name; return whether it is well formed."""
+        has_colon = self._peek() == ":"
+        if has_colon:
             self._next()
         symbol = self._next()
         if symbol in ("{", "<"):
@@ -152,26 +161,28 @@ class _Walk:
                 line = self._text.count("\n", 0, self._at) + 1
                 raise _invalid(self._shown, line, f"blocks lie more than {MAX_DEPTH} deep")
             if message_type is None:
-                self._skip(_CLOSING[symbol])
-                return
+                return self._skip(_CLOSING[symbol])
             start = self._start
             self.block(message_type, inside, _CLOSING[symbol])
             if self._blocks is not None:
                 self._blocks.append((inside, start, self._start))
-        elif symbol == "[":
-            self._skip("]")
-        elif symbol[:1] in ("'", '"'):
+            return True
+        if symbol == "[":
+            return self._skip("]") and has_colon
+        if symbol[:1] in ("'", '"'):
             while self._peek()[:1] in ("'", '"') and self._peek():
                 self._next()
+        return has_colon and symbol not in ("", *"}>]:;,")
 
-    def _skip(self, closing: str) -> None:
-        """Go behind what closes the block that was just opened."""
+    def _skip(self, closing: str) -> bool:
+        """Go behind what closes the block that was just opened; return whether there is one."""
         open_ones = [closing]
         while open_ones and (symbol := self._next()):
             if symbol in _CLOSING:
                 open_ones.append(_CLOSING[symbol])
             elif symbol == open_ones[-1]:
                 open_ones.pop()
+        return not open_ones
 
     def _peek(self) -> str:
         found = _SYMBOL.match(self._text, self._at)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ from tensorflow_metadata.proto.v0.statistics_pb2 import DatasetFeatureStatistics
 
 from wire.errors import ConfigError
 
-from .anomalies import Anomaly, Severity, Validation, Verdict
+from .anomalies import Anomaly, Severity, Validation, Verdict, is_retired
 from .domains import is_int
 from .reason import SCHEMA_TYPES, FeatureView, name_of
 from .textproto import Kept, encode, parse, read_text
@@ -28,6 +28,8 @@ TRAINING: Final = "TRAINING"
 SERVING: Final = "SERVING"
 TRUE_TEXTS: Final = ("TRUE", "true", "SET", "set", "1")
 FALSE_TEXTS: Final = ("FALSE", "false", "CLEAR", "clear", "0")
+REASONS: Final = frozenset(anomalies_pb2.AnomalyInfo.Type.keys())
+"""All codes that TFDV has for an anomaly."""
 MULTIPLE: Final = "Multiple errors"
 
 
@@ -40,7 +42,7 @@ class SchemaFile:
         kept: What a newer one says, and is written again.
     """
 
-    schema: Schema
+    schema: Schema = field(default_factory=Schema)
     kept: tuple[Kept, ...] = ()
 
 
@@ -120,6 +122,18 @@ def leave_out_in_serving(schema: Schema, names: Collection[str]) -> None:
         is_free = not feature.in_environment and not feature.not_in_environment
         if feature.name in names and is_free:
             feature.not_in_environment.append(SERVING)
+
+
+def compare_with_previous(schema: Schema, threshold_bits: float) -> None:
+    """Give features without a drift comparator one: a Jensen-Shannon divergence that is too much.
+
+    Args:
+        schema: Is changed.
+        threshold_bits: 0 to 1; TFDV has no default.
+    """
+    for feature in schema.feature:
+        if not feature.HasField("drift_comparator") and not is_retired(feature):
+            feature.drift_comparator.jensen_shannon_divergence.threshold = threshold_bits
 
 
 def anomalies_message(validation: Validation, schema: Schema) -> Anomalies:

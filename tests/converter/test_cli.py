@@ -175,6 +175,20 @@ def test_any_name_of_a_file_can_be_written_and_told(convert, place):
     assert read_bundle(place / name).manifest.name == "m"
 
 
+def test_a_schema_of_tfdv_goes_into_the_bundle_in_its_own_words(convert, place):
+    (place / "schema.pbtxt").write_text(
+        'feature { name: "X[0]" type: FLOAT float_domain { min: -1 max: 99 }'
+        ' unique_constraints { min: 2 max: 9 } annotation { tag: "device:reject" } }'
+    )
+    done = convert("--schema", "schema.pbtxt", check=0)
+    assert "not checked on devices: 'X[0]': its unique_constraints" in done.stderr
+    files = read_bundle(place / "m-1.0.0.bundle").files
+    checks = {check["name"]: check for check in json.loads(files["schema.json"])["features"]}
+    assert checks["X[0]"] == {"name": "X[0]", "low": -1, "high": 99, "range": "reject"}
+    (place / "schema.pbtxt").write_text("feature {\n  type: FLOT\n}")
+    assert "schema.pbtxt, line 2: column" in convert("--schema", "schema.pbtxt", check=1).stderr
+
+
 def test_help_says_what_each_option_is_for(fleet, place):
     text = fleet("convert", "--help", cwd=place, check=0).stdout
     for option in ("--data", "--output", "--trust-pickle", "--nan-policy", "--timeout"):

@@ -66,3 +66,11 @@ def test_a_file_that_is_no_schema_is_refused_with_its_name(tmp_path, body):
     with pytest.raises(PeerError, match=r"--schema: .*s\.json") as refused:
         read_schema(path)
     assert refused.value.code == "request_invalid"
+
+
+def test_a_check_of_missing_values_alone_stays_beside_what_was_inferred():
+    _, baseline = reference(np.float32([[1], [3]]), names=("age",))
+    made = make_schema(baseline, Schema(features=(FeatureCheck(name="age", missing="flag"),)))
+    assert made.features == (FeatureCheck(name="age", low=1, high=3, missing="flag"),)
+    unlimited = FeatureCheck(name="age", low=None, missing="flag")
+    assert make_schema(baseline, Schema(features=(unlimited,))).features == (unlimited,)
