@@ -23,6 +23,8 @@ from .training import TrainRequest, train
 
 BUNDLE_FILE: Final = "model.bundle"
 FACTS: Final = "facts.json"
+TUNING: Final = "tuning.json"
+"""What a search left."""
 
 
 @dataclass(frozen=True, slots=True)

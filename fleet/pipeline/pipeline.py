@@ -27,7 +27,6 @@ from .record import BundleRecord, CodeRecord, DataRecord, ReleaseRecord, RunReco
 from .release import Fleet, next_minor
 from .report import write_report
 from .run import Listener, Options, Run, begin, going_on, hold_runs
-from .searching import search_parameters
 from .snapshot import REFERENCE, Snapshot, Source, find_sources, read_snapshot, save_snapshot
 
 LOG_FILE: Final = "train.log"
@@ -186,6 +185,8 @@ class _Work:
         """Return the bundle, None where that was not asked for."""
         run, params = self.run, self.project.train.params
         if self.project.tune is not None:
+            from .searching import search_parameters  # Optuna takes a second to import
+
             params = search_parameters(run, maker, self.project.tune)
         if run.is_over_after("tune"):
             return None
@@ -230,7 +231,8 @@ class _Work:
                 now_ms = time.time_ns() // 1_000_000
                 before = ReleaseRecord(version=version, manifest=manifest, pushed_unix_ms=now_ms)
             self.run.note(release=before)
-            return f"{name}:{version}"
+            alias = self.project.release.alias
+            return f"{name}:{version}" + (f"; the alias {alias} is yet to be set" if alias else "")
 
         self.run.act("release", push)
         if self.run.is_over_after("release") or not self._wants_rollout:

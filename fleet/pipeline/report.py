@@ -16,9 +16,9 @@ from . import charts
 from .checking import SUMMARY
 from .figures import add_figures, add_search
 from .judging import EVALUATION
+from .making import TUNING
 from .page import Page
 from .record import BundleRecord, RunRecord
-from .searching import TUNING
 
 FILE_NAME: Final = "report.html"
 MAX_LISTED: Final = 20

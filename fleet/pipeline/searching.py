@@ -17,7 +17,7 @@ from . import steps
 from .evaluation import ALL, Sureness, cut_slices, evaluate
 from .judging import predict
 from .katib import read_katib
-from .making import BUNDLE_FILE, Maker
+from .making import BUNDLE_FILE, TUNING, Maker
 from .objectives import Objective
 from .project import PARTS, Project, Tune
 from .run import Run
@@ -27,7 +27,6 @@ from .tuning import Plan, Report, Tuned, tune
 from .verdict import COSTS
 
 JOURNAL: Final = "tuning.journal"
-TUNING: Final = "tuning.json"
 LOGS: Final = "trials"
 VALIDATION: Final = PARTS[1]
 TRIAL_VERSION: Final = "0.0.0"
