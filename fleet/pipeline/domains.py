@@ -148,37 +148,40 @@ def is_int(text: str) -> bool:
 
 
 def _check_floats(view: FeatureView, domain: Any) -> list[Reason]:
-    found = []
     if view.type == statistics_pb2.FeatureNameStatistics.FLOAT:
-        nan_count = view.nan_count
-        # TFDV takes the range of no number for 0 to 0.
-        has_ends = bool(view.numbers.histograms) and any(h.buckets for h in view.numbers.histograms)
-        low, high = view.numbers.min, view.numbers.max
-    else:
-        odd = [value for value in sorted(view.counts) if not re.fullmatch(NUMBER, value)]
-        values = [] if odd else [float(value) for value in view.counts]
-        nan_count = sum(math.isnan(value) for value in values)
-        if odd:
-            text = f"holds {listed(odd)}, which are no numbers"
-            return [Reason("FLOAT_TYPE_STRING_NOT_FLOAT", text)]
-        ends = [value for value in values if not math.isnan(value)]
-        has_ends = bool(ends)
-        low, high = (min(ends), max(ends)) if ends else (0.0, 0.0)
-    if domain.disallow_nan and nan_count:
-        found.append(Reason("FLOAT_TYPE_HAS_NAN", "holds NaN, which the schema forbids"))
-    return found + (_check_ends(domain, low, high) if has_ends else [])
+        found = _check_nan(domain, view.nan_count)
+        # Of NaN alone TFDV takes the range for 0 to 0.
+        has_range = any(histogram.buckets for histogram in view.numbers.histograms)
+        return found + _check_range(
+            domain, view.numbers.min, view.numbers.max, is_of_nan=not has_range
+        )
+    numbers = [value for value in view.counts if re.fullmatch(NUMBER, value)]
+    odd = sorted(view.counts.keys() - set(numbers))
+    values = [float(value) for value in numbers]
+    found = _check_nan(domain, sum(map(math.isnan, values)))
+    if odd:
+        text = f"holds {listed(odd)}, which are no numbers"
+        return [*found, Reason("FLOAT_TYPE_STRING_NOT_FLOAT", text)]
+    ends = [value for value in values if not math.isnan(value)]
+    return found + (_check_range(domain, min(ends), max(ends)) if ends else [])
 
 
-def _check_ends(domain: Any, low: float, high: float) -> list[Reason]:
+def _check_nan(domain: Any, count: int) -> list[Reason]:
+    is_odd = domain.disallow_nan and count > 0
+    return [Reason("FLOAT_TYPE_HAS_NAN", "holds NaN, which the schema forbids")] if is_odd else []
+
+
+def _check_range(domain: Any, low: float, high: float, *, is_of_nan: bool = False) -> list[Reason]:
     # The schema's limits are float32, and so TFDV compares.
     with np.errstate(over="ignore"):
         low, high = float(np.float32(low)), float(np.float32(high))
+    least, most = ("only NaN",) * 2 if is_of_nan else (f"{low:g}", f"{high:g}")
     found = []
     if domain.HasField("min") and low < domain.min:
-        text = f"holds {low:g}, and the least is {domain.min:g}"
+        text = f"holds {least}, and the least is {domain.min:g}"
         found.append(Reason("FLOAT_TYPE_SMALL_FLOAT", text))
     if domain.HasField("max") and high > domain.max:
-        text = f"holds {high:g}, and the most is {domain.max:g}"
+        text = f"holds {most}, and the most is {domain.max:g}"
         found.append(Reason("FLOAT_TYPE_BIG_FLOAT", text))
     if domain.disallow_inf and (math.isinf(low) or math.isinf(high)):
         found.append(

@@ -107,6 +107,8 @@ def make_vectors() -> dict[str, Any]:
         },
         "single": {"value": column("FLOAT", [4.25]), "label": column("INT", [1])},
         "none": {"value": column("FLOAT", [])},
+        "odd_later": {"nan": objects("FLOAT", ["nan"] * 5 + [v + 1 for v in odd[5:]])},
+        "mixed": {"text": column("STRING", ["nan", "two", "3", " 4 ", "1e3", "-inf"] * 3)},
     }
 
 
