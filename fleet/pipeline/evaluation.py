@@ -201,7 +201,7 @@ def evaluate(
         predictions: What it answered.
         slices: From `cut_slices`.
         metrics: Of `fleet.pipeline.metrics`; none for all that the answers allow, and of all rows
-            those of each class too.
+            precision, recall and F1 of each class too.
         sureness: How intervals are made.
 
     Raises:
@@ -274,7 +274,7 @@ def _default_metrics(predictions: Predictions, *, each_class: bool) -> tuple[str
     has_scores = predictions.scores is not None
     names = [m for m in names_of(predictions.kind) if has_scores or not needs_scores(m)]
     if each_class and 0 < len(predictions.classes) <= MAX_CLASSES_LISTED:
-        kinds = ("precision", "recall", "f1", *(("roc_auc",) if has_scores else ()))
+        kinds = ("precision", "recall", "f1")
         names += [f"{kind}[{label}]" for label in predictions.classes for kind in kinds]
     return tuple(names)
 

@@ -198,12 +198,19 @@ def _area(scores: FloatArray, is_positive: Array) -> Statistic:
     starts = np.flatnonzero(np.diff(scores[order], prepend=-np.inf))
     positive = is_positive[order].astype(np.float64)
 
+    has_ties = len(starts) < len(scores)
+
     def values(weights: FloatArray) -> FloatArray:
-        ordered = weights[:, order]
-        hits = np.add.reduceat(ordered * positive, starts, axis=1)
-        misses = np.add.reduceat(ordered * (1 - positive), starts, axis=1)
-        below = np.cumsum(misses, axis=1) - misses / 2
-        return _ratio((hits * below).sum(axis=1), hits.sum(axis=1) * misses.sum(axis=1))
+        ordered = np.take(weights, order, axis=1)
+        hits = ordered * positive
+        misses = ordered - hits
+        if has_ties:
+            hits = np.add.reduceat(hits, starts, axis=1)
+            misses = np.add.reduceat(misses, starts, axis=1)
+        below = np.cumsum(misses, axis=1)
+        pairs = hits.sum(axis=1) * below[:, -1]
+        below -= misses / 2
+        return _ratio(np.einsum("ij,ij->i", hits, below), pairs)
 
     return values
 
