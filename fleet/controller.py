@@ -36,9 +36,8 @@ from wire import codec, topics
 from wire import messages as m
 from wire.errors import StorageError
 from wire.link import Connected, Delivered, Disconnected, Link, LinkEvent, Published, Will
-from wire.performance import GivenLabel
 
-from . import alert_evidence, feedback, quarantine, registry, rollouts
+from . import alert_evidence, quarantine, registry, rollouts
 from .alerts import Watch
 from .audit import Witness
 from .drift import DriftSettings
@@ -98,6 +97,7 @@ class Controller:
         self._clock = clock
         self._authority = authority
         self._publisher = Publisher(store, link, authority)
+        self.labels = self._publisher.labels
         self._witness = witness
         self._approval_limit = approval_limit
         self._boot = secrets.token_hex(8)
@@ -260,19 +260,6 @@ class Controller:
     ) -> QuarantineLiftResult:
         """See `quarantine.lift`."""
         return self.command(lambda tx: quarantine.lift(tx, request, self._clock(), scope=scope))
-
-    def give_labels(
-        self,
-        device: str,
-        model: str,
-        labels: Iterable[GivenLabel],
-        *,
-        scope: Scope = WHOLE_FLEET,
-    ) -> None:
-        """See `feedback.relay`."""
-        messages = self.command(lambda tx: feedback.relay(tx, device, model, labels, scope=scope))
-        self._publisher.give_labels(device, messages)
-        self.inbox.wake()
 
     def accept_trust(self, files: Mapping[str, str], *, may_skip: bool = False) -> Accepted:
         """See `Authority.accept`."""
