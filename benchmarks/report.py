@@ -23,6 +23,7 @@ CASES = (
     "inference",
     "window",
     "shadow",
+    "labels",
     "drift",
 )
 """The benchmarks, one module each, in the order of the page."""

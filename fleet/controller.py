@@ -28,9 +28,8 @@ from wire import codec, topics
 from wire import messages as m
 from wire.errors import StorageError
 from wire.link import Connected, Delivered, Disconnected, Link, LinkEvent, Published, Will
-from wire.performance import GivenLabel
 
-from . import alert_evidence, feedback, registry, rollouts, shadows
+from . import alert_evidence, registry, rollouts, shadows
 from .alerts import Watch
 from .audit import Witness
 from .capture_limits import CaptureLimits
@@ -92,6 +91,7 @@ class Controller(Commands):
         self._clock = clock
         self._authority = authority
         self._publisher = Publisher(store, link, authority)
+        self.labels = self._publisher.labels
         self._witness = witness
         self._approval_limit = approval_limit
         self._capture_keep_ms = (captures or CaptureLimits()).keep_ms
@@ -208,19 +208,6 @@ class Controller(Commands):
         """See `registry.add_devices`. Devices that are already connected are heard at once."""
         self.command(lambda tx: registry.add_devices(tx, list(devices), self._clock(), scope=scope))
         self._must_listen = True
-
-    def give_labels(
-        self,
-        device: str,
-        model: str,
-        labels: Iterable[GivenLabel],
-        *,
-        scope: Scope = WHOLE_FLEET,
-    ) -> None:
-        """See `feedback.relay`."""
-        messages = self.command(lambda tx: feedback.relay(tx, device, model, labels, scope=scope))
-        self._publisher.give_labels(device, messages)
-        self.inbox.wake()
 
     def accept_trust(self, files: Mapping[str, str], *, may_skip: bool = False) -> Accepted:
         """See `Authority.accept`."""

@@ -7,7 +7,9 @@ offline gets none, and who gave them is told so and may give them again; a label
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from fleet import acts
@@ -21,8 +23,50 @@ from wire.performance import MAX_RELAYED_LABELS, Feedback, GivenLabel
 from . import registry
 
 MAX_MESSAGE_BYTES: Final = codec.MAX_CONTROL_BYTES
+MAX_WAITING: Final = 1_000
+"""Messages that wait to be sent; beyond it nobody may give more labels."""
 HEAD_BYTES: Final = 128
 """Of a message beside its labels: the model's name and the keys."""
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """One message of labels for one device."""
+
+    device: str
+    payload: bytes
+
+
+class LabelQueue:
+    """Messages of labels that wait to be sent; from any thread. A controller that ends loses them."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[Labels] = deque()
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    def put(self, device: str, payloads: Sequence[bytes]) -> None:
+        """Have messages sent to a device.
+
+        Raises:
+            PeerError: `too_many_labels` wait already.
+        """
+        if len(self._waiting) + len(payloads) > MAX_WAITING:
+            raise PeerError(
+                "too many labels wait to be sent",
+                code="too_many_labels",
+                hint="wait a second and give them again",
+            )
+        self._waiting.extend(Labels(device, payload) for payload in payloads)
+
+    def take(self) -> Labels:
+        """Return the next message; there must be one."""
+        return self._waiting.popleft()
+
+    def put_back(self, labels: Labels) -> None:
+        """Let a message that could not be sent be the next one."""
+        self._waiting.appendleft(labels)
 
 
 def relay(

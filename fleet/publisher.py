@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,11 +19,12 @@ from fleet.store.store import Store
 from fleet.trust.authority import Authority
 from wire import codec, topics
 from wire import messages as m
-from wire.errors import PeerError, StorageError
+from wire.errors import StorageError
 from wire.link import Link
 from wire.topics import Qos
 
 from . import desired
+from .feedback import LabelQueue, Labels
 from .ratelimit import RateLimit
 
 log = logging.getLogger(__name__)
@@ -32,8 +33,6 @@ MAX_IN_FLIGHT: Final = 8
 """Messages that the broker has not acknowledged; ten is the smallest limit met, two are spare."""
 MAX_ACKS: Final = 10_000
 """Acknowledgements that wait; beyond it the oldest go, and the devices send those records again."""
-MAX_LABELS: Final = 1_000
-"""Messages of labels that wait; beyond it nobody may give more."""
 CHUNK_AGAIN_MS: Final = 5_000
 """Shortest time between two publications of one chunk, however many devices miss it."""
 
@@ -42,12 +41,6 @@ CHUNK_AGAIN_MS: Final = 5_000
 class _Ack:
     device: str
     message: m.Ack
-
-
-@dataclass(frozen=True, slots=True)
-class _Labels:
-    device: str
-    payload: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +55,13 @@ class _Chunk:
     digest: str
 
 
-_Item = _Ack | Publication | _Again | _Chunk | Delivery | _Labels
+_Item = _Ack | Publication | _Again | _Chunk | Delivery | Labels
 
 
 class Publisher:
     """Sends in this order: acknowledgements, stored publications, alerts, labels, repetitions, chunks.
 
-    Used by the controller's loop only, but for `give_labels`.
+    Used by the controller's loop only, but for `labels`.
     """
 
     def __init__(self, store: Store, link: Link, authority: Authority) -> None:
@@ -81,7 +74,7 @@ class Publisher:
         self._newest_publication = 0
         self._alerts: deque[Delivery] = deque()
         self._newest_alert = 0
-        self._labels: deque[_Labels] = deque()
+        self.labels = LabelQueue()
         self._again: dict[str, None] = {}
         self._chunks: dict[str, None] = {}
         self._in_flight: dict[int, _Item] = {}
@@ -94,7 +87,7 @@ class Publisher:
     @property
     def is_idle(self) -> bool:
         """Whether nothing waits and nothing is under way."""
-        waiting = (self._acks, self._publications, self._alerts, self._labels, self._again)
+        waiting = (self._acks, self._publications, self._alerts, self.labels, self._again)
         return not any((*waiting, self._chunks)) and not self._in_flight
 
     def on_connected(self, devices: Iterable[str]) -> None:
@@ -131,20 +124,6 @@ class Publisher:
     def acknowledge(self, messages: Iterable[tuple[str, m.Ack]]) -> None:
         """Have acknowledgements sent."""
         self._acks.extend(_Ack(device, message) for device, message in messages)
-
-    def give_labels(self, device: str, payloads: Sequence[bytes]) -> None:
-        """Have messages of labels sent; from any thread.
-
-        Raises:
-            PeerError: `too_many_labels` wait already.
-        """
-        if len(self._labels) + len(payloads) > MAX_LABELS:
-            raise PeerError(
-                "too many labels wait to be sent",
-                code="too_many_labels",
-                hint="wait a second; `fleet devices` says whether the broker can be reached",
-            )
-        self._labels.extend(_Labels(device, payload) for payload in payloads)
 
     def repeat(self, devices: Iterable[str], now_unix_ms: int) -> None:
         """Have the desired states of devices that lag sent again, each at most every few seconds.
@@ -224,7 +203,7 @@ class Publisher:
                 self._put_back(item)
                 return
             self._in_flight[token] = item
-            if not isinstance(item, _Chunk | _Ack | Delivery | _Labels):
+            if not isinstance(item, _Chunk | _Ack | Delivery | Labels):
                 self._again_limit.allows(topic.text, now_unix_ms)
 
     def settle(self) -> None:
@@ -250,8 +229,8 @@ class Publisher:
             return self._publications.popleft()
         if self._alerts:
             return self._alerts.popleft()
-        if self._labels:
-            return self._labels.popleft()
+        if self.labels:
+            return self.labels.take()
         if self._again:
             device = next(iter(self._again))
             del self._again[device]
@@ -270,8 +249,8 @@ class Publisher:
                 self._publications.appendleft(item)
             case Delivery():
                 self._alerts.appendleft(item)
-            case _Labels():
-                self._labels.appendleft(item)
+            case Labels():
+                self.labels.put_back(item)
             case _Again(device=device):
                 self._again[device] = None
             case _Chunk(digest=digest):
@@ -286,7 +265,7 @@ class Publisher:
                     state = codec.decode(m.Desired, payload.encode())
                     return _Out(topic, 1, retain=True), self._sealed(state, now_unix_ms)
                 return _Out(topic, 1, retain=True), payload.encode()
-            case _Labels(device=device, payload=payload):
+            case Labels(device=device, payload=payload):
                 return _out(topics.Feedback(device)), payload
             case Delivery(body=body):
                 return _out(topics.ControllerAlert()), body.encode()

@@ -21,8 +21,8 @@ from . import oip
 from .labels import Cause, Given, Labelling, Refused
 
 MAX_BODY_BYTES: Final = 1024 * 1024
-MAX_LABELS: Final = 10_000
-"""Of one request; each takes some microseconds of the event loop, which answers nobody meanwhile."""
+MAX_LABELS: Final = 1_000
+"""Of one request: 8 ms of the event loop, which answers nobody meanwhile."""
 MAX_SHOWN: Final = 100
 """Of the labels that were refused."""
 STATUSES: Final[dict[Cause, int]] = {

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fastapi import FastAPI, Query
 
+from fleet import feedback
 from fleet.controller import Controller
 from fleet.core.cbpe import CAVEAT
 from fleet.core.rights import Right
@@ -61,7 +62,12 @@ def add_routes(app: FastAPI, controller: Controller) -> None:
             GivenLabel(id=one.id, label=_text(one.label), row=one.row, version=one.version)
             for one in body.labels
         ]
-        controller.give_labels(device, model, labels, scope=by.scope)
+
+        def give(tx: Tx) -> None:
+            messages = feedback.relay(tx, device, model, labels, scope=by.scope)
+            controller.labels.put(device, messages)
+
+        controller.command(give)
         return s.FeedbackResult(sent_count=len(labels))
 
 

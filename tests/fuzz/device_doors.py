@@ -17,7 +17,7 @@ import numpy as np
 
 from agent import config, control, status
 from agent.adapters import durable, identity_files, ngclient, starts, state_sqlite, trust_peek
-from agent.runtime import columns, oip, selftest
+from agent.runtime import columns, feedback, oip, selftest
 from tests.agent.runtime.test_oip import manifest
 from tests.conformance.repository import Repository
 from tests.fuzz.door import Door, Refused
@@ -40,6 +40,22 @@ BODY_SCHEMA = {
         "outputs": {"type": "array", "items": {"enum": [{"name": "p"}, {"name": "label"}]}},
         "parameters": {"enum": [{}, {"binary_data_output": False}]},
     },
+}
+
+_LABEL = {
+    "type": "object",
+    "properties": {
+        "id": {"type": "string"},
+        "label": {"enum": [0, -7, 2.5, True, "cat", "ü"]},
+        "row": {"enum": [None, 0, 3]},
+        "version": {"enum": [None, "1.0.0"]},
+    },
+    "required": ["id", "label"],
+}
+FEEDBACK_SCHEMA = {
+    "type": "object",
+    "properties": {"labels": {"type": "array", "items": _LABEL, "minItems": 1}},
+    "required": ["labels"],
 }
 
 
@@ -89,6 +105,14 @@ def doors():
         _request,
         None,  # written by clients only
         ("agent.runtime.oip",),
+    )
+    yield Door(
+        "feedback request",
+        feedback.parse_feedback,
+        (oip.RequestError,),
+        sampled_json(FEEDBACK_SCHEMA),
+        None,  # written by clients only
+        ("agent.runtime.feedback",),
     )
     yield Door(
         "baseline.json",

@@ -197,6 +197,12 @@ class Bed:
         answer = self._http.post(f"/v1/rollouts/{rollout}/{verb}")
         assert answer.is_success, answer.text
 
+    def give_labels(self, device, model, labels):
+        """Have the controller send labels to a device."""
+        path = f"/v1/devices/{device}/models/{model}/feedback"
+        answer = self._http.post(path, json={"labels": labels})
+        assert answer.status_code == 202, answer.text
+
     def install(self, version):
         """Push a version and roll it out to everybody, undisturbed."""
         self.push(version)

@@ -31,6 +31,7 @@ def test_every_topic_is_on_the_page():
         topics.Desired("<device>"),
         topics.Reported("<device>"),
         topics.Ack("<device>"),
+        topics.Feedback("<device>"),
         topics.Chunk("<sha256>"),
         *(topics.Trust(role) for role in ("timestamp", "snapshot", "targets", "root-<N>")),
         topics.ModelTrust("<model>"),

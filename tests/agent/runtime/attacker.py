@@ -29,6 +29,10 @@ COLUMNS = {
     "type": "columns", "model": "digits", "start_unix_ms": 1, "duration_s": 1.0, "row_count": 1,
     "first": 0, "columns": [[1]], "between": [0.5],
 }  # fmt: skip
+LABELLED = {
+    "type": "labelled", "model": "digits", "start_unix_ms": 1, "duration_s": 1.0, "labelled": 3,
+    "correct": 1,
+}  # fmt: skip
 DEEP = b'{"type":"beat","x":' + b"[" * 60_000 + b"]" * 60_000 + b"}"
 
 
@@ -105,6 +109,14 @@ COUNTING = {
     "a place beyond all columns": [COLUMNS | {"first": 2**40}],
     "more columns than there are": [COLUMNS | {"columns": [[1] * 200] * 80}] * 2,
     "columns without end": [COLUMNS] * (control.MAX_PARTS + 1),
+    "labels without end": [LABELLED] * (control.MAX_REPORTED_MODELS + 1),
+    "labels below 0": [LABELLED | {"labelled": -1}],
+    "a confusion of 10,000 classes": [LABELLED | {"confusion": [0] * 10_000}],
+    "a cell beyond its bound": [LABELLED | {"confusion": [10**14]}],
+    "errors that are not finite": [
+        json.dumps(LABELLED | {"errors": [0.5, 1, 1]}).replace("0.5", "-1e999").encode()
+    ],
+    "a squared error below 0": [LABELLED | {"errors": [0.5, 1, -1]}],
 }
 
 
@@ -184,6 +196,10 @@ def serve_badly(channel, name, listeners):
             until_told(channel, control.CloseColumns)
             say(channel, COLUMNS | {"model": "stranger"})
             say(channel, COLUMNS | {"between": [0.5, 0.5]})
+        case "labels that do not add up":
+            until_told(channel, control.CloseColumns)
+            say(channel, LABELLED | {"model": "stranger"})
+            say(channel, LABELLED | {"correct": 10**14, "scores": [9], "score_correct": [10]})
         case "windows twice":
             until_told(channel, control.CloseWindow)
             say(channel, windows(WINDOW))

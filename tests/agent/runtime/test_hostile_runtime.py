@@ -17,15 +17,20 @@ from agent.ports import (
     CandidateReady,
     ColumnsClosed,
     Heartbeat,
+    LabelsClosed,
     Promoted,
     RuntimeDied,
     WindowClosed,
 )
+from agent.telemetry import performance_record
+from fleet.core.performance import of_record
 from tests.agent.runtime import attacker
 from tests.spine.client import Client
 from tests.spine.models import NAME
 from tests.spine.processes import until
+from wire import codec
 from wire.lifecycle import Code
+from wire.performance import PerformanceTelemetry
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("siege")]
 
@@ -207,6 +212,18 @@ def test_columns_are_taken_of_its_own_models_only(siege):
     stats = siege.bench.wait(ColumnsClosed).stats
     assert (stats.model, stats.version, stats.columns) == (NAME, "2", ((1,),))
     assert stats.between == (), "as many as there are columns, or none"
+    siege.serve_honestly()
+    siege.check_nothing_left()
+
+
+def test_labels_that_do_not_add_up_harm_no_supervisor_and_can_be_sent(siege):
+    siege.attack("labels that do not add up", auto_promote=True)
+    siege.bench.wait(Promoted)
+    siege.bench.host.close_columns()
+    stats = siege.bench.wait(LabelsClosed).stats
+    assert (stats.model, stats.version, stats.labelled_count) == (NAME, "2", 3)
+    record = performance_record(stats, "0" * 16, 1)
+    assert of_record(codec.decode(PerformanceTelemetry, codec.encode(record))).correct_count == 3
     siege.serve_honestly()
     siege.check_nothing_left()
 
