@@ -22,6 +22,7 @@ CASES = (
     "trust",
     "inference",
     "window",
+    "capture",
     "drift",
 )
 """The benchmarks, one module each, in the order of the page."""

@@ -16,6 +16,7 @@ METHODS = {"from_bytes", "model_validate_json", "validate_json"}
 METHOD_PREFIXES = ("load_pem_", "load_der_")
 OWN_ROWS = "rows of the controller's own database, which it wrote from checked values"
 ELSEWHERE = {
+    "agent.core.captured": "only writes archives",
     "converter.bundle": "only writes archives",
     "converter.child": "reads what its parent has just written",
     "converter.golden": "reads what it has just written",
