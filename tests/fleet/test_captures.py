@@ -149,7 +149,11 @@ def test_a_name_that_is_there_twice_is_refused():
 
 
 def test_what_is_no_character_is_replaced():
-    texts = npy(np.array(["a", "b"])).replace(b"b\0\0\0", b"\0\xd8\0\0").replace(b"a\0\0\0", b"\0\0\x11\0")
+    texts = (
+        npy(np.array(["a", "b"]))
+        .replace(b"b\0\0\0", b"\0\xd8\0\0")
+        .replace(b"a\0\0\0", b"\0\0\x11\0")
+    )
     found = read_pack(archive(members(input_0=texts)))
     assert found.groups[0].inputs["X"].tolist() == ["\ufffd", "\ufffd"]
 
@@ -382,7 +386,9 @@ def test_a_viewer_sees_counts_and_gets_no_row(fleet):
     def asked(method, path, headers, **body):
         async def send():
             transport = httpx.ASGITransport(app)
-            async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as session:
+            async with httpx.AsyncClient(
+                transport=transport, base_url="http://127.0.0.1"
+            ) as session:
                 return await session.request(method, path, headers=headers, json=body or None)
 
         return asyncio.run(send())

@@ -201,7 +201,9 @@ def _job_in(data):
     """Return the job of a ring in whose file these bytes stand."""
     with contextlib.closing(sqlite3.connect(":memory:")) as db:
         capture_rows.prepare(db)
-        db.execute("INSERT INTO job VALUES (1, ?, 0, 0, 'open')", (data.decode("utf-8", "replace"),))
+        db.execute(
+            "INSERT INTO job VALUES (1, ?, 0, 0, 'open')", (data.decode("utf-8", "replace"),)
+        )
         return capture_ring._job(db)
 
 

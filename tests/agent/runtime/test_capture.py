@@ -145,7 +145,7 @@ def test_texts_and_numbers_without_a_nan_are_left_out_as_blanks():
 )
 def test_what_is_told_at_once_always_fits_and_what_does_not_is_counted(asked):
     wide = TensorSpec(name="n" * 128, datatype="FP64", shape=(-1, -1))
-    columns = tuple(f'{"q" * 120}{n}' for n in range(3))
+    columns = tuple(f"{'q' * 120}{n}" for n in range(3))
     made = chooser(CaptureRules(1.0, 0.0, columns), wide)
     for n_rows, id_, width in asked:
         feeds = {wide.name: np.full((n_rows, width), 1 / 3)}
