@@ -68,6 +68,8 @@ class Capture:
         self._is_stopping = False
         self._failure_count = 0
         self._has_failed = False
+        self._is_uploaded = False
+        """Whether the last round gave the last of what was asked for."""
         self.dropped_count = 0
         self.facts = facts_of(rules)
 
@@ -116,8 +118,6 @@ class Capture:
                     facts_due_s = now_s
             self._keep(min(WRITE_EVERY_S, max(0.0, send_due_s - time.monotonic())))
         self._keep(0.0)
-
-    _is_uploaded = False
 
     def _keep(self, wait_s: float) -> None:
         """Put on disk what came within some seconds."""

@@ -114,6 +114,8 @@ def _open_capture(config: AgentConfig, inbox: Inbox) -> Capture | None:
         rules.uncertain_below,
         path,
     )
+    if upload is None:
+        log.warning("captured rows stay here: a device with [broker] in its file cannot give them")
     capture.start()
     return capture
 

@@ -173,6 +173,7 @@ def capture_words(config: AgentConfig) -> str:
         f"ON: inputs and answers of {rules.sample:g} of all rows and of those with a score below "
         f"{rules.uncertain_below:g}{hidden}; {count} rows kept here{since}, "
         f"{uploaded} given to the controller"
+        + ("; a device with [broker] in its file has no way to give any" if config.broker else "")
     )
 
 

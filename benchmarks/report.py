@@ -24,6 +24,7 @@ CASES = (
     "window",
     "shadow",
     "labels",
+    "capture",
     "drift",
 )
 """The benchmarks, one module each, in the order of the page."""

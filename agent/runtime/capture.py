@@ -86,6 +86,8 @@ class RowCapture:
         self._requests: list[CapturedRequest] = []
         self._left_bytes = MAX_TOLD_BYTES
         self._dropped_count = 0
+        self._is_full = False
+        """Whether a row did not fit: the rest of the second costs no more than the choice."""
 
     def take(self, name: str, request: Request, answers: Sequence[Array]) -> None:
         """Choose among the rows of a request that was answered.
@@ -99,7 +101,8 @@ class RowCapture:
         tables = dict(zip((spec.name for spec in request.outputs), answers, strict=True))
         scores = _scores(tables.get(model.probabilities or ""), request.n_rows)
         chosen = self._chosen(request.n_rows, scores)
-        if not chosen.size:
+        if self._is_full or not chosen.size:
+            self._dropped_count += chosen.size
             return
         chosen, over_count = chosen[:MAX_PACK_ROWS], max(0, chosen.size - MAX_PACK_ROWS)
         tensors = _tensors(model, request, answers, chosen)
@@ -110,9 +113,9 @@ class RowCapture:
         fixed_bytes += CHARACTER_BYTES * (len(id_) + sum(len(column) + 1 for column in left_out))
         told_bytes = SCORE_BYTES + -(-row_bytes * 4 // 3)  # base64
         room = (self._left_bytes - fixed_bytes) // told_bytes
-        if not tensors or row_bytes > MAX_ROW_BYTES:
-            room = 0
-        kept = chosen[: max(0, room)]
+        is_too_large = not tensors or row_bytes > MAX_ROW_BYTES
+        kept = chosen[: 0 if is_too_large else max(0, room)]
+        self._is_full = not is_too_large and kept.size < chosen.size
         self._dropped_count += over_count + chosen.size - kept.size
         if not kept.size:
             return
@@ -132,7 +135,7 @@ class RowCapture:
         """Return what is to be told, and begin anew; None without anything."""
         requests, self._requests = self._requests, []
         dropped, self._dropped_count = self._dropped_count, 0
-        self._left_bytes = MAX_TOLD_BYTES
+        self._left_bytes, self._is_full = MAX_TOLD_BYTES, False
         return Captured(tuple(requests), dropped) if requests or dropped else None
 
     def _chosen(self, n_rows: int, scores: Array | None) -> Indices:

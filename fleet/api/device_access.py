@@ -18,7 +18,7 @@ from .patience import PEER_CERTIFICATE
 
 DEVICE: Final = "device"
 MAX_AT_ONCE: Final = 8
-"""Requests of one device under way; an agent has three at most. Others must get their turn."""
+"""Requests of one device under way; an agent has four at most. Others must get their turn."""
 
 
 def for_devices() -> dict[str, Any]:

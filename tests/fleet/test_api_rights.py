@@ -27,6 +27,7 @@ from fleet.api.schemas import DEFAULT_EXPIRY_S, DeviceIn, RolloutIn
 from fleet.core.alerts import Silence
 from fleet.core.rights import Role
 from fleet.evidence import Sight
+from fleet.store.captures import PackRow
 from fleet.tokens import prove
 from tests.fleet.bundles import bundle
 from tests.fleet.peers import Device, Fleet, dawdles
@@ -90,6 +91,7 @@ def observe(_site: str) -> dict[str, Any]:
 NO_DEVICE, NO_ROLLOUT = (404, "unknown_device"), (404, "unknown_rollout")
 BEYOND = (403, "out_of_scope")
 MATCH = {"site": "SITE"}
+CAPTURE = {"model": "digits", "match": MATCH}
 SILENCE = {"rule": "drift", "for_s": 60, "why": "a test"}
 AN_ALIAS, A_RELEASE = "/v1/models/{model}/aliases/{alias}", "/v1/releases/{model}/{version}"
 CHAMPION, OLD = "/v1/models/digits/aliases/champion", "/v1/releases/digits/1.0.0"
@@ -197,6 +199,17 @@ ROUTES = {
     ("DELETE", "/v1/silences/{silence}"): Route(
         OPERATOR, at("/v1/silences/HUSH"), (404, "unknown_silence")
     ),
+    ("POST", "/v1/capture-requests"): Route(
+        RELEASER, at("/v1/capture-requests", json=CAPTURE), BEYOND, done=201
+    ),
+    ("GET", "/v1/capture-requests"): Route(VIEWER, at("/v1/capture-requests")),
+    ("GET", "/v1/captures"): Route(VIEWER, at("/v1/captures")),
+    ("POST", "/v1/capture-exports"): Route(
+        RELEASER, at("/v1/capture-exports", json=CAPTURE), BEYOND
+    ),
+    ("POST", "/v1/capture-deletions"): Route(
+        RELEASER, at("/v1/capture-deletions", json=CAPTURE), BEYOND
+    ),
     ("GET", "/v1/trust/metadata"): Route(VIEWER, at("/v1/trust/metadata")),
     ("GET", "/v1/trust/metadata/{file}"): Route(VIEWER, at("/v1/trust/metadata/timestamp.json")),
     ("POST", "/v1/trust/metadata"): Route(RELEASER, at("/v1/trust/metadata", json={})),
@@ -249,6 +262,8 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
         with fleet.store.write() as tx:
             fleet.controller.alerts.pulse(tx, "device_alarm", [wrong], now)
             tx.alerts.add_silence(silence, by="somebody", why=site, now_unix_ms=now)
+            captured = PackRow(f"{site}-1", "c" * 64, 1, "digits", 1, len(site), 1, 1, now)
+            tx.captures.add(captured, site.encode())
     fleet.controller.stop()
     fleet.store.close()
     return folder

@@ -1,13 +1,16 @@
 """The doors of `agent/`: its configuration, its requests, its files, and a runtime that was taken over."""
 
 import atexit
+import contextlib
 import io
 import json
 import shutil
 import socket
+import sqlite3
 import struct
 import zipfile
 import zlib
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
@@ -16,13 +19,24 @@ import msgspec
 import numpy as np
 
 from agent import config, control, status
-from agent.adapters import durable, identity_files, ngclient, starts, state_sqlite, trust_peek
+from agent.adapters import (
+    capture_ring,
+    capture_rows,
+    durable,
+    identity_files,
+    ngclient,
+    starts,
+    state_sqlite,
+    trust_peek,
+)
 from agent.runtime import columns, feedback, oip, selftest
+from tests.agent.captured import MANIFEST, row
 from tests.agent.runtime.test_oip import manifest
 from tests.conformance.repository import Repository
 from tests.fuzz.door import Door, Refused
 from tests.fuzz.samples import sample, sampled_json
 from tests.fuzz.written import toml
+from wire.capture import CaptureRequest
 from wire.errors import BundleError, ConfigError, PeerError
 from wire.histogram import Baseline
 
@@ -32,6 +46,7 @@ MODELS = (
     manifest("BYTES", (-1, -1), more_inputs=("Z",)),
     manifest("FP16", (), "pass"),
 )
+ROW_HEAD = ("digits", "1.0.0", MANIFEST, 1, "", None)
 FILES = ("timestamp.json", "1.snapshot.json", "1.targets.json", "2.root.json")
 BODY_SCHEMA = {
     "type": "object",
@@ -174,6 +189,23 @@ def doors():
         None,  # only read
         ("agent.adapters.trust_peek",),
     )
+    yield Door(
+        "look of a captured row",
+        lambda data: some(capture_rows._row((*ROW_HEAD, data, b""))),
+        (),
+        lambda random: capture_rows._look(_without_values(random)),
+        None,  # a digest tells what has changed
+        ("agent.adapters.capture_rows",),
+    )
+    yield Door(
+        "what a ring was asked for",
+        as_file("job.json", lambda path: some(_job_in(path.read_bytes()))),
+        (),
+        sampled_json(CaptureRequest.model_json_schema()),
+        None,  # as above
+        ("agent.adapters.capture_ring",),
+        weight=0.2,
+    )
     for module, attribute in (
         (state_sqlite, "_MARKS"),
         (state_sqlite, "_STATE"),
@@ -181,6 +213,22 @@ def doors():
         (identity_files, "_TEXTS"),
     ):
         yield _kept(module, attribute)
+
+
+def _without_values(random):
+    """Return a captured row whose tensors are empty: its look alone is of interest."""
+    found = row(random.randrange(9), size=0)
+    return replace(found, tensors=found.tensors[:1], left_out=("age",) * random.randrange(3))
+
+
+def _job_in(data):
+    """Return the job of a ring in whose file these bytes stand."""
+    with contextlib.closing(sqlite3.connect(":memory:")) as db:
+        capture_rows.prepare(db)
+        db.execute(
+            "INSERT INTO job VALUES (1, ?, 0, 0, 'open')", (data.decode("utf-8", "replace"),)
+        )
+        return capture_ring._job(db)
 
 
 def _kept(module, attribute):

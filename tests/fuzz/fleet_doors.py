@@ -11,16 +11,19 @@ import typer
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from agent.core.captured import pack
 from converter import handover
-from fleet import audit, settings
+from fleet import audit, capture_packs, settings
 from fleet.api import app as api
 from fleet.api import query, schemas
 from fleet.api.schemas import DeviceIn
+from fleet.capture_export import Export
 from fleet.cli import client, console, devices, watch
 from fleet.core.audit import Checkpoint
 from fleet.pki import authority
 from fleet.pki.folder import PkiFolder
 from fleet.trust import documents
+from tests.agent.captured import row
 from tests.fleet.bundles import bundle as whole_bundle
 from tests.fleet.peers import Fleet
 from tests.fleet.secured import new_request
@@ -149,8 +152,45 @@ def doors():
         _checkpoint_lines,
         ("fleet.audit",),
     )
+    yield from _captured()
     yield from _left_by_a_child()
     yield from map(_route, sorted(_routes(), key=str))
+
+
+def _captured():
+    """Return the doors of captured rows: a pack as a device sends it, and packs as the controller does."""
+    yield Door(
+        "pack of captured rows",
+        capture_packs.read_pack,
+        (PeerError,),
+        _pack,
+        None,  # written by devices
+        ("fleet.capture_packs",),
+        repaired=with_crcs,
+        weight=0.5,
+    )
+    yield Door(
+        "stream of packs",
+        lambda data: Export.read([data[:100], data[100:]]),
+        (PeerError, ConfigError),
+        lambda random: b"".join(
+            json.dumps({"device": "cam-01", "size_bytes": len(body)}).encode() + b"\n" + body
+            for body in (_pack(random) for _ in range(random.randrange(3)))
+        ),
+        None,  # written by the controller
+        ("fleet.capture_export",),
+        weight=0.3,
+    )
+
+
+def _pack(random):
+    rows = [
+        row(n, score=random.choice([None, random.random()]), id_=matching("[a-zü]{0,9}", random))
+        for n in range(random.randrange(5))
+    ]
+    if rows and random.random() < 0.3:
+        rows += [row(1, version="2.0.0")]
+    return pack(rows, "c-1", "digits", is_all=random.random() < 0.5).body
 
 
 def _checkpoints(path):

@@ -17,6 +17,7 @@ METHOD_PREFIXES = ("load_pem_", "load_der_")
 OWN_ROWS = "rows of the controller's own database, which it wrote from checked values"
 OWN_STEPS = "what steps of a run left in the cache, which knows the digest of each file"
 ELSEWHERE = {
+    "agent.core.captured": "only writes archives",
     "converter.bundle": "only writes archives",
     "converter.child": "reads what its parent has just written",
     "converter.golden": "reads what it has just written",
