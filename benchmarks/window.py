@@ -19,8 +19,8 @@ from agent.runtime import oip
 from agent.runtime.columns import ColumnCounts
 from agent.telemetry import _window_record
 from converter.baseline import make_baseline
-from fleet.bundle import read_bundle
 from wire import codec
+from wire.bundle import read_bundle
 from wire.histogram import Baseline
 from wire.manifest import BASELINE, MANIFEST, MODEL, TensorSpec, parse_manifest
 from wire.windows import MAX_PART_BYTES, MAX_PART_COLUMNS

@@ -13,6 +13,7 @@ from typing import Final
 from wire.errors import StorageError
 from wire.manifest import (
     BASELINE,
+    CARD,
     GOLDEN,
     MANIFEST,
     MODEL,
@@ -30,6 +31,7 @@ _MEDIA_TYPES: Final = {
     BASELINE: "application/json",
     PARITY: "application/json",
     SCHEMA: "application/json",
+    CARD: "text/markdown",
 }
 
 

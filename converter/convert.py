@@ -16,6 +16,7 @@ import numpy.typing as npt
 from wire.errors import ConfigError, StorageError
 from wire.manifest import (
     BASELINE,
+    CARD,
     GOLDEN,
     MODEL,
     PARITY,
@@ -28,6 +29,7 @@ from wire.manifest import (
 
 from . import baseline, certificate, golden, metrics, parity, schema
 from .bundle import check_output, describe_files, write_bundle
+from .card import read_card
 from .process import Converted, run_child
 from .request import ConvertReport, ConvertRequest
 from .rows import Rows, read_rows
@@ -113,12 +115,14 @@ def _pack(
     given = (
         schema.read_schema(request.schema) if isinstance(request.schema, Path) else request.schema
     )
+    card = {CARD: read_card(request.card)} if request.card is not None else {}
     files = {
         MODEL: converted.model,
         GOLDEN: golden.encode([fed[chosen]], [answer[chosen] for answer in answers]),
         BASELINE: reference.model_dump_json().encode(),
         SCHEMA: schema.encode(schema.make_schema(reference, given)),
         PARITY: proof,
+        **card,
     }  # fmt: skip
     facts = converted.facts
     manifest = Manifest(

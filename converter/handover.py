@@ -7,11 +7,11 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from wire.errors import BundleError
 
@@ -23,6 +23,8 @@ distance), or the sign of the only one (an outlier's)."""
 MODEL_FILE: Final = "model.onnx"
 _FACTS: Final = "facts.json"
 _ERROR: Final = "error.json"
+_OUTPUTS: Final = "outputs.npz"
+_COST: Final = "cost.json"
 
 
 class Facts(BaseModel):
@@ -40,6 +42,24 @@ class Facts(BaseModel):
     rounding_share: float = 0.0
     """Share of rows that the original answers otherwise when they are rounded to float32."""
     warnings: tuple[str, ...] = ()
+
+
+class Cost(BaseModel):
+    """What a converted model takes on this machine, on one thread."""
+
+    model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
+
+    bytes: Annotated[int, Field(ge=0)]
+    """Of the model's file; the only figure that does not depend on the machine."""
+    p50_ms: Annotated[float, Field(ge=0)]
+    """Of requests of one row."""
+    p99_ms: Annotated[float, Field(ge=0)]
+    """Of requests of one row."""
+    batch_p99_ms: Annotated[float, Field(ge=0)]
+    """Of requests of `batch_row_count` rows."""
+    batch_row_count: Annotated[int, Field(gt=0)]
+    memory_mb: Annotated[float, Field(ge=0)]
+    """Peak resident memory from before the model was loaded, as the budget of a bundle has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +90,34 @@ def leave(folder: Path, facts: Facts, answers: Answers) -> None:
     if answers.original is not None:
         _save(folder / "original.npz", answers.original)
     (folder / _FACTS).write_text(facts.model_dump_json())
+
+
+def leave_outputs(folder: Path, outputs: Mapping[str, Array]) -> None:
+    """Write what a converted model answered."""
+    _save(folder / _OUTPUTS, outputs)
+
+
+def take_outputs(folder: Path, row_count: int) -> dict[str, Array] | None:
+    """Return what a converted model answered, or None where it is not complete."""
+    try:
+        outputs = _load(folder / _OUTPUTS)
+    except Exception:  # noqa: BLE001 - as in `take`
+        return None
+    whole = all(array.shape[:1] == (row_count,) for array in outputs.values())
+    return outputs if outputs and whole else None
+
+
+def leave_cost(folder: Path, cost: Cost) -> None:
+    """Write what it took."""
+    (folder / _COST).write_text(cost.model_dump_json())
+
+
+def take_cost(folder: Path) -> Cost | None:
+    """Return what it took, or None where that is not complete."""
+    try:
+        return Cost.model_validate_json((folder / _COST).read_bytes())
+    except (OSError, ValueError):
+        return None
 
 
 def leave_error(folder: Path, error: BundleError) -> None:

@@ -30,6 +30,16 @@ TIE_MARGIN: Final = 1e-4
 may pick it."""
 
 
+def load_library() -> Any:
+    """Return onnxruntime, quiet; before the first model, its own memory is not that model's."""
+    # Its Linux wheels contact a vendor's host since 1.29; set before the import.
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    import onnxruntime as ort
+
+    ort.set_default_logger_severity(4)
+    return ort
+
+
 class OnnxModel:
     """A model in onnxruntime, on one thread, so that every run adds in the same order."""
 
@@ -39,11 +49,7 @@ class OnnxModel:
         Raises:
             BundleError: `model_invalid`.
         """
-        # Its Linux wheels contact a vendor's host since 1.29; set before the import.
-        os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-        import onnxruntime as ort
-
-        ort.set_default_logger_severity(4)
+        ort = load_library()
         options = ort.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         try:

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -54,6 +55,29 @@ class Converted:
     minimum_runtime: str
 
 
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """What a child process is started for.
+
+    Attributes:
+        module: What it runs, of this package.
+        verb: As in the codes of its errors: `convert`, `answer`.
+        doing: What takes too long when it does, as a phrase.
+        who: The process, as it is told of.
+        timeout_s: After which it is ended.
+        timeout_hint: What to do then.
+        folder: Its working directory; else that of this process.
+    """
+
+    module: str
+    verb: str
+    doing: str
+    who: str
+    timeout_s: float
+    timeout_hint: str
+    folder: Path | None = None
+
+
 def run_child(request: ConvertRequest, rows: Array, folder: Path) -> Converted:
     """Load, export and ask in a child process, with `folder` for its files.
 
@@ -61,19 +85,37 @@ def run_child(request: ConvertRequest, rows: Array, folder: Path) -> Converted:
         BundleError: What the child found, or `convert_timeout` or `convert_crashed`.
         StorageError: `scratch_unwritable`.
     """
-    out = folder / "out"
-    order = {
+    errand = Errand(
+        module="converter.child",
+        verb="convert",
+        doing=f"converting {request.source}",
+        who=f"the process that converts {request.source}",
+        timeout_s=request.timeout_s,
+        timeout_hint="give fewer rows in --data, or more time with --timeout",
+        folder=request.folder,
+    )
+    order: dict[str, str | bool] = {
         "source": request.source,
         "name": request.name,
-        "rows": str(folder / "rows.npy"),
         "trust_pickle": request.trust_pickle,
         "nan_policy": request.nan_policy,
-        "parent": os.getpid(),
     }
+    return _collect(errand, run_errand(errand, order, rows, folder))
+
+
+def run_errand(errand: Errand, order: Mapping[str, str | bool], rows: Array, folder: Path) -> Path:
+    """Have a child process do what `order` says with `rows`; return the folder of what it left.
+
+    Raises:
+        BundleError: What the child found, or `<verb>_timeout` or `<verb>_crashed`.
+        StorageError: `scratch_unwritable`.
+    """
+    out = folder / "out"
+    whole = {**order, "rows": str(folder / "rows.npy"), "parent": os.getpid()}
     try:
         out.mkdir()
         np.save(folder / "rows.npy", rows, allow_pickle=False)
-        (folder / "request.json").write_text(json.dumps(order))
+        (folder / "request.json").write_text(json.dumps(whole))
     except OSError as exc:
         raise StorageError(
             f"cannot write to {folder.parent}: {exc.strerror or exc}",
@@ -81,17 +123,17 @@ def run_child(request: ConvertRequest, rows: Array, folder: Path) -> Converted:
             hint="set TMPDIR to a directory with room for several times the size of --data",
         ) from exc
     # -P: nothing is imported from the working directory but what the source asks for.
-    argv = [sys.executable, "-P", "-m", "converter.child"]
+    argv = [sys.executable, "-P", "-m", errand.module]
     argv += [str(folder / "request.json"), str(out)]
-    returncode, said = _run(argv, request, folder / "stderr")
+    returncode, said = _run(argv, errand, folder / "stderr")
     if (error := take_error(out)) is not None:
         raise error
     if returncode != 0:
-        raise _crashed(request.source, returncode, said)
-    return _collect(request.source, out)
+        raise _crashed(errand, returncode, said)
+    return out
 
 
-def _run(argv: list[str], request: ConvertRequest, stderr: Path) -> tuple[int, str]:
+def _run(argv: list[str], errand: Errand, stderr: Path) -> tuple[int, str]:
     """Return the exit code and the last line of what was said."""
     with stderr.open("wb+") as said:
         process = subprocess.Popen(
@@ -100,16 +142,16 @@ def _run(argv: list[str], request: ConvertRequest, stderr: Path) -> tuple[int, s
             stdout=subprocess.DEVNULL,  # ours is for the report
             stderr=said,
             env={**os.environ, **ENVIRONMENT},
-            cwd=request.folder,
+            cwd=errand.folder,
             start_new_session=True,
         )
         try:
-            returncode = process.wait(request.timeout_s)
+            returncode = process.wait(errand.timeout_s)
         except subprocess.TimeoutExpired as exc:
             raise BundleError(
-                f"converting {request.source} did not end within {request.timeout_s:g} s",
-                code="convert_timeout",
-                hint="give fewer rows in --data, or more time with --timeout",
+                f"{errand.doing} did not end within {errand.timeout_s:g} s",
+                code=f"{errand.verb}_timeout",
+                hint=errand.timeout_hint,
             ) from exc
         finally:
             end(process)
@@ -125,16 +167,19 @@ def end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _crashed(source: str, returncode: int, said: str) -> BundleError:
+def _crashed(errand: Errand, returncode: int, said: str) -> BundleError:
     hint = ""
     if returncode < 0:
         how = f"was ended by {signal_name(-returncode)}"
         hint = "was there enough memory?" if returncode == -signal.SIGKILL else ""
     else:
         how = f"failed: {said or f'it ended with {returncode} and no word'}"
-    return BundleError(
-        f"the process that converts {source} {how}", code="convert_crashed", hint=hint
-    )
+    return BundleError(f"{errand.who} {how}", code=f"{errand.verb}_crashed", hint=hint)
+
+
+def ended_early(errand: Errand) -> BundleError:
+    """Return the error for a child that left less than it should have."""
+    return BundleError(f"{errand.who} ended before it was done", code=f"{errand.verb}_crashed")
 
 
 def signal_name(number: int) -> str:
@@ -145,7 +190,7 @@ def signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def _collect(source: str, out: Path) -> Converted:
+def _collect(errand: Errand, out: Path) -> Converted:
     from .inspect import (
         describe_input,
         describe_tensors,
@@ -156,9 +201,7 @@ def _collect(source: str, out: Path) -> Converted:
 
     taken = take(out)
     if taken is None:
-        raise BundleError(
-            f"the process that converts {source} ended before it was done", code="convert_crashed"
-        )
+        raise ended_early(errand)
     facts, answers = taken
     model = read_model(out / MODEL_FILE)
     serialised = (out / MODEL_FILE).read_bytes()

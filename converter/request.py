@@ -46,6 +46,7 @@ class ConvertRequest:
         feature_names: Of the columns of the rows, where the estimator does not know them.
         folder: Where the modules are that a pickle or `module:attribute` is made of; else the
             working directory.
+        card: A model card, Markdown in UTF-8, that goes into the bundle; or None.
         timeout_s: For the child process.
     """
 
@@ -65,6 +66,7 @@ class ConvertRequest:
     schema: Schema | Path | None = None
     feature_names: tuple[str, ...] = ()
     folder: Path | None = None
+    card: Path | None = None
     timeout_s: float = DEFAULT_TIMEOUT_S
 
     def check(self) -> None:

@@ -43,8 +43,8 @@ def push(store: Store, path: Path, now_unix_ms: int) -> Pushed:
         StorageError: The store failed; nothing was added.
     """
     # Both bring numpy; the controller starts without it.
-    from fleet.bundle import read_bundle
     from fleet.chunker import cut_bundle
+    from wire.bundle import read_bundle
 
     opened = read_bundle(path)
     name, version = opened.manifest.name, opened.manifest.version

@@ -29,6 +29,9 @@ GOLDEN: Final = "golden.npz"
 BASELINE: Final = "baseline.json"
 PARITY: Final = "parity.json"
 SCHEMA: Final = "schema.json"
+CARD: Final = "model_card.md"
+MAX_CARD_BYTES: Final = 256 * 1024
+"""Of text for people, which every device stores."""
 REQUIRED_FILES: Final = frozenset({MODEL, GOLDEN, BASELINE, PARITY})
 
 Datatype = Literal[
@@ -134,6 +137,8 @@ class Manifest(_Strict):
             raise ValueError("the manifest lists itself")
         if missing := REQUIRED_FILES - set(paths):
             raise ValueError(f"missing {', '.join(sorted(missing))}")
+        if any(entry.path == CARD and entry.bytes > MAX_CARD_BYTES for entry in self.files):
+            raise ValueError(f"{CARD} is over {MAX_CARD_BYTES} bytes")
         for specs in (self.inputs, self.outputs):
             if len({spec.name for spec in specs}) != len(specs):
                 raise ValueError("two tensors have the same name")

@@ -56,6 +56,7 @@ def convert(
         Path | None,
         typer.Option(help="What features may hold: JSON, or TFDV's schema.pbtxt."),
     ] = None,
+    card: Annotated[Path | None, typer.Option(help="Model card (Markdown) for people.")] = None,
     code_commit: Annotated[str | None, typer.Option(help="Commit it was trained from.")] = None,
     signature: Annotated[
         Path | None, typer.Option(help="OpenSSF signature of the model; verified before all else.")
@@ -94,6 +95,7 @@ def convert(
         device_class=device_class,
         nan_policy=nan_policy,
         schema=_device_schema(schema, nan_policy),
+        card=card,
         code_commit=code_commit,
         source_sha256=sha256,
         source_signer=signer,

@@ -19,7 +19,7 @@ from fleet.pipeline.record import (
     find_record,
 )
 from wire.codec import parse_json
-from wire.errors import PeerError
+from wire.errors import ConfigError, PeerError
 
 from .console import (
     Controller,
@@ -81,6 +81,9 @@ class _Told:
             sys.stderr.write(f"{step:<{STEP_WIDTH}}  …\r")
             sys.stderr.flush()
 
+    def told(self, text: str) -> None:
+        say(f"{'':<{STEP_WIDTH}}  {text}")
+
     def ended(self, step: StepRecord, detail: str) -> None:
         took = f"{step.seconds:6.1f} s" if step.state == "ran" else f"{step.state:>8}"
         say(f"{step.name:<{STEP_WIDTH}}  {took}  {detail}".rstrip())
@@ -115,7 +118,14 @@ def run(
     controller: Controller = None,
 ) -> None:
     """Run the steps whose inputs have changed; what was interrupted goes on where it was."""
-    from fleet.pipeline.pipeline import run_pipeline
+    try:
+        from fleet.pipeline.pipeline import run_pipeline
+    except ImportError as exc:
+        raise ConfigError(
+            f"the pipeline is not installed: {exc}",
+            code="pipeline_missing",
+            hint="pip install 'modelfleet[fleet,pipeline]'",
+        ) from exc
     from fleet.pipeline.project import load_project
     from fleet.pipeline.run import Options
     from fleet.pipeline.steps import ORDER
@@ -134,7 +144,11 @@ def run(
     )
     end_in_order()
     fleet = CommandFleet(controller, keys, passphrase_file)
-    record = run_pipeline(project, options, _Told(), fleet)
+    try:
+        record = run_pipeline(project, options, _Told(), fleet)
+    except KeyboardInterrupt:
+        say("\ninterrupted; the same command goes on where it was")
+        raise
     if json:
         show_json(record.model_dump(mode="json"))
         return
@@ -155,12 +169,22 @@ def _tell(project: Project, record: RunRecord) -> None:
                 if record.bundle
                 else []
             ),
-            *((name, f"{value:.4f}") for name, value in record.metrics.items()),
+            *_verdict(record),
             ("report", folder / "report.html"),
         ]
     )
-    if record.release is None and record.bundle is not None:
+    verdict = record.verdict
+    if record.release is not None:
+        typer.echo(f"next: fleet rollout start {record.model}:{record.release.version}")
+    elif verdict is not None and verdict.outcome == "bless":
         typer.echo("next: fleet pipeline run --release")
+
+
+def _verdict(record: RunRecord) -> list[tuple[str, object]]:
+    if record.verdict is None:
+        return []
+    reasons = [("", reason) for reason in record.verdict.reasons]
+    return [("verdict", record.verdict.outcome), *reasons]
 
 
 def list_runs(project: Folder = Path(), json: Json = False) -> None:
@@ -176,7 +200,8 @@ def list_runs(project: Folder = Path(), json: Json = False) -> None:
                 "STATE": record.state,
                 "STARTED": ago(record.started_unix_ms),
                 "ROWS": record.data.row_count if record.data else None,
-                "METRICS": ", ".join(f"{n} {v:.3f}" for n, v in record.metrics.items()),
+                "FIGURE": _main_figure(record),
+                "VERDICT": record.verdict.outcome if record.verdict else None,
                 "RELEASE": record.release.version if record.release else None,
                 "CODE": (record.code.commit or record.code.sha256)[:8]
                 + ("+" if record.code.is_dirty else ""),
@@ -185,6 +210,11 @@ def list_runs(project: Folder = Path(), json: Json = False) -> None:
         ],
         empty="no run yet; `fleet pipeline run` makes one",
     )
+
+
+def _main_figure(record: RunRecord) -> str:
+    name = next((name for name in ("accuracy", "mae") if name in record.metrics), "")
+    return f"{name} {record.metrics[name]:.4f}" if name else ""
 
 
 def show_run(run: RunId = None, project: Folder = Path(), json: Json = False) -> None:
@@ -227,8 +257,13 @@ def _facts(record: RunRecord) -> list[tuple[str, object]]:
         ]
     dirty = ", with changes that are not committed" if record.code.is_dirty else ""
     facts.append(("code", f"{record.code.commit or record.code.sha256}{dirty}"))
-    facts += [("parameter", f"{name} = {value}") for name, value in record.params.items()]
+    params = record.params if record.tuned is None else record.tuned
+    facts += [("parameter", f"{name} = {value}") for name, value in params.items()]
+    if (validation := record.validation) is not None:
+        facts.append(("schema", validation.verdict))
+        facts += [("", anomaly.sentence) for anomaly in validation.anomalies]
     facts += [(name, f"{value:.4f}") for name, value in record.metrics.items()]
+    facts += _verdict(record)
     if (bundle := record.bundle) is not None:
         facts += [("manifest", bundle.manifest), ("model file", bundle.model)]
         facts += [("parity", text) for text in bundle.worst]

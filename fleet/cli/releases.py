@@ -13,12 +13,12 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
 
 from fleet.api.schemas import Model, PushResult, Release
-from fleet.bundle import OpenedBundle, read_bundle
 from fleet.durable import write_durably
 from fleet.openssf import sign_files
 from fleet.trust.documents import TARGETS
 from fleet.trust.draft import signed_before
 from fleet.trust.session import Done
+from wire.bundle import OpenedBundle, read_bundle
 from wire.errors import BundleError, PeerError, StorageError
 from wire.manifest import MANIFEST
 from wire.trust import model_role

@@ -157,7 +157,7 @@ def calibration(said: Array, true: Array, row_counts: Array) -> str:
         axes.plot([0, 1], [0, 1], color=QUIET, linewidth=1, linestyle=(0, (4, 3)))
         sizes = 12 + 120 * row_counts / max(1, row_counts.max(initial=1))
         axes.plot(said, true, color=SERIES[0], linewidth=1.2)
-        axes.scatter(said, true, s=sizes, color=SERIES[0], zorder=3, alpha=0.85)
+        axes.scatter(said, true, s=sizes, color=SERIES[0], zorder=3, alpha=0.85, clip_on=False)
         axes.set_xlim(0, 1.02)
         axes.set_ylim(0, 1.02)
         axes.set_xlabel("probability that the model gives its answer")
@@ -197,11 +197,13 @@ def intervals(rows: Sequence[tuple[str, float, float, float]], title: str) -> st
 
 def search(values: Sequence[float | None], best: Sequence[float], metric: str) -> str:
     """Return what each trial of a search reached, and the best until then."""
+    from matplotlib.ticker import MaxNLocator
 
     def paint(axes: Axes) -> None:
         there = [(n, v) for n, v in enumerate(values, 1) if v is not None]
         axes.scatter([n for n, _ in there], [v for _, v in there], s=14, color=SERIES[1])
         axes.step(range(1, len(best) + 1), best, where="post", color=SERIES[0], linewidth=1.4)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("trial")
         axes.set_ylabel(metric)
 

@@ -58,7 +58,8 @@ def read_code(root: Path) -> CodeRecord:
 
 def installed_libraries() -> dict[str, str]:
     """Return the versions of Python and of the libraries that a model depends on."""
-    found = {"python": platform.python_version()}
+    # Not the patch: no number depends on it.
+    found = {"python": ".".join(platform.python_version_tuple()[:2])}
     for name in LIBRARIES:
         try:
             found[name] = version(name)

@@ -43,6 +43,10 @@ def _described(record: RunRecord) -> dict[str, JsonValue]:
     found |= _prefixed("parameter", record.params if record.tuned is None else record.tuned)
     found |= _prefixed("library", record.libraries)
     found |= _prefixed("metric", record.metrics)
+    if record.validation is not None:
+        found["schema's verdict"] = record.validation.verdict
+    if record.verdict is not None:
+        found["verdict"] = record.verdict.outcome
     if bundle is not None:
         found |= {"model file": bundle.model, "version": bundle.version}
         found |= {"bundle": bundle.manifest, "bytes": bundle.bytes}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from typing import Final
@@ -78,7 +78,7 @@ class Page:
         self._parts.append(f"<dl>{lines}</dl>")
 
     def table(
-        self, titles: Sequence[str], rows: Iterable[Sequence[object]], numbers: Sequence[int] = ()
+        self, titles: Sequence[str], rows: Iterable[Sequence[object]], numbers: Container[int] = ()
     ) -> None:
         """Add a table; `numbers` are the columns that are set to the right."""
 

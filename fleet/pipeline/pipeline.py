@@ -10,31 +10,30 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from pydantic import JsonValue
 
-from converter import ConvertRequest, convert
-from fleet.bundle import read_bundle
-from wire.errors import ConfigError
+from wire.bundle import read_bundle
+from wire.errors import BundleError, ConfigError
 from wire.manifest import MODEL, digest_of
 
 from . import steps
 from .cache import Entry
+from .carding import write_card
+from .checking import check_rows, count_rows, settle_schema
 from .code import installed_libraries, read_code
+from .judging import judge
+from .making import BUNDLE_FILE, FACTS, Maker, estimator_file, read_facts
 from .project import PARTS, Project
 from .record import BundleRecord, CodeRecord, DataRecord, ReleaseRecord, RunRecord, SourceRecord
 from .release import Fleet, next_minor
 from .report import write_report
 from .run import Listener, Options, Run, begin, going_on, hold_runs
 from .snapshot import REFERENCE, Snapshot, Source, find_sources, read_snapshot, save_snapshot
-from .training import TrainRequest, train
 
-BUNDLE_FILE: Final = "model.bundle"
 LOG_FILE: Final = "train.log"
 UNRELEASED: Final = "0.0.0"
 """The version of a bundle while nobody has asked for its release, where it is `auto`."""
 MAX_CLASSES: Final = 256
 """That a record counts the rows of."""
-_FACTS: Final = "facts.json"
 
 
 def run_pipeline(
@@ -58,7 +57,7 @@ def run_pipeline(
         code = read_code(project.root)
         libraries = installed_libraries()
         record = RunRecord(
-            id=steps.run_id(project, sources, code.sha256, libraries),
+            id=_run_id(project, sources, code, libraries),
             state="running",
             model=project.model.name,
             kind=project.model.kind,
@@ -72,7 +71,7 @@ def run_pipeline(
         run = begin(project.runs, record, cache, listener, options)
         try:
             with going_on(run):
-                _Work(project, run, code, libraries, fleet).do(sources)
+                _Work(project, run, sources, code, libraries, fleet).do()
         finally:
             write_report(run.folder, run.record)
     return run.record
@@ -84,22 +83,39 @@ class _Work:
 
     project: Project
     run: Run
+    sources: tuple[Source, ...]
     code: CodeRecord
     libraries: Mapping[str, str]
     fleet: Fleet | None
 
-    def do(self, sources: tuple[Source, ...]) -> None:
+    def do(self) -> None:
         version = self._version()  # a controller that is not there is told before hours of work
-        rows = self._snapshot(sources)
+        rows = self._snapshot()
         if self.run.is_over_after("snapshot"):
             return
-        estimator = self._train(rows, self.project.train.params)
-        if self.run.is_over_after("train"):
+        schema = self._check(rows)
+        if self.run.is_over_after("statistics", "schema", "validate"):
             return
-        bundle = self._convert(rows, estimator, version)
-        if self.run.is_over_after("convert"):
+        assert self.run.record.data is not None  # noqa: S101 - the snapshot is there
+        maker = Maker(
+            project=self.project,
+            rows=rows,
+            feature_names=self.run.record.data.feature_names,
+            schema=schema,
+            code=self.code.sha256,
+            libraries=self.libraries,
+            version=version,
+        )
+        bundle = self._make(maker)
+        if bundle is None:
             return
-        self._release(bundle, version)
+        path = bundle.folder / BUNDLE_FILE
+        evaluation = judge(self.run, self.project, rows, path, self.libraries)
+        if self.run.is_over_after("evaluate"):
+            return
+        self._note_bundle(write_card(self.run, self.project, bundle, evaluation))
+        if not self.run.is_over_after("card"):
+            self._release(version)
 
     @property
     def _wants_push(self) -> bool:
@@ -125,22 +141,23 @@ class _Work:
             raise ConfigError("there is no fleet to release to", code="no_fleet")
         return self.fleet
 
-    def _snapshot(self, sources: tuple[Source, ...]) -> Entry:
-        project = self.project
+    def _snapshot(self) -> Entry:
+        project, sources = self.project, self.sources
 
         def produce(folder: Path) -> None:
             snapshot = read_snapshot(project, sources)
             save_snapshot(snapshot, folder)
             facts = _describe(project, snapshot)
             facts["reference_sha256"] = digest_of((folder / f"{REFERENCE}.npz").read_bytes())
-            (folder / _FACTS).write_text(json.dumps(facts, sort_keys=True))
+            (folder / FACTS).write_text(json.dumps(facts, sort_keys=True))
 
         reader = self.libraries.get("pyarrow", "")
         entry = self.run.step(
             "snapshot", steps.snapshot_inputs(project, sources, reader), produce, _tell_rows
         )
-        facts = _facts(entry.folder)
-        facts["parts"] = {name: facts["parts"][name] for name in PARTS}
+        facts = read_facts(entry.folder)
+        for name in ("parts", "classes"):
+            facts[name] = {part: facts[name][part] for part in PARTS if part in facts[name]}
         self.run.note(
             data=DataRecord(
                 **facts,
@@ -152,70 +169,34 @@ class _Work:
         )
         return entry
 
-    def _train(self, rows: Entry, params: Mapping[str, JsonValue]) -> Entry:
-        project = self.project
+    def _check(self, rows: Entry) -> Entry | None:
+        """Return what the schema came to, None where that was not asked for."""
+        run, project = self.run, self.project
+        statistics = count_rows(run, project, rows)
+        if run.is_over_after("statistics"):
+            return None
+        schema = settle_schema(run, project, statistics)
+        run.settle(_run_id(project, self.sources, self.code, self.libraries))
+        if not run.is_over_after("schema"):
+            check_rows(run, project, rows, schema)
+        return schema
 
-        def produce(folder: Path) -> None:
-            train(
-                TrainRequest(
-                    folder=project.root,
-                    entry=project.train.entry,
-                    data=rows.folder / f"{PARTS[0]}.npz",
-                    params=dict(params),
-                    seed=project.train.seed,
-                    timeout_s=project.train.timeout_s,
-                    log=self.run.folder / LOG_FILE,
-                ),
-                folder,
-            )
+    def _make(self, maker: Maker) -> Entry | None:
+        """Return the bundle, None where that was not asked for."""
+        run, params = self.run, self.project.train.params
+        if self.project.tune is not None:
+            from .searching import search_parameters  # Optuna takes a second to import
 
-        inputs = steps.train_inputs(
-            project,
-            data=rows.digest,
-            code=self.code.sha256,
-            params=params,
-            libraries=dict(self.libraries),
-        )
-        return self.run.step("train", inputs, produce, lambda folder: _only_file(folder).name)
-
-    def _convert(self, rows: Entry, estimator: Entry, version: str) -> Entry:
-        project, model = self.project, self.project.model
-        assert self.run.record.data is not None  # noqa: S101 - the snapshot is there
-        names = self.run.record.data.feature_names
-
-        def produce(folder: Path) -> None:
-            report = convert(
-                ConvertRequest(
-                    source=str(_only_file(estimator.folder)),
-                    name=model.name,
-                    version=version,
-                    data=rows.folder / f"{REFERENCE}.npz",
-                    output=folder / BUNDLE_FILE,
-                    trust_pickle=True,  # the user's own code made it a moment ago
-                    p99_ms=model.p99_ms,
-                    memory_mb=model.memory_mb,
-                    device_class=model.device_class,
-                    nan_policy=model.nan_policy,
-                    feature_names=names,
-                    folder=project.root,
-                    timeout_s=project.train.timeout_s,
-                ),
-                progress=lambda _: None,
-            )
-            facts = {"worst": report.worst, "warnings": report.warnings}
-            (folder / _FACTS).write_text(json.dumps(facts, sort_keys=True))
-
-        inputs = steps.convert_inputs(
-            project,
-            version=version,
-            data=rows.digest,
-            estimator=estimator.digest,
-            schema="",
-            libraries=dict(self.libraries),
-        )
-        entry = self.run.step("convert", inputs, produce, _tell_parity)
+            params = search_parameters(run, maker, self.project.tune)
+        if run.is_over_after("tune"):
+            return None
+        recipe = maker.estimator(params, run.folder / LOG_FILE)
+        estimator = run.follow(recipe, lambda folder: estimator_file(folder).name)
+        if run.is_over_after("train"):
+            return None
+        entry = run.follow(maker.bundle(estimator), _tell_parity)
         self._note_bundle(entry)
-        return entry
+        return None if run.is_over_after("convert") else entry
 
     def _note_bundle(self, entry: Entry) -> None:
         path = self.run.publish(entry.folder / BUNDLE_FILE, BUNDLE_FILE)
@@ -226,22 +207,32 @@ class _Work:
                 version=opened.manifest.version,
                 model=opened.manifest.file(MODEL).sha256,
                 bytes=path.stat().st_size,
-                **_facts(entry.folder),
+                **read_facts(entry.folder),
             ),
-            metrics=opened.manifest.lineage.metrics,
         )
 
-    def _release(self, bundle: Entry, version: str) -> None:
+    def _release(self, version: str) -> None:
+        verdict = self.run.record.verdict
         if not self._wants_push:
             return
+        if verdict is None or verdict.outcome != "bless":
+            why = verdict.reasons[0] if verdict is not None else "nothing was evaluated"
+            raise BundleError(
+                f"the model is not released: {why}",
+                code="not_blessed",
+                hint="`fleet pipeline show` has all reasons; [evaluate] has the limits",
+            )
         fleet, name = self._fleet(), self.project.model.name
 
         def push() -> str:
             manifest = fleet.push(self.run.folder / BUNDLE_FILE)
-            now_ms = time.time_ns() // 1_000_000
-            release = ReleaseRecord(version=version, manifest=manifest, pushed_unix_ms=now_ms)
-            self.run.note(release=release)
-            return f"{name}:{version}"
+            before = self.run.record.release
+            if before is None or before.manifest != manifest:
+                now_ms = time.time_ns() // 1_000_000
+                before = ReleaseRecord(version=version, manifest=manifest, pushed_unix_ms=now_ms)
+            self.run.note(release=before)
+            alias = self.project.release.alias
+            return f"{name}:{version}" + (f"; the alias {alias} is yet to be set" if alias else "")
 
         self.run.act("release", push)
         if self.run.is_over_after("release") or not self._wants_rollout:
@@ -255,6 +246,22 @@ class _Work:
             return rollout
 
         self.run.act("rollout", start)
+
+
+def _run_id(
+    project: Project,
+    sources: tuple[Source, ...],
+    code: CodeRecord,
+    libraries: Mapping[str, str],
+) -> str:
+    path = project.root / project.data_schema.file
+    return steps.run_id(
+        project,
+        sources,
+        code=code.sha256,
+        schema=digest_of(path.read_bytes()) if path.is_file() else "",
+        libraries=dict(libraries),
+    )
 
 
 def _describe(project: Project, snapshot: Snapshot) -> dict[str, Any]:
@@ -278,20 +285,11 @@ def _describe(project: Project, snapshot: Snapshot) -> dict[str, Any]:
     }
 
 
-def _facts(folder: Path) -> dict[str, Any]:
-    facts: dict[str, Any] = json.loads((folder / _FACTS).read_bytes())
-    return facts
-
-
-def _only_file(folder: Path) -> Path:
-    return next(path for path in sorted(folder.iterdir()) if path.stem == "estimator")
-
-
 def _tell_rows(folder: Path) -> str:
-    facts = _facts(folder)
+    facts = read_facts(folder)
     parts = ", ".join(f"{facts['parts'][name]} {name}" for name in PARTS)
     return f"{facts['row_count']} rows of {len(facts['feature_names'])} features: {parts}"
 
 
 def _tell_parity(folder: Path) -> str:
-    return "; ".join(_facts(folder)["worst"]) or BUNDLE_FILE
+    return "; ".join(read_facts(folder)["worst"]) or BUNDLE_FILE

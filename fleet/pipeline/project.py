@@ -75,6 +75,8 @@ class Model(Section):
     nan_policy: Literal["reject", "pass"] = "reject"
     intended_use: Annotated[str, Field(max_length=4000)] = ""
     """For the model card."""
+    limits: Annotated[str, Field(max_length=4000)] = ""
+    """What it is not for; the same."""
 
 
 class Split(Section):
@@ -182,7 +184,7 @@ class Evaluate(Section):
     """By a column, which means each of its values, or by one of them, such as `site=lab`."""
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     champion: Path | None = None
-    """A bundle to compare with; without it the newest of this folder that was released."""
+    """A bundle to compare with, or `none`; without it the newest of this folder that was released."""
 
 
 class Release(Section):
@@ -192,6 +194,7 @@ class Release(Section):
     """`auto` is the next minor version after the newest release."""
     push: bool = False
     alias: Annotated[str, Field(pattern=NAME_PATTERN)] | None = None
+    """To set to the release; told, and not done yet."""
 
 
 class Rollout(Section):

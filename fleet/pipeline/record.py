@@ -66,6 +66,37 @@ class DataRecord(_Part):
     """Of the file that the bundle was converted with: its `lineage.data_sha256`."""
 
 
+class AnomalyRecord(_Part):
+    """One thing that the schema has against the rows."""
+
+    feature: str
+    reason: str
+    """TFDV's code."""
+    severity: str
+    sentence: str
+
+
+class ValidationRecord(_Part):
+    """What the schema has against the rows."""
+
+    verdict: str
+    """`valid`, `anomalous`, `no baseline` or `no data`."""
+    anomalies: tuple[AnomalyRecord, ...] = ()
+    unmade: tuple[str, ...] = ()
+    """Comparisons that it asks for and that could not be made."""
+    unchecked: tuple[str, ...] = ()
+    """What it says and nobody checks."""
+
+
+class VerdictRecord(_Part):
+    """May the model be released?"""
+
+    outcome: Literal["bless", "refuse", "inconclusive"]
+    reasons: tuple[str, ...]
+    champion: str | None = None
+    """The model file that it was compared with, by its digest."""
+
+
 class CodeRecord(_Part):
     """The user's code."""
 
@@ -128,9 +159,11 @@ class RunRecord(_Part):
     libraries: dict[str, str]
     steps: tuple[StepRecord, ...] = ()
     data: DataRecord | None = None
+    validation: ValidationRecord | None = None
     bundle: BundleRecord | None = None
     metrics: dict[str, float] = Field(default_factory=dict)
-    """Of the converted model."""
+    """Of the converted model, on all rows of the test part."""
+    verdict: VerdictRecord | None = None
     release: ReleaseRecord | None = None
     trigger: JsonValue = None
     """The evidence of what started the run; null when a person did."""

@@ -18,7 +18,15 @@ from wire.errors import ConfigError, ModelfleetError, StorageError
 
 from . import steps
 from .cache import Cache, Entry
-from .record import LOCK, FailureRecord, RunRecord, RunState, StepRecord, read_record, write_record
+from .record import (
+    LOCK,
+    FailureRecord,
+    RunRecord,
+    RunState,
+    StepRecord,
+    read_record,
+    write_record,
+)
 
 CACHE: Final = "cache"
 
@@ -28,6 +36,9 @@ class Listener(Protocol):
 
     def began(self, step: str) -> None:
         """A step that is not cached is being run."""
+
+    def told(self, text: str) -> None:
+        """A step says how it goes, in a line."""
 
     def ended(self, step: StepRecord, detail: str) -> None:
         """A step is there, or has failed."""
@@ -52,6 +63,15 @@ class Options:
     trigger: JsonValue = None
 
 
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A step that can be done: all that its outcome depends on, and what writes it into a folder."""
+
+    name: str
+    inputs: steps.Inputs
+    produce: Callable[[Path], None]
+
+
 @dataclass(slots=True)
 class Run:
     """A run that is going on: its record, its cache, and who is told.
@@ -69,7 +89,7 @@ class Run:
     cache: Cache
     listener: Listener
     options: Options
-    _now: str = field(default="", init=False)
+    _now: str = field(default="start", init=False)
 
     def note(self, **changes: object) -> None:
         """Change the record, and write it.
@@ -114,6 +134,16 @@ class Run:
         self.listener.ended(done, detail(entry.folder))
         return entry
 
+    def follow(self, recipe: Recipe, detail: Callable[[Path], str] = lambda _: "") -> Entry:
+        """Do a step as `step`, by its recipe."""
+        return self.step(recipe.name, recipe.inputs, recipe.produce, detail)
+
+    def keep(self, recipe: Recipe) -> Entry:
+        """Return what a recipe makes, now or before, as part of a step; in any thread."""
+        key = steps.key_of(recipe.name, recipe.inputs)
+        entry = self.cache.find(recipe.name, key)
+        return entry or self.cache.make(recipe.name, key, recipe.produce)
+
     def act(self, name: str, do: Callable[[], str]) -> None:
         """Do what changes the fleet: it is never kept, and tells in a few words what it did."""
         began_s = time.monotonic()
@@ -124,9 +154,30 @@ class Run:
         self.note(steps=(*self.record.steps, done))
         self.listener.ended(done, detail)
 
-    def is_over_after(self, name: str) -> bool:
-        """Whether this was the last step that was asked for."""
-        return self.options.until == name
+    def is_over_after(self, *names: str) -> bool:
+        """Whether the last step that was asked for is among these."""
+        return self.options.until in names
+
+    def settle(self, run_id: str) -> None:
+        """Take the id that the run has now that all of its inputs are there; its folder moves.
+
+        Raises:
+            StorageError: `run_unwritable`.
+        """
+        if run_id == self.record.id:
+            return
+        folder = self.folder.with_name(run_id)
+        before = _before(folder)
+        try:
+            if folder.exists():
+                shutil.rmtree(folder)
+            self.folder.rename(folder)
+        except OSError as exc:
+            raise StorageError(
+                f"cannot write {folder}: {exc.strerror}", code="run_unwritable"
+            ) from exc
+        self.folder = folder
+        self.note(id=run_id, release=before.release if before is not None else None)
 
     def end(self, state: RunState, error: BaseException | None = None) -> None:
         """Write how the run ended."""
@@ -135,7 +186,7 @@ class Run:
             failure = FailureRecord(
                 step=self._now, code=error.code, message=str(error), hint=error.hint
             )
-            self.listener.ended(StepRecord(name=self._now, state="failed", seconds=0), str(error))
+            self.listener.ended(StepRecord(name=self._now, state="failed", seconds=0), "")
         self.note(state=state, failure=failure, ended_unix_ms=_now_ms())
 
     def publish(self, source: Path, name: str) -> Path:
@@ -202,12 +253,25 @@ def begin(runs: Path, record: RunRecord, cache: Cache, listener: Listener, optio
         StorageError: `run_unwritable`.
     """
     folder = runs / record.id
-    with contextlib.suppress(ConfigError):
-        if (before := read_record(folder)) is not None:
-            record = record.model_copy(update={"release": before.release})
     run = Run(folder, record, cache, listener, options)
-    run.note(started_unix_ms=_now_ms())
+    before = _before(folder)
+    trigger = record.trigger
+    if trigger is None and before is not None:
+        trigger = before.trigger  # whoever goes on with a run did not start it
+    run.note(
+        started_unix_ms=_now_ms(),
+        trigger=trigger,
+        release=before.release if before is not None else None,
+    )
     return run
+
+
+def _before(folder: Path) -> RunRecord | None:
+    """Return the record of a run that was made before, if it can be read."""
+    try:
+        return read_record(folder)
+    except ConfigError:
+        return None
 
 
 def _now_ms() -> int:

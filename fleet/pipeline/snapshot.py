@@ -184,6 +184,16 @@ def load_part(folder: Path, name: str) -> Table:
     )
 
 
+def load_parts(folder: Path, names: Sequence[str]) -> Table:
+    """Return several parts of a saved snapshot as one table.
+
+    Raises:
+        BundleError: `data_unreadable`.
+    """
+    parts = [load_part(folder, name) for name in names]
+    return _joined(parts, parts[0].feature_names)
+
+
 def encode_table(table: Table) -> bytes:
     """Return an .npz as `fleet convert --data` takes it; nothing is packed, so that no zlib matters."""
     arrays: dict[str, Array] = {

@@ -35,14 +35,24 @@ def key_of(step: str, inputs: Inputs) -> str:
     return _digest([step, REVISIONS[step], dict(inputs)])
 
 
-def run_id(project: Project, sources: Sequence[Source], code: str, libraries: Inputs) -> str:
+def run_id(
+    project: Project, sources: Sequence[Source], *, code: str, schema: str, libraries: Inputs
+) -> str:
     """Return the id of a run: a hash of all that its model depends on.
 
     What becomes of the model afterwards, its release and rollout, is no part of it.
+
+    Args:
+        project: The settings.
+        sources: The files of rows.
+        code: Digest of the user's code.
+        schema: Digest of the user's schema, "" while it has not been inferred.
+        libraries: Versions.
     """
     kept = {"model", "data", "data_schema", "train", "tune", "evaluate"}
     settings = project.model_dump(mode="json", include=kept, exclude={"train": {"timeout_s"}})
-    return _digest([settings, [s.sha256 for s in sources], code, dict(libraries)])[:ID_CHARS]
+    files = [source.sha256 for source in sources]
+    return _digest([settings, files, code, schema, dict(libraries)])[:ID_CHARS]
 
 
 def snapshot_inputs(project: Project, sources: Sequence[Source], reader: str) -> Inputs:
@@ -97,7 +107,7 @@ def convert_inputs(
         libraries: Versions.
     """
     return {
-        "model": project.model.model_dump(mode="json", exclude={"kind", "intended_use"}),
+        "model": project.model.model_dump(mode="json", exclude={"kind", "intended_use", "limits"}),
         "version": version,
         "data": data,
         "estimator": estimator,

@@ -20,7 +20,7 @@ from agent.control import Model
 from agent.runtime.selftest import run_golden
 from agent.runtime.session import LoadedModel
 from converter import ConvertRequest, convert
-from fleet.bundle import read_bundle
+from wire.bundle import read_bundle
 from wire.errors import ModelfleetError
 
 FLEET = Path(sys.prefix) / "bin" / "fleet"

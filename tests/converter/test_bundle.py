@@ -9,7 +9,7 @@ import tarfile
 import pytest
 
 from converter.bundle import check_output, describe_files, write_bundle
-from fleet.bundle import read_bundle
+from wire.bundle import read_bundle
 from wire.errors import BundleError, StorageError
 from wire.manifest import Manifest, TensorSpec, digest_of
 

@@ -14,7 +14,7 @@ import psutil
 import pytest
 import skops.io
 
-from fleet.bundle import read_bundle
+from wire.bundle import read_bundle
 
 ROOT = Path(__file__).parents[2]
 FLEET = Path(sys.prefix) / "bin" / "fleet"

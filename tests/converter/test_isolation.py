@@ -16,7 +16,7 @@ import pytest
 import skops.io
 from sklearn.ensemble import BaggingClassifier, RandomForestClassifier
 
-from fleet.bundle import read_bundle
+from wire.bundle import read_bundle
 
 pytestmark = [pytest.mark.system, pytest.mark.slow]
 

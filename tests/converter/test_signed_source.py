@@ -8,8 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from fleet.bundle import read_bundle
 from tests.fleet.authors import Author
+from wire.bundle import read_bundle
 
 BLOCKED = """
 import sys

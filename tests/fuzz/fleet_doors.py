@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from converter import handover
-from fleet import audit, bundle, settings
+from fleet import audit, settings
 from fleet.api import app as api
 from fleet.api import query, schemas
 from fleet.api.schemas import DeviceIn
@@ -28,6 +28,7 @@ from tests.fuzz.device_doors import as_file, folder, npz, signed_by_a_stranger, 
 from tests.fuzz.door import Door, Refused
 from tests.fuzz.samples import matching, sample, sampled_json
 from tests.fuzz.written import table, toml
+from wire import bundle
 from wire.errors import BundleError, ConfigError, PeerError
 
 ROLES = ("root", "targets", "snapshot", "timestamp")
@@ -51,7 +52,7 @@ def doors():
         (BundleError,),
         lambda random: whole_bundle(model=random.randbytes(random.randrange(2000))),
         _tar,
-        ("fleet.bundle",),
+        ("wire.bundle",),
         repaired=_with_checksums,
         weight=0.5,
     )

@@ -15,11 +15,25 @@ PARSERS = {
 METHODS = {"from_bytes", "model_validate_json", "validate_json"}
 METHOD_PREFIXES = ("load_pem_", "load_der_")
 OWN_ROWS = "rows of the controller's own database, which it wrote from checked values"
+OWN_STEPS = "what steps of a run left in the cache, which knows the digest of each file"
 ELSEWHERE = {
     "converter.bundle": "only writes archives",
     "converter.child": "reads what its parent has just written",
     "converter.golden": "reads what it has just written",
     "converter.rows": "the author's own data; tests/converter/test_rows.py",
+    "converter.answer_child": "reads what its parent has just written",
+    "converter.trainer": "reads what its parent has just written",
+    "fleet.pipeline.cache": "a list of digests: what is not as listed goes; tests/fleet/pipeline/test_cache.py",
+    "fleet.pipeline.carding": OWN_STEPS,
+    "fleet.pipeline.checking": OWN_STEPS,
+    "fleet.pipeline.judging": OWN_STEPS,
+    "fleet.pipeline.making": OWN_STEPS,
+    "fleet.pipeline.searching": OWN_STEPS,
+    "fleet.pipeline.report": OWN_STEPS,
+    "fleet.pipeline.snapshot": "only writes archives",
+    "fleet.pipeline.project": "the author's own file; tests/fleet/pipeline/test_project.py",
+    "fleet.pipeline.record": "records of our own runs; tests/fleet/pipeline/test_run.py",
+    "fleet.cli.pipeline": "what the user types",
     "fleet.api.views": OWN_ROWS,
     "fleet.store.alerts": OWN_ROWS,
     "fleet.store.drift": OWN_ROWS,

@@ -8,12 +8,12 @@ import subprocess
 import httpx
 
 from fleet.broker import BrokerProcess, find_broker
-from fleet.bundle import read_bundle
 from fleet.pki.folder import PkiFolder
 from tests.spine.client import Client, ask_once
 from tests.spine.models import NAME
 from tests.spine.observer import Observer
 from tests.spine.processes import BIN, ENVIRONMENT, Program, free_port, until
+from wire.bundle import read_bundle
 
 MAX_RECORDS = 1000
 """What the API gives of a device's records at once."""

@@ -39,6 +39,9 @@ class Told:
     def began(self, step):
         pass
 
+    def told(self, text):
+        pass
+
     def ended(self, step, detail):
         self.steps.append((step.name, step.state))
         self.details[step.name] = detail

@@ -12,14 +12,15 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from fleet.bundle import read_bundle
 from fleet.pipeline.pipeline import run_pipeline
 from fleet.pipeline.project import load_project
 from fleet.pipeline.run import Options
 from tests.fleet.pipeline.projects import TRAIN, make_folder, rows, write_parquet
+from wire.bundle import read_bundle
 from wire.errors import ConfigError, ModelfleetError
 
-STEPS = ["snapshot", "train", "convert"]
+CHECKED = ["snapshot", "statistics", "schema", "validate"]
+STEPS = [*CHECKED, "train", "convert", "evaluate", "card"]
 DONE = Options(push=False)
 
 
@@ -41,6 +42,9 @@ class Silent:
     def began(self, step):
         pass
 
+    def told(self, text):
+        pass
+
     def ended(self, step, detail):
         pass
 
@@ -59,6 +63,12 @@ def test_the_record_says_all_that_went_in_and_came_out(finished, records):
     assert record["data"]["sources"][0]["path"] == "data/rows.parquet"
     assert record["code"]["files"] == ["train.py"]
     assert record["params"] == {"C": 1.0}
+    assert record["validation"] == {
+        "verdict": "valid", "anomalies": [], "unmade": [], "unchecked": []
+    }  # fmt: skip
+    assert 0.8 < record["metrics"]["accuracy"] <= 1
+    assert record["verdict"]["outcome"] == "inconclusive"
+    assert "No limit was judged" in " ".join(record["verdict"]["reasons"])
     assert record["libraries"].keys() >= {"python", "numpy", "scikit-learn", "onnx"}
     bundle = read_bundle(finished / "runs" / record["id"] / "model.bundle")
     assert record["bundle"]["manifest"] == bundle.manifest_digest
@@ -88,13 +98,13 @@ def test_a_second_run_does_nothing_again(copy, told, records):
 
 def test_force_does_all_of_it_again(copy, told):
     run_pipeline(load_project(copy), Options(push=False, is_forced=True, until="train"), told)
-    assert told.steps == [("snapshot", "ran"), ("train", "ran")]
+    assert told.steps == [(name, "ran") for name in (*CHECKED, "train")]
 
 
 def test_a_parameter_trains_again_and_keeps_the_rows(copy, told, records):
     project = load_project(copy).with_params({"C": 0.01})
     record = run_pipeline(project, Options(push=False, until="train"), told)
-    assert told.steps == [("snapshot", "cached"), ("train", "ran")]
+    assert told.steps == [*((name, "cached") for name in CHECKED), ("train", "ran")]
     assert len(records(copy)) == 2
     assert record.params == {"C": 0.01}
 
@@ -112,7 +122,7 @@ def test_code_beside_the_function_counts_and_what_is_no_code_does_not(copy, told
 def test_rows_in_another_format_train_nothing_again(copy, told):
     parquet.write_table(pa.table(rows()), copy / "data/rows.parquet", compression="gzip")
     run_pipeline(load_project(copy), DONE, told)
-    assert told.steps == [("snapshot", "ran"), ("train", "cached"), ("convert", "cached")]
+    assert told.steps == [("snapshot", "ran"), *((name, "cached") for name in STEPS[1:])]
 
 
 def test_new_rows_are_another_run(copy, told, records):
@@ -192,7 +202,7 @@ def test_a_run_that_was_ended_in_the_middle_goes_on(tmp_path, fleet, records, to
     with open(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK), "rb") as reader:  # noqa: PTH123
         run_pipeline(load_project(folder), Options(push=False, until="train"), told)
         assert reader.read() == b"here"
-    assert told.steps == [("snapshot", "cached"), ("train", "ran")]
+    assert told.steps == [*((name, "cached") for name in CHECKED), ("train", "ran")]
     assert not list(folder.glob("runs/cache/.part-*"))
 
 
@@ -201,7 +211,8 @@ def test_the_command_tells_each_step_and_what_to_do_next(copy, fleet):
     assert [line.split()[:2] for line in done.stderr.splitlines()] == [
         [name, "cached"] for name in STEPS
     ]
-    assert "next: fleet pipeline run --release" in done.stdout
+    assert "verdict" in done.stdout
+    assert "next:" not in done.stdout  # it was not blessed
     record = json.loads(fleet("pipeline", "run", copy, "--json").stdout)
     assert record["state"] == "done"
     listed = json.loads(fleet("pipeline", "list", "--json", cwd=copy).stdout)

@@ -53,7 +53,7 @@ def keys(project, sources=SOURCES, *, code="c1", libraries=LIBRARIES, version="1
         "snapshot": rows,
         "train": estimator,
         "convert": key_of("convert", bundle),
-        "run": run_id(project, sources, code, libraries),
+        "run": run_id(project, sources, code=code, schema="", libraries=libraries),
     }
 
 

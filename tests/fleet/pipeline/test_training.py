@@ -53,7 +53,7 @@ def test_the_function_gets_rows_and_parameters(attempt):
         """
 def train(data, params):
     print(data.values.shape, data.values.dtype, data.labels.sum() > 0, data.feature_names)
-    print(sorted(set(data.slices["site"])), params, os.getcwd() == os.path.dirname(__file__))
+    print(sorted(set(data.slices["site"].tolist())), params, os.getcwd() == os.path.dirname(__file__))
     return LogisticRegression(**params).fit(data.values, data.labels)
 """,
         params={"C": 0.5},

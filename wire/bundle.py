@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from wire.errors import BundleError
-from wire.manifest import MANIFEST, MAX_FILES, Manifest, digest_of, parse_manifest
+from .errors import BundleError
+from .manifest import MANIFEST, MAX_FILES, Manifest, digest_of, parse_manifest
 
 MAX_BUNDLE_BYTES: Final = 2 * 1024**3
 """Held in memory while it is cut; larger models want a streaming reader."""

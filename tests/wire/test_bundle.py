@@ -7,7 +7,7 @@ import tarfile
 
 import pytest
 
-from fleet.bundle import read_bundle
+from wire.bundle import read_bundle
 from wire.errors import BundleError
 from wire.manifest import digest_of
 
