@@ -19,7 +19,7 @@ Why = Annotated[str, Field(max_length=MAX_WHY_CHARS)]
 
 
 class AliasIn(Schema):
-    """What an alias shall mean; a version, or `@` and another alias, which is resolved now."""
+    """What an alias is to mean; a version, or `@` and another alias, which is resolved now."""
 
     version: VersionOrAlias
     why: Why = ""

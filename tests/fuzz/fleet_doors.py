@@ -1,7 +1,6 @@
 """The doors of `fleet/` and `converter/`: the API, what people type and keep, what a child leaves."""
 
 import asyncio
-import io
 import json
 import tarfile
 from functools import cache
@@ -18,7 +17,7 @@ from fleet.api import app as api
 from fleet.api import query, schemas
 from fleet.api.schemas import DeviceIn
 from fleet.capture_export import Export
-from fleet.cli import client, console, devices, watch
+from fleet.cli import client, console, devices, events
 from fleet.core.audit import Checkpoint
 from fleet.pki import authority
 from fleet.pki.folder import PkiFolder
@@ -27,6 +26,7 @@ from tests.agent.captured import row
 from tests.fleet.bundles import bundle as whole_bundle
 from tests.fleet.peers import Fleet
 from tests.fleet.secured import new_request
+from tests.fuzz.archives import tar, with_checksums
 from tests.fuzz.device_doors import as_file, folder, npz, signed_by_a_stranger, some, with_crcs
 from tests.fuzz.door import Door, Refused
 from tests.fuzz.samples import matching, sample, sampled_json
@@ -63,9 +63,9 @@ def doors():
         as_file("a.bundle", bundle.read_bundle),
         (BundleError,),
         lambda random: whole_bundle(model=random.randbytes(random.randrange(2000))),
-        _tar,
+        tar,
         ("wire.bundle",),
-        repaired=_with_checksums,
+        repaired=with_checksums,
         weight=0.5,
     )
     yield Door(
@@ -119,11 +119,11 @@ def doors():
     yield from map(_answer, ANSWERS)
     yield Door(
         "watched event",
-        lambda data: some(watch._parse(data.decode("utf-8", "replace"))),
+        lambda data: some(events._parse(data.decode("utf-8", "replace"))),
         (),
         lambda random: b"data: " + sampled_json(schemas.WatchEvent.model_json_schema())(random),
         lambda event: b"data:" + event.model_dump_json().encode(),
-        ("fleet.cli.watch",),
+        ("fleet.cli.events",),
     )
     yield Door(
         "signed document",
@@ -411,33 +411,6 @@ def _fleet_toml(random):
         for key in keys:  # each of which wants others
             made.get(section, {}).pop(key, None)
     return toml(made)
-
-
-def _tar(opened):
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as archive:
-        for name, data in opened.files.items():
-            entry = tarfile.TarInfo(name)
-            entry.size = len(data)
-            archive.addfile(entry, io.BytesIO(data))
-    return out.getvalue()
-
-
-def _with_checksums(data):
-    """Give every header of an archive the checksum that belongs to it."""
-    whole, place = bytearray(data), 0
-    while place + BLOCK <= len(whole):
-        head = bytearray(whole[place : place + BLOCK])
-        head[148:156] = b" " * 8
-        whole[place + 148 : place + 156] = b"%06o\0 " % sum(head)
-        try:
-            size = tarfile.nti(bytes(head[124:136]))
-        except tarfile.HeaderError:
-            break
-        if not any(head[:100]) or size < 0:
-            break
-        place += BLOCK + -(-size // BLOCK) * BLOCK
-    return bytes(whole)
 
 
 @cache
