@@ -68,10 +68,10 @@ def test_each_release_is_live_from_one_instant_to_the_next(fleet: Fleet, api: Te
     fleet.add("cam")
     began = fleet.now_unix_ms
     fleet.roll_out("1.0.0")
-    fleet.wait(60)
+    fleet.wait(60, step_s=20)
     fleet.roll_out("1.1.0")
     changed = fleet.now_unix_ms
-    fleet.wait(60)
+    fleet.wait(60, step_s=20)
     new, old = spans(api)
     assert (old["since_unix_ms"], old["until_unix_ms"], old["ending"]) == (
         *(began, changed, "replaced"),
@@ -118,12 +118,12 @@ def test_what_a_device_did_while_it_was_away_lies_within_its_absence(
     fleet.roll_out("1.1.0")
     cam = fleet.devices["cam"]
     cam.send_record(1)
-    fleet.wait(60)
+    fleet.wait(60, step_s=20)
     cam.send_record(2)
     fleet.settle()
     left = fleet.now_unix_ms
     cam.cut()
-    fleet.wait(3600)
+    fleet.wait(3600, step_s=600)
     spoken = cam.models["digits"]  # it went back by itself meanwhile
     first = cam.desired[-2].models[0]
     spoken.active = first
@@ -140,7 +140,7 @@ def test_what_a_device_did_while_it_was_away_lies_within_its_absence(
     assert [(s["version"], s["certainty"]) for s in asked] == [
         *(("1.0.0", "possible"), ("1.1.0", "possible")),
     ]
-    fleet.wait(60)
+    fleet.wait(60, step_s=20)
     cam.verdict = refuses()
     fleet.roll_out("1.1.0")
     (newest, *_) = spans(api)
@@ -269,7 +269,7 @@ def told(fleet: Fleet, api: TestClient) -> Lineage:
     """The lineage of a release that was made by a run and rolled out."""
     fleet.add("cam", "dog")
     fleet.roll_out("1.0.0")
-    fleet.wait(10)
+    fleet.wait(10, step_s=5)
     fleet.roll_out("1.1.0")
     api.put("/v1/releases/digits/1.1.0/run", json=RUN)
     api.put("/v1/models/digits/aliases/champion", json={"version": "1.1.0"})
@@ -297,7 +297,7 @@ def test_a_lineage_starts_at_a_device_and_an_instant(fleet: Fleet, api: TestClie
     fleet.add("cam", "dog")
     fleet.roll_out("1.0.0")
     then = fleet.now_unix_ms
-    fleet.wait(10)
+    fleet.wait(10, step_s=5)
     fleet.roll_out("1.1.0")
 
     def served(**query: Any) -> list[Any]:
