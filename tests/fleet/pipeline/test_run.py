@@ -22,6 +22,13 @@ from wire.errors import ConfigError, ModelfleetError
 CHECKED = ["snapshot", "statistics", "schema", "validate"]
 STEPS = [*CHECKED, "train", "convert", "evaluate", "card"]
 DONE = Options(push=False)
+HEEDING = """
+import signal
+from fleet.cli.main import main
+signal.signal(signal.SIGINT, signal.default_int_handler)
+main()
+"""
+"""The command as from a terminal: a shell's background jobs do not heed Ctrl-C, nor what they start."""
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +129,9 @@ def test_code_beside_the_function_counts_and_what_is_no_code_does_not(copy, told
 def test_rows_in_another_format_train_nothing_again(copy, told):
     parquet.write_table(pa.table(rows()), copy / "data/rows.parquet", compression="gzip")
     run_pipeline(load_project(copy), DONE, told)
-    assert told.steps == [("snapshot", "ran"), *((name, "cached") for name in STEPS[1:])]
+    # The card names the files and their digests.
+    expected = [("snapshot", "ran"), *((name, "cached") for name in STEPS[1:-1]), ("card", "ran")]
+    assert told.steps == expected
 
 
 def test_new_rows_are_another_run(copy, told, records):
@@ -185,7 +194,7 @@ def test_a_run_that_was_ended_in_the_middle_goes_on(tmp_path, fleet, records, to
     wait = f"    open({str(pipe)!r}, 'w').write('here')\n    return"
     folder = make_folder(tmp_path / "p", train=TRAIN.replace("    return", wait))
     process = subprocess.Popen(
-        [sys.executable, "-m", "fleet", "pipeline", "run", str(folder)],
+        [sys.executable, "-c", HEEDING, "pipeline", "run", str(folder)],
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
     )  # fmt: skip
     descriptor = os.open(pipe, os.O_RDONLY)  # until the training opens it too
