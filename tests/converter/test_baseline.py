@@ -164,3 +164,33 @@ def test_only_outputs_and_not_too_many_of_them_have_limits():
     assert not any(column.psi_limits for column in made.inputs)
     limited = [bool(column.psi_limits) for column in made.outputs]
     assert limited == [True] * MAX_LIMITED + [False] * 3
+
+
+# -- what makes accuracy of scores
+
+PROBABILITIES = np.float32([[0.92, 0.08], [0.4, 0.6], [0.18, 0.82], [0.97, 0.03], [np.nan, np.nan]])
+ANSWERS = np.array([0, 1, 1, 0, 0])
+
+
+def correct_by_score(labels, *, has_output=True):
+    outputs = [(spec("p"), PROBABILITIES)]
+    if has_output:
+        label = TensorSpec(name="label", datatype="INT64", shape=(-1,))
+        outputs.insert(0, (label, ANSWERS))
+    rows = np.zeros((len(PROBABILITIES), 1), np.float32)
+    made = make_baseline([(spec(), rows)], outputs, SHA, probabilities="p", labels=labels)
+    assert Baseline.model_validate_json(made.model_dump_json()) == made
+    return {place: count for place, count in enumerate(made.score_correct) if count}
+
+
+def test_labelled_rows_that_were_right_are_counted_by_score():
+    assert correct_by_score(np.array([0, 0, 1, 0, 0])) == {16: 1, 18: 1, 19: 1}
+    assert correct_by_score(np.array([[0.0], [1], [1], [1], [0]])) == {12: 1, 16: 1, 18: 1}
+    assert correct_by_score(np.array(["0", "1", "0", "0", "0"])) == {12: 1, 18: 1, 19: 1}
+
+
+def test_without_labels_that_can_be_compared_nothing_is_calibrated():
+    assert correct_by_score(None) == {}
+    assert correct_by_score(np.zeros((5, 2))) == {}
+    assert correct_by_score(np.array(["a", "b", "b", "a", "a"]), has_output=False) == {}
+    assert correct_by_score(np.array([1, 2, 2, 1, 1]), has_output=False) == {}
