@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import socket
+import struct
 import time
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
@@ -33,6 +34,10 @@ Array = npt.NDArray[Any]
 MAX_AT_ONCE: Final = 8
 """Requests answered before the supervisor is listened to again."""
 MAX_LABEL_CHARS: Final = 32
+
+
+class SampleError(Exception):
+    """These bytes are no request with its answer."""
 
 
 class IncomparableError(Exception):
@@ -103,8 +108,8 @@ class Comparison:
 
     def _take(self, frame: bytes) -> None:
         try:
-            body, active, active_ms = _opened(frame)
-        except (ValueError, TypeError, KeyError, RecursionError, OverflowError):
+            body, active, active_ms = parse_sample(frame)
+        except SampleError:
             self._failed(1)
             return
         rows = min(_row_count(active), MAX_WINDOW_COUNT)
@@ -174,7 +179,8 @@ def compare(
         atol: See the module.
 
     Raises:
-        IncomparableError: No output is in both, or one has another shape in each.
+        IncomparableError: No output is in both, one has another shape in each, or not all have as many
+            rows.
     """
     names = [name for name in active if name in shadow]
     labels = [name for name in names if _is_label(active[name]) and _is_label(shadow[name])]
@@ -191,6 +197,8 @@ def compare(
             wide = first.astype(np.float64)
             equal = np.isclose(second.astype(np.float64), wide, rtol, atol, equal_nan=True)
         same.append(equal.reshape(len(first), -1).all(axis=1) if first.ndim else equal.reshape(1))
+    if len({len(rows) for rows in same}) != 1:
+        raise IncomparableError
     agree = np.logical_and.reduce(same)
     words: tuple[str, ...] = ()
     if labels and active[labels[0]].size == len(agree):
@@ -207,23 +215,26 @@ def _row_count(outputs: Mapping[str, Array]) -> int:
     return len(first) if first.ndim else 1
 
 
-def _opened(frame: bytes) -> tuple[bytes, dict[str, Array], float]:
-    """Return the body of a request, the outputs that it was answered, and its latency.
+def parse_sample(frame: bytes) -> tuple[bytes, dict[str, Array], float]:
+    """Return the body of a request, the outputs that it was answered, and its latency in ms.
 
     Raises:
-        ValueError, TypeError, KeyError, RecursionError, OverflowError: It is no sample.
+        SampleError: It is none.
     """
-    body_bytes, answer_bytes, latency_ms = HEADER.unpack_from(frame)
-    if len(frame) != HEADER.size + body_bytes + answer_bytes:
-        raise ValueError("cut")
-    body = frame[HEADER.size : HEADER.size + body_bytes]
-    outputs = json.loads(frame[HEADER.size + body_bytes :])["outputs"]
-    arrays = {
-        str(output["name"]): _array(output["datatype"], output["shape"], output["data"])
-        for output in outputs
-    }
+    try:
+        body_bytes, answer_bytes, latency_ms = HEADER.unpack_from(frame)
+        if len(frame) != HEADER.size + body_bytes + answer_bytes:
+            raise SampleError("it is cut")
+        body = frame[HEADER.size : HEADER.size + body_bytes]
+        outputs = json.loads(frame[HEADER.size + body_bytes :])["outputs"]
+        arrays = {
+            str(output["name"]): _array(output["datatype"], output["shape"], output["data"])
+            for output in outputs
+        }
+    except (struct.error, ValueError, TypeError, KeyError, RecursionError, OverflowError) as exc:
+        raise SampleError(str(exc)) from exc
     if not arrays:
-        raise ValueError("no output")
+        raise SampleError("it has no output")
     return body, arrays, float(latency_ms)
 
 

@@ -29,7 +29,8 @@ from agent.adapters import (
     state_sqlite,
     trust_peek,
 )
-from agent.runtime import columns, feedback, oip, selftest
+from agent.runtime import columns, comparison, feedback, oip, selftest
+from agent.runtime.tap import HEADER
 from tests.agent.captured import MANIFEST, row
 from tests.agent.runtime.test_oip import manifest
 from tests.conformance.repository import Repository
@@ -100,7 +101,26 @@ def some(value):
     return value
 
 
+def a_sample(random):
+    """Return a request with its answer, as the runtime that serves gives it to a shadow."""
+    body = b'{"inputs":[]}'
+    labels = [random.randrange(10) for _ in range(random.randrange(1, 5))]
+    label = {"name": "label", "datatype": "INT64", "shape": [len(labels)], "data": labels}
+    shape = [len(labels), 2]
+    scores = {"name": "p", "datatype": "FP32", "shape": shape, "data": [0.5] * (2 * len(labels))}
+    answer = json.dumps({"outputs": [label, scores]}).encode()
+    return HEADER.pack(len(body), len(answer), random.random()) + body + answer
+
+
 def doors():
+    yield Door(
+        "a sample for a shadow",
+        comparison.parse_sample,
+        (comparison.SampleError,),
+        a_sample,
+        None,
+        ("agent.runtime.comparison",),
+    )
     yield Door(
         "agent.toml",
         as_file("agent.toml", config.load_config),

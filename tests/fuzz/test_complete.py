@@ -45,6 +45,7 @@ ELSEWHERE = {
     "fleet.expiries": "certificates of our own, out of our own folder",
     "fleet.store.journal": OWN_ROWS,
     "fleet.store.rollouts": OWN_ROWS,
+    "fleet.store.shadows": OWN_ROWS,
     "fleet.store.states": OWN_ROWS,
     "fleet.trust.keys": "private keys of the person who types the command",
     "fleet.store.tokens": OWN_ROWS,
