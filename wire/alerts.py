@@ -17,14 +17,15 @@ from .messages import (
     Detail,
     Message,
     Part,
-    ReportedDetail,
     UnixMs,
 )
 
 MAX_ALERTS: Final = 10
 MAX_SUBJECT_BYTES: Final = 192
+MAX_TOLD_BYTES: Final = 80
 
 Subject = Annotated[str, Field(max_length=MAX_SUBJECT_BYTES), fit(MAX_SUBJECT_BYTES)]
+ToldText = Annotated[str, Field(max_length=MAX_TOLD_BYTES), fit(MAX_TOLD_BYTES)]
 
 
 class ToldAlert(Part):
@@ -36,7 +37,7 @@ class ToldAlert(Part):
     """The device that it is about, if it is one."""
     fingerprint: Fingerprint
     """The same for the same rule and subject, for ever, and in the webhooks."""
-    text: ReportedDetail = ""
+    text: ToldText = ""
     """The alert in words."""
 
 

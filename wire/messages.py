@@ -27,7 +27,7 @@ MAX_LIFTED: Final = 8
 """A device that must forget more than it reports is told to forget all of them."""
 MAX_PROTECTIONS: Final = 10
 MAX_DETAIL_BYTES: Final = 300
-MAX_REPORTED_DETAIL_BYTES: Final = 80
+MAX_REPORTED_DETAIL_BYTES: Final = 64
 MAX_INTEGER: Final = 2**53 - 1
 """The largest that every JSON reader keeps exact."""
 CODE_PATTERN: Final = r"^[a-z][a-z0-9_]{0,31}$"
