@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from fleet.api.lineage_schemas import AliasIn, AliasMove
+from fleet.api.run_schemas import StoredRun
 from fleet.api.schemas import Release, Rollout, RolloutIn
+from fleet.pipeline.made import Record, to_tell
 from fleet.pipeline.project import Rollout as Plan
 from wire.errors import PeerError
 from wire.ids import Digest
@@ -42,6 +45,24 @@ class CommandFleet:
         with Client(self._controller) as client:
             pushed = send(client, bundle, opened, self._keys, self._passphrase_file)
         return pushed.result.release.manifest
+
+    def keep(self, version: str, record: Record) -> bool:
+        """See the protocol."""
+        body = to_tell(record)
+        with Client(self._controller) as client:
+            try:
+                client.put(f"/v1/releases/{record.model}/{version}/run", body, StoredRun)
+            except PeerError as exc:
+                if exc.code == "run_exists":
+                    return False
+                raise
+        return True
+
+    def name(self, model: str, alias: str, version: str, why: str) -> None:
+        """See the protocol."""
+        path, body = f"/v1/models/{model}/aliases/{alias}", AliasIn(version=version, why=why)
+        with Client(self._controller) as client:
+            client.put(path, body, AliasMove)
 
     def start(self, model: str, version: str, plan: Plan) -> str:
         """See the protocol."""

@@ -21,6 +21,7 @@ from .carding import write_card
 from .checking import check_rows, count_rows, settle_schema
 from .code import installed_libraries, read_code
 from .judging import judge
+from .made import parse_record
 from .making import BUNDLE_FILE, FACTS, Maker, estimator_file, read_facts
 from .project import PARTS, Project
 from .record import BundleRecord, CodeRecord, DataRecord, ReleaseRecord, RunRecord, SourceRecord
@@ -231,8 +232,15 @@ class _Work:
                 now_ms = time.time_ns() // 1_000_000
                 before = ReleaseRecord(version=version, manifest=manifest, pushed_unix_ms=now_ms)
             self.run.note(release=before)
-            alias = self.project.release.alias
-            return f"{name}:{version}" + (f"; the alias {alias} is yet to be set" if alias else "")
+            said = [f"{name}:{version}"]
+            made = parse_record(self.run.record.model_dump_json().encode())
+            assert made is not None  # noqa: S101 - it is a record of our own
+            if not fleet.keep(version, made):
+                said.append("the record of the run that made it first is kept")
+            if (alias := self.project.release.alias) is not None:
+                fleet.name(name, alias, version, f"run {self.run.record.id}")
+                said.append(f"{name}@{alias} means it now")
+            return "; ".join(said)
 
         self.run.act("release", push)
         if self.run.is_over_after("release") or not self._wants_rollout:

@@ -1,4 +1,4 @@
-"""What a run asks of a fleet: the newest release, a push, a rollout. Who carries it is the caller's."""
+"""What a run asks of a fleet: releases, their records and names, a rollout. Who carries it is the caller's."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Final, Protocol
 from wire.errors import ConfigError
 from wire.ids import Digest
 
+from .made import Record
 from .project import FILE_NAME, Rollout
 
 FIRST: Final = "1.0.0"
@@ -22,6 +23,12 @@ class Fleet(Protocol):
 
     def push(self, bundle: Path) -> Digest:
         """Register and sign a bundle; return the digest of its manifest."""
+
+    def keep(self, version: str, record: Record) -> bool:
+        """Keep with a release how it was made; return False where another record is kept already."""
+
+    def name(self, model: str, alias: str, version: str, why: str) -> None:
+        """Have an alias of the model mean a release."""
 
     def start(self, model: str, version: str, plan: Rollout) -> str:
         """Start a rollout; return its id."""

@@ -14,6 +14,9 @@ LIMITS = """
 thresholds = { accuracy = { min = 0.7 } }
 change = { accuracy = { min = -0.3 } }
 
+[release]
+alias = "candidate"
+
 [rollout]
 phases = "100%"
 soak = "1s"
@@ -39,6 +42,13 @@ def test_what_is_blessed_is_released_once_and_compared_with_the_one_before(make_
     files = read_bundle(folder / "runs" / first["id"] / "model.bundle").files
     assert b"line 1.0.0" in files["model_card.md"]
 
+    kept = bed.get("/v1/releases/line/1.0.0/run")["run"]
+    assert (kept["run"], kept["verdict"]["outcome"]) == (first["id"], "bless")
+    assert kept["data"]["sha256"] == first["data"]["sha256"]
+    assert kept["metrics"] == first["metrics"]
+    named = bed.get("/v1/aliases")
+    assert [(row["alias"], row["version"]) for row in named] == [("candidate", "1.0.0")]
+
     again = record_of(bed.fleet("pipeline", "run", str(folder), "--json", "--release"))
     assert again["bundle"] == first["bundle"]
     assert len(bed.get("/v1/models/line/releases")) == 1
@@ -48,6 +58,10 @@ def test_what_is_blessed_is_released_once_and_compared_with_the_one_before(make_
     second = record_of(bed.fleet("pipeline", "run", str(folder), "--json", *words))
     assert second["release"]["version"] == "1.1.0"
     assert second["verdict"]["champion"] == first["bundle"]["model"]
+    assert bed.get("/v1/aliases")[0]["version"] == "1.1.0"
+    lineage = bed.fleet("lineage", "line@candidate")
+    assert "line:1.1.0" in lineage
+    assert second["data"]["sha256"][:12] in lineage
     (rollout,) = bed.get("/v1/rollouts")
     assert rollout["id"] == second["release"]["rollout"]
     assert rollout["version"] == "1.1.0"

@@ -157,6 +157,12 @@ class Nowhere:
     def push(self, bundle):
         raise AssertionError(bundle)
 
+    def keep(self, version, record):
+        raise AssertionError(record)
+
+    def name(self, model, alias, version, why):
+        raise AssertionError(alias)
+
     def start(self, model, version, plan):
         raise AssertionError(plan)
 
