@@ -24,7 +24,7 @@ from fleet.store.devices import BATCH, Selection
 from fleet.store.store import Tx
 from fleet.trust.stored import signed_releases
 from fleet.version import VERSION
-from wire.errors import PeerError, StorageError
+from wire.errors import StorageError
 from wire.messages import MAX_INTEGER
 
 from . import (
@@ -201,11 +201,7 @@ def _add_releases(app: FastAPI, controller: Controller, upload_dir: Path) -> Non
             signed, floor = signed_releases(tx, model)
             called = lineage.aliases_by_manifest(tx, model)
         if not rows and not after:
-            raise PeerError(
-                f"there is no model {model[:80]!r}",
-                code="unknown_model",
-                hint="`fleet push` adds its first release",
-            )
+            raise errors.no_model(model)
         return [
             views.release(
                 row,

@@ -14,10 +14,10 @@ from fleet.store.devices import Selection
 from fleet.store.drift import FindingRow
 from fleet.store.releases import ReleaseRow
 from fleet.store.store import Tx
-from wire.errors import PeerError
 
 from .access import By, needs
 from .drift_schemas import DriftFinding, DriftReport
+from .errors import no_model
 from .query import Match, parse_match
 
 MAX_SPAN_S: Final = 730 * 86_400
@@ -100,11 +100,7 @@ def _release(tx: Tx, model: str, version: str | None, since: int, now: int) -> R
     """Return the release that is meant: the named one, else the newest that has windows."""
     releases = tx.releases.by_model(model)
     if not releases:
-        raise PeerError(
-            f"there is no model {model[:80]!r}",
-            code="unknown_model",
-            hint="`fleet models` lists them",
-        )
+        raise no_model(model)
     if version is not None:
         return aliases.resolve(tx, model, version)
     seen = set(tx.windows.manifests(since, now + 1))

@@ -109,6 +109,15 @@ def status_of(error: ModelfleetError) -> int:
             return 502
 
 
+def no_model(model: str) -> PeerError:
+    """Return the error of a model that has no release."""
+    return PeerError(
+        f"there is no model {model[:80]!r}",
+        code="unknown_model",
+        hint="`fleet models` lists them; `fleet push` adds the first release of one",
+    )
+
+
 def answer(status: int, code: str, message: str, hint: str = "") -> JSONResponse:
     """Return an error's response."""
     body = ErrorBody(code=code, message=message, hint=hint)

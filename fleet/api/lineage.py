@@ -25,6 +25,7 @@ from . import run_schemas as r
 from . import schemas, views
 from .access import By, needs
 from .drift import finding, is_within_scope
+from .errors import no_model
 from .query import Match, parse_match
 
 Instant = Annotated[int | None, Query(ge=0, le=MAX_INTEGER)]
@@ -61,6 +62,8 @@ def add_routes(app: FastAPI, controller: Controller) -> None:
             spans = tx.live.page(
                 selection, model=model, at_unix_ms=at_unix_ms, before=before, limit=limit
             )
+            if not spans and not tx.releases.page(model, after="", limit=1):
+                raise no_model(model)
             return _spans(tx, spans, at_unix_ms)
 
     @app.get(f"{ONE}/lineage", openapi_extra=needs(Right.SEE))

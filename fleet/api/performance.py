@@ -6,18 +6,18 @@ from typing import Annotated
 
 from fastapi import FastAPI, Query
 
-from fleet import feedback
+from fleet import aliases, feedback
 from fleet.controller import Controller
 from fleet.core.cbpe import CAVEAT
 from fleet.core.rights import Right
 from fleet.store.devices import Selection
 from fleet.store.store import Tx
-from wire.errors import PeerError
 from wire.performance import GivenLabel
 
 from . import performance_schemas as s
 from .access import By, needs
 from .drift import DAY_S, MAX_SPAN_S
+from .errors import no_model
 from .query import Match, parse_match
 
 
@@ -48,8 +48,8 @@ def add_routes(app: FastAPI, controller: Controller) -> None:
             releases=[],
         )
         with controller.store.read() as tx:
-            _require(tx, model, version)
-            return report(tx, controller.windows, head, selection, version=version, group=group)
+            meant = _meant(tx, model, version)
+            return report(tx, controller.windows, head, selection, version=meant, group=group)
 
     @app.post(
         "/v1/devices/{device}/models/{model}/feedback",
@@ -77,17 +77,8 @@ def _text(label: bool | float | str) -> str:  # noqa: FBT001 - a label, not a fl
     return label if isinstance(label, str) else repr(label)
 
 
-def _require(tx: Tx, model: str, version: str | None) -> None:
-    releases = tx.releases.by_model(model)
-    if not releases:
-        raise PeerError(
-            f"there is no model {model[:80]!r}",
-            code="unknown_model",
-            hint="`fleet models` lists them",
-        )
-    if version is not None and all(release.version != version for release in releases):
-        raise PeerError(
-            f"there is no release {model}:{version[:80]}",
-            code="unknown_release",
-            hint=f"`fleet releases {model}` lists them",
-        )
+def _meant(tx: Tx, model: str, version: str | None) -> str | None:
+    """Return the version that is asked for, by itself or by an alias; None for all that answered."""
+    if not tx.releases.page(model, after="", limit=1):
+        raise no_model(model)
+    return None if version is None else aliases.resolve(tx, model, version).version

@@ -21,7 +21,8 @@ pytestmark = [pytest.mark.broker, pytest.mark.slow]
 
 JSON = "application/json"
 MIB = 2**20
-KNOWN = {"device": DEVICE, "model": NAME, "rollout": "r-1", "name": "admin"}
+KNOWN = {"device": DEVICE, "model": NAME, "version": "1.0.0", "alias": "champion"}
+KNOWN |= {"rollout": "r-1", "name": "admin"}
 STREAM = "/v1/watch"
 
 
