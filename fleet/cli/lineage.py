@@ -201,7 +201,7 @@ def _made(stored: StoredRun | None) -> Branch:
     if run.libraries:
         lines.append("libraries" + _listed(f"{k} {v}" for k, v in run.libraries.items()))
     if run.verdict is not None:
-        lines.append(f"verdict {run.verdict.outcome}" + _listed(run.verdict.reasons, sep="; "))
+        lines.append(f"verdict {run.verdict.outcome}" + _listed(run.verdict.reasons, sep=" "))
     why = f", {run.trigger.why}" if run.trigger.why else ""
     head = f"made by run {run.run} of {run.pipeline}, started by {run.trigger.kind}{why}"
     return head, [_leaf(line) for line in lines]

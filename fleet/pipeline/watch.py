@@ -291,7 +291,7 @@ class Watcher:
         if record.verdict is None:
             verdict: Verdict = "failed" if code else "inconclusive"
             return _End(verdict, why if code else "nothing was evaluated", record.id, rollout)
-        outcome, reasons = record.verdict.outcome, "; ".join(record.verdict.reasons)
+        outcome, reasons = record.verdict.outcome, " ".join(record.verdict.reasons)
         if outcome == "bless" and code:  # good, and then its release failed
             return _End("inconclusive", why, record.id, rollout)
         return _End(outcome, reasons, record.id, rollout)
