@@ -40,15 +40,15 @@ def add_routes(app: FastAPI, controller: Controller) -> None:
 
         now = controller.now_unix_ms()
         selection = Selection(match=parse_match(match), device=device, scope=by.scope)
-        head = s.PerformanceReport(
-            model=model[:64],
-            since_unix_ms=now - int(since_s * 1000),
-            until_unix_ms=now,
-            caveat=CAVEAT,
-            releases=[],
-        )
         with controller.store.read() as tx:
-            meant = _meant(tx, model, version)
+            meant = _meant(tx, model, version)  # what is no name of a model ends here
+            head = s.PerformanceReport(
+                model=model,
+                since_unix_ms=now - int(since_s * 1000),
+                until_unix_ms=now,
+                caveat=CAVEAT,
+                releases=[],
+            )
             return report(tx, controller.windows, head, selection, version=meant, group=group)
 
     @app.post(

@@ -131,7 +131,8 @@ def test_the_runtime_may_confine_itself_under_the_units_filter() -> None:
 
 def test_sample_configuration_agrees_with_the_units() -> None:
     sample = tomllib.loads((UNITS / "agent.toml").read_text())
-    assert sample.keys() == {"device", "broker", "serve", "state", "telemetry", "trust"}
+    sections = {"device", "broker", "serve", "state", "telemetry", "trust", "feedback"}
+    assert sample.keys() == sections
     listens = section("fleet-agent.socket", "Socket")["ListenStream"]
     assert listens == [sample["serve"]["listen"], sample["serve"]["socket"]]
     service = section("fleet-agent.service", "Service")
