@@ -90,15 +90,18 @@ def run_agent(config: AgentConfig) -> str | None:
 def _open_capture(config: AgentConfig, inbox: Inbox) -> Capture | None:
     """Return what keeps captured rows; where capture is off, nothing, and no row that was kept before.
 
-    Raises:
-        StorageError: As of the ring.
+    A disk that does not let it costs the rows, never the serving.
     """
     path, rules = config.state.dir / capture_ring.NAME, config.capture
-    if rules is None:
-        capture_ring.delete(path)
+    try:
+        if rules is None:
+            capture_ring.delete(path)
+            return None
+        bounds = Bounds(rules.max_mb * 2**20, rules.max_rows, int(rules.max_age_days * 86_400_000))
+        ring = CaptureRing(path, bounds)
+    except StorageError as exc:
+        log.warning("%s; %s: nothing is captured until the next start", exc, exc.hint)
         return None
-    bounds = Bounds(rules.max_mb * 2**20, rules.max_rows, int(rules.max_age_days * 86_400_000))
-    ring = CaptureRing(path, bounds)
     if ring.was_damaged:
         log.error("%s could not be read; the rows that were captured are lost", path)
     upload = PackUpload(Identity(config.state.dir)) if config.broker is None else None

@@ -252,7 +252,9 @@ def delete(path: Path) -> None:
     """
     try:
         for suffix in ("-wal", "-shm", ""):
-            path.with_name(f"{path.name}{suffix}").unlink(missing_ok=True)
+            file = path.with_name(f"{path.name}{suffix}")
+            if file.exists():  # a read-only file system refuses to unlink what is not there, too
+                file.unlink(missing_ok=True)
     except OSError as exc:
         raise StorageError(
             f"cannot delete {path}: {exc.strerror}",
