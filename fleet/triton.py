@@ -4,7 +4,8 @@ One folder a model: `config.pbtxt`, and for each version a folder named by an in
 in it. The layout is that of `docs/user_guide/model_repository.md` of triton-inference-server/server,
 the text a `ModelConfig` of `protobuf/model_config.proto` of triton-inference-server/common, the rules
 for shapes those of `ValidateIOShape` in `src/model_config_utils.cc` of triton-inference-server/core
-and of `ValidateOutputs` in `src/onnxruntime.cc` of the onnxruntime backend (all read 2026-11-28).
+and of `CompareDimsSupported` in `src/onnxruntime_utils.cc` of the onnxruntime backend (all read
+2026-11-28).
 
 Triton does what its configuration says and no more: it has no self-test, no limits on values, no
 guards. Pure.
@@ -111,6 +112,16 @@ def takes_batches(manifest: Manifest) -> bool:
     return all(spec.shape[:1] == (_FREE,) for spec in (*manifest.inputs, *manifest.outputs))
 
 
+def open_outputs(manifest: Manifest) -> list[str]:
+    """Return the outputs whose rows have a free dimension.
+
+    Triton holds an output's dimensions against those that onnxruntime infers, and takes them only
+    when they are equal. A manifest has what the model's file declares, which may leave free what
+    can be inferred.
+    """
+    return [spec.name for spec in manifest.outputs if _FREE in spec.shape[1:]]
+
+
 def _tensors(manifest: Manifest, *, is_batched: bool) -> list[str]:
     return [
         line
@@ -122,18 +133,18 @@ def _tensors(manifest: Manifest, *, is_batched: bool) -> list[str]:
 
 def _tensor(field: str, spec: TensorSpec, *, is_batched: bool) -> Iterator[str]:
     shape = spec.shape[1:] if is_batched else spec.shape
-    if 0 in shape:
+    if 0 in shape or not spec.shape:
         raise BundleError(
-            f"{field} {spec.name!r} has the shape {list(spec.shape)}, and Triton takes no dimension of 0",
+            f"{field} {spec.name!r} has the shape {list(spec.shape)}: Triton takes no dimension of 0, "
+            "and there must be one",
             code="triton_unfit",
         )
     yield f"{field} {{"
     yield f"  name: {_quoted(spec.name)}"
     yield f"  data_type: {_TYPES[spec.datatype]}"
-    # Triton refuses empty dims. One value a row is [1] for its clients, and what the model has by
-    # `reshape`, which it refuses in turn where there are no rows.
+    # Triton refuses empty dims: one value a row is [1] for its clients, and nothing for the model.
     yield f"  dims: [ {', '.join(map(str, shape or (1,)))} ]"
-    if is_batched and not shape:
+    if not shape:
         yield "  reshape { shape: [ ] }"
     yield "}"
 

@@ -19,13 +19,14 @@ from fleet.triton import (
     Numbered,
     make_config,
     make_release,
+    open_outputs,
 )
 from wire.bundle import OpenedBundle
 from wire.errors import BundleError, StorageError
 from wire.graph import refuse_undeclared, scan_model
 from wire.manifest import MODEL
 
-from .console import Json, printable, show, show_json
+from .console import Json, printable, say, show, show_json
 from .releases import open_bundle
 
 
@@ -78,6 +79,12 @@ def triton(
             f"cannot write {output}: {exc.strerror or exc}", code="output_unwritable"
         ) from exc
     found = [one for versions in models for one in versions]
+    for one in found:
+        for name in open_outputs(one.manifest):
+            say(
+                f"{one.release}: output {name} has a free dimension; a server that finds it fixed "
+                f"refuses the model and names its size, which then belongs into {CONFIG}"
+            )
     if json:
         show_json([_facts(one) for one in found])
         return

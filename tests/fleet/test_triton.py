@@ -170,7 +170,6 @@ def test_the_same_bundles_give_the_same_bytes(pack, tmp_path):
     [
         (([8, 64], [8]), ([8, 64], [8])),  # so many rows and no other
         (([-1, 64], [3]), ([-1, 64], [3])),  # one answer for all rows together
-        (([-1, 64], []), ([-1, 64], [1])),  # the same, a scalar
     ],
 )
 def test_without_free_rows_there_are_no_batches(pack, tmp_path, shapes, dims):
@@ -195,12 +194,19 @@ def test_free_columns_are_left_free_and_text_is_a_string(pack, tmp_path):
     assert list(config.input[0].dims) == [-1, 3]
 
 
+@pytest.mark.parametrize(("shape", "is_told"), [([-1, -1], True), ([-1, 3], False)])
+def test_an_output_that_triton_may_know_better_is_told(pack, tmp_path, shape, is_told):
+    path = pack(outputs=[{"name": "scores", **FP32, "shape": shape}])
+    done = export(path, "--output", tmp_path / "out")
+    assert ("digits:1.0.0: output scores has a free dimension" in done.stderr) == is_told
+
+
 @given(
     name=st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=128),
     datatype=st.sampled_from(
         ["BYTES", *(name for name in TYPES if name not in ("INVALID", "STRING", "BF16"))]
     ),
-    shape=st.lists(st.sampled_from([-1, 1, 2, 2**31]), max_size=8),
+    shape=st.lists(st.sampled_from([-1, 1, 2, 2**31]), min_size=1, max_size=8),
 )
 def test_any_tensor_is_read_back_as_it_was(name, datatype, shape):
     raw = {
@@ -223,10 +229,11 @@ def test_any_tensor_is_read_back_as_it_was(name, datatype, shape):
     assert bool(config.max_batch_size) == (shape[:1] == [-1])
 
 
-def test_a_shape_of_nothing_is_refused(pack, tmp_path):
-    path = pack(inputs=[{"name": "X", **FP32, "shape": [-1, 0]}])
+@pytest.mark.parametrize("shape", [[-1, 0], []])
+def test_a_shape_of_nothing_is_refused(pack, tmp_path, shape):
+    path = pack(inputs=[{"name": "X", **FP32, "shape": shape}])
     says = refused("triton_unfit", path, "--output", tmp_path / "out")
-    assert "input 'X' has the shape [-1, 0]" in says
+    assert f"input 'X' has the shape {shape}" in says
     assert [one.name for one in tmp_path.iterdir()] == [path.name]
 
 
