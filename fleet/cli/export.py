@@ -46,7 +46,7 @@ def _group() -> None:
 
 def triton(
     bundles: Annotated[
-        list[Path], typer.Argument(help="Bundles, of one model or of several.", metavar="BUNDLE...")
+        list[Path], typer.Argument(help="Bundles, of one model or of several.", metavar="BUNDLE")
     ],
     output: Annotated[Path, typer.Option(help="The model repository; must not be there yet.")],
     version: Annotated[
