@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import secrets
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -29,8 +33,38 @@ def write_durably(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
+    _sync(path.parent)
+
+
+@contextlib.contextmanager
+def folder_durably(path: Path) -> Iterator[Path]:
+    """Give an empty folder that becomes `path` at the end, with all that is in it by then, or never.
+
+    Args:
+        path: Where nothing is yet; its directory exists. Files in it are the caller's to write
+            durably.
+
+    Raises:
+        OSError: Something is at `path`, or it cannot be written there. Nothing has changed, but for
+            a temporary folder that may stay behind. What the caller raises passes through.
+    """
+    if path.is_symlink() or path.exists():
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+    part = path.parent / f".{path.name}.{secrets.token_hex(4)}.part"
+    part.mkdir()
     try:
-        os.fsync(folder)
+        yield part
+        _sync(part)
+        part.rename(path)  # what came there meanwhile makes it fail, unless it is an empty folder
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    _sync(path.parent)
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
     finally:
-        os.close(folder)
+        os.close(handle)

@@ -78,6 +78,43 @@ def test_each_command_of_a_document_is_there(path):
     assert [f"{shlex.join(words)}: {fault}" for words, fault in found if fault] == []
 
 
+def broken_links(path):
+    """Return the links of a document that lead to no file, or to no heading in it."""
+    text = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
+    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
+    return [link for link in links if not leads_somewhere(path, *link.partition("#")[::2])]
+
+
+def leads_somewhere(path, file, heading):
+    place = path.parent / file if file else path
+    if not place.exists():
+        return False
+    headings = re.findall(r"^#+ (.*)$", place.read_text(), re.MULTILINE) if heading else []
+    return not heading or heading in {
+        re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in headings
+    }
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_each_link_of_a_document_leads_somewhere(path):
+    assert broken_links(path) == []
+
+
+def test_every_claim_of_the_comparison_has_a_link():
+    """A row of the first two tables says where, or that it is not offered."""
+    text = (ROOT / "docs/compare.md").read_text().partition("## Devices")[0]
+    rows = [line for line in text.splitlines() if line.startswith("| ") and "|---" not in line]
+    assert len(rows) > 20
+    claims = [row for row in rows if not row.startswith(("| component", "| part"))]
+    assert [row for row in claims if "](" not in row and "**not offered" not in row] == []
+
+
+def test_a_link_to_nothing_is_found(tmp_path):
+    page = tmp_path / "a.md"
+    page.write_text("# Two words\n[a](#two-words) [b](#three) [c](a.md) [d](b.md) [e](a.md#two)")
+    assert broken_links(page) == ["#three", "b.md", "a.md#two"]
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -26,6 +26,7 @@ MODULES: Final = {
     "data": ("data",),
     "pipeline": ("pipeline",),
     "releases": ("push", "releases", "models"),
+    "export": ("export",),
     "keys": ("keys",),
     "sign": ("sign", "release"),
     "rollouts": ("rollout", "rollouts", "rollback"),
