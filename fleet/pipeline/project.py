@@ -194,7 +194,7 @@ class Release(Section):
     """`auto` is the next minor version after the newest release."""
     push: bool = False
     alias: Annotated[str, Field(pattern=NAME_PATTERN)] | None = None
-    """To set to the release; told, and not done yet."""
+    """Means the release from then on."""
 
 
 class Rollout(Section):

@@ -16,7 +16,7 @@ from wire.errors import ConfigError
 from . import steps
 from .evaluation import ALL, Sureness, cut_slices, evaluate
 from .judging import predict
-from .katib import read_katib
+from .katib import MAX_KATIB_BYTES, read_katib
 from .making import BUNDLE_FILE, TUNING, Maker
 from .objectives import Objective
 from .project import PARTS, Project, Tune
@@ -30,7 +30,6 @@ JOURNAL: Final = "tuning.journal"
 LOGS: Final = "trials"
 VALIDATION: Final = PARTS[1]
 TRIAL_VERSION: Final = "0.0.0"
-MAX_KATIB_BYTES: Final = 1024 * 1024
 
 
 def search_parameters(run: Run, maker: Maker, wanted: Tune) -> dict[str, JsonValue]:
@@ -113,7 +112,7 @@ def _plan(project: Project, wanted: Tune) -> Plan:
         path = project.root / wanted.katib
         try:
             with path.open("rb") as file:
-                text = file.read(MAX_KATIB_BYTES).decode("utf-8", "replace")
+                text = file.read(MAX_KATIB_BYTES + 1).decode("utf-8", "replace")
         except OSError as exc:
             raise ConfigError(
                 f"[tune] katib: cannot read {path}: {exc.strerror}", code="search_invalid"
