@@ -1,10 +1,9 @@
 """The workflows that `fleet pipeline init --ci github` writes, step by step as GitHub runs them."""
 
 import base64
-import io
 import json
+import shutil
 import subprocess
-import tarfile
 
 import pytest
 
@@ -80,21 +79,20 @@ def test_a_pull_request_is_judged_and_its_verdict_is_the_exit_code(repository, t
     assert "<b>" not in said
 
 
-def give_key(bed, folder):
-    """Have a key sign the releases of the model, and nothing else; return its folder in base64."""
-    folder.mkdir()
-    (folder / "passphrase").write_text("of the service\n")
-    bed.fleet("keys", "new", "ci", "--keys", str(folder))
-    (public,) = folder.glob("ci-*.pub")
-    bed.fleet("keys", "team", "line", str(public), "--yes", "--output", str(folder / "line.sign"))
-    (folder / "root.json").write_bytes((bed.fleet_dir / "root.json").read_bytes())
-    signing = ("--keys", str(folder), "--yes")
-    bed.fleet("sign", str(folder / "line.sign"), *signing)
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
-        for path in sorted(folder.glob("ci-*")):
-            archive.add(path, path.name)
-    return base64.b64encode(packed.getvalue()).decode()
+def make_key(bed, folder, name):
+    """Make a key with a passphrase of its own; return what signs with it, and its public file."""
+    passphrase = folder.with_suffix(".passphrase")
+    passphrase.write_text(f"of {name}\n")
+    signing = ("--keys", str(folder), "--passphrase-file", str(passphrase))
+    bed.fleet("keys", "new", name, *signing)
+    (public,) = folder.glob("*.pub")
+    return signing, str(public)
+
+
+def packed(folder):
+    """Return a folder of keys as docs/ci.md packs it."""
+    words = ["tar", "-C", folder, "-cz", "."]
+    return base64.b64encode(subprocess.run(words, check=True, capture_output=True).stdout).decode()
 
 
 def give_token(bed, path):
@@ -103,16 +101,22 @@ def give_token(bed, path):
     return path.read_text().strip()
 
 
+def again(runner, scratch):
+    """Return a runner for the second job, once more after the first one of another."""
+    shutil.copytree(runner.artifact("runs"), scratch / "artifacts/runs")
+    return Runner(scratch, runner.repository, runner.ref, runner.variables, runner.secrets)
+
+
 @pytest.mark.broker
 def test_a_tag_is_released_as_its_version_by_a_scoped_token(make_bed, repository, tmp_path):
     bed = make_bed("mosquitto", is_split=False)
     bed.fleet("device", "add", "cam-01", "--tag", "site=lab", "--output", "cam-01.toml")
-    keys = tmp_path / "keys"
+    ci, ci_public = make_key(bed, tmp_path / "ci", "ci")
     secrets = {
         "FLEET_TOKEN": give_token(bed, tmp_path / "ci.token"),
         "FLEET_ROOT": (bed.fleet_dir / "root.json").read_text(),
-        "FLEET_KEYS": give_key(bed, keys),
-        "FLEET_PASSPHRASE": "of the service",
+        "FLEET_KEYS": packed(tmp_path / "ci"),
+        "FLEET_PASSPHRASE": "of ci",
     }
     variables = {"FLEET_CONTROLLER": f"http://{bed.api_address}"}
     modes = {}
@@ -126,6 +130,15 @@ def test_a_tag_is_released_as_its_version_by_a_scoped_token(make_bed, repository
     signing.after["Put the secrets into files"] = note_modes
     assert signing.run("release", "train"), signing.printed
     assert bed.get("/v1/models") == []
+
+    # No key is made on a machine that is gone afterwards.
+    early = again(signing, tmp_path / "early")
+    assert not early.run("release", "release")
+    assert "nobody signs for line yet" in early.printed
+    assert bed.get("/v1/models") == []
+
+    bed.fleet("keys", "team", "line", ci_public, "--yes", "--output", str(tmp_path / "team.sign"))
+    bed.fleet("sign", str(tmp_path / "team.sign"), *ci, "--yes")
     assert signing.run("release", "release"), signing.printed
     (release,) = bed.get("/v1/models/line/releases")
     assert (release["version"], release["number"]) == ("1.4.0", 1)
@@ -146,6 +159,13 @@ def test_a_tag_is_released_as_its_version_by_a_scoped_token(make_bed, repository
     audited = json.loads(bed.fleet("audit", "log", "--json"))
     assert "POST /v1/bundles" in {row["what"] for row in audited if row["who"] == "ci"}
 
+    # The same tag once more: the same release, and no second rollout.
+    twice = again(signing, tmp_path / "twice")
+    assert not twice.run("release", "release")
+    assert "is already rolling out line:1.4.0" in twice.printed
+    assert not (tmp_path / "twice/release/temp/fleet").exists()
+    assert len(bed.get("/v1/models/line/releases")) == len(bed.get("/v1/rollouts")) == 1
+
     # Without a key the run ends with a file for a person.
     toml = repository / "line/pipeline.toml"
     toml.write_text(toml.read_text().replace("C = 1.0", "C = 0.5"))
@@ -159,5 +179,22 @@ def test_a_tag_is_released_as_its_version_by_a_scoped_token(make_bed, repository
     assert "waits for signatures" in asking.summary("release")
     assert len(bed.get("/v1/rollouts")) == 1
     file = asking.artifact("to-sign") / "v1.5.0.sign"
-    bed.fleet("sign", str(file), "--keys", str(keys), "--yes")
+    bed.fleet("sign", str(file), *ci, "--yes")
     assert bed.get("/v1/models/line/releases")[0]["number"] == 2
+
+    # With one of two keys the same, and both have signed.
+    you, public = make_key(bed, tmp_path / "you", "you")
+    change = ("--threshold", "2", "--yes", "--output", str(tmp_path / "two.sign"))
+    bed.fleet("keys", "add", "model-line", public, *change)
+    bed.fleet("sign", str(tmp_path / "two.sign"), *ci, "--yes")
+    bed.fleet("sign", str(tmp_path / "two.sign"), *you, "--yes")
+    toml.write_text(toml.read_text().replace("C = 0.5", "C = 0.4"))
+    commit(repository, "v1.6.0")
+    both = Runner(tmp_path / "both", repository, "v1.6.0", variables, secrets)
+    assert both.run("release", "train"), both.printed
+    assert both.run("release", "release"), both.printed
+    assert bed.get("/v1/models/line/releases")[0]["number"] is None
+    assert "model-line lacks 1 of" in both.printed
+    bed.fleet("sign", str(both.artifact("to-sign") / "v1.6.0.sign"), *you, "--yes")
+    assert bed.get("/v1/models/line/releases")[0]["number"] == 3
+    assert len(bed.get("/v1/rollouts")) == 1
