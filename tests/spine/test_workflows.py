@@ -11,7 +11,7 @@ from tests.fleet.pipeline.projects import TOML, make_folder
 from tests.fleet.pipeline.runner import BIN, Runner
 from tests.spine.processes import ENVIRONMENT
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 LIMITS = """
 [evaluate]
@@ -115,6 +115,7 @@ def test_a_tag_is_released_as_its_version_by_a_scoped_token(make_bed, repository
     secrets = {
         "FLEET_TOKEN": give_token(bed, tmp_path / "ci.token"),
         "FLEET_ROOT": (bed.fleet_dir / "root.json").read_text(),
+        "FLEET_CA": (bed.fleet_dir / "store/pki/ca.pem").read_text(),
         "FLEET_KEYS": packed(tmp_path / "ci"),
         "FLEET_PASSPHRASE": "of ci",
     }
@@ -145,7 +146,7 @@ def test_a_tag_is_released_as_its_version_by_a_scoped_token(make_bed, repository
     (rollout,) = bed.get("/v1/rollouts")
     assert (rollout["version"], rollout["match"]) == ("1.4.0", {"site": "lab"})
     assert f"rollout {rollout['id']}" in signing.summary("release").replace("\\", "")
-    assert {"token", "root.json", "passphrase"} < modes.keys()
+    assert {"token", "ca.pem", "root.json", "passphrase"} < modes.keys()
     assert {mode for name, mode in modes.items() if not name.endswith(".pub")} == {0o600}
     assert not (tmp_path / "signing/release/temp/fleet").exists()
     assert not signing.artifact("to-sign").exists()

@@ -171,6 +171,7 @@ def test_what_no_workflow_can_be_written_for_is_told_before_anything_is(
     assert [path.name for path in tmp_path.iterdir()] == [".git"]
 
 
+@pytest.mark.slow
 def test_the_install_step_takes_the_wheel_and_the_versions_of_here(written):
     (wheel,) = WheelBuilder(str(ROOT)).build(directory=str(written / ".github"))
     with ZipFile(wheel) as archive:
@@ -191,6 +192,7 @@ def test_the_install_step_takes_the_wheel_and_the_versions_of_here(written):
 # -- the verdict as an exit code
 
 
+@pytest.mark.slow
 def test_a_verdict_is_an_exit_code_and_a_section(fleet, tmp_path):
     limits = "\n[evaluate]\nthresholds = { accuracy = { min = 0.7 } }\n"
     folder = make_folder(tmp_path / "p", toml=TOML + limits)
