@@ -34,7 +34,8 @@ from .console import (
     show_facts,
     show_json,
 )
-from .signer import Keys, PassphraseFile
+from .signer import Keys, Output, PassphraseFile
+from .verdict import verdict
 
 if TYPE_CHECKING:
     from fleet.pipeline.project import Project
@@ -55,21 +56,34 @@ def register(app: typer.Typer) -> None:
     pipeline.command("run")(run)
     pipeline.command("list")(list_runs)
     pipeline.command("show")(show_run)
+    pipeline.command("verdict")(verdict)
     pipeline.command("compare")(compare)
     app.add_typer(pipeline, name="pipeline")
 
 
 def init(
-    folder: Annotated[Path, typer.Argument(help="A new folder, or an empty one.")],
+    folder: Annotated[
+        Path, typer.Argument(help="A new folder, or an empty one; with --ci also a project.")
+    ],
     source: Annotated[
         str, typer.Option("--from", help="What to begin with: digits or diabetes.")
     ] = "digits",
+    ci: Annotated[
+        str | None,
+        typer.Option("--ci", help="Add workflows that validate, and release on a tag: github."),
+    ] = None,
 ) -> None:
     """Make a folder that runs as it is, with real data: change it into yours."""
+    from fleet.pipeline.project import FILE_NAME
     from fleet.pipeline.starter import make_project
+    from fleet.pipeline.workflows import plan_workflows, write_files
 
-    make_project(folder, source)
-    typer.echo(f"wrote {printable(str(folder))}: pipeline.toml, train.py, data/")
+    workflows = plan_workflows(folder, ci) if ci is not None else {}
+    if not workflows or not (folder / FILE_NAME).exists():
+        make_project(folder, source)
+        typer.echo(f"wrote {printable(str(folder))}: pipeline.toml, train.py, data/")
+    for path in write_files(workflows):
+        typer.echo(f"wrote {printable(str(path))}")
     typer.echo(f"next: fleet pipeline run {printable(str(folder))}")
 
 
@@ -109,11 +123,18 @@ def run(
         bool | None,
         typer.Option("--rollout/--no-rollout", help="Start its rollout; else as [rollout] auto."),
     ] = None,
+    version: Annotated[
+        str | None, typer.Option(help="Version of the release; else as [release] version.")
+    ] = None,
+    kept: Annotated[
+        bool, typer.Option("--kept", help="Make nothing again: refuse what is not kept in runs/.")
+    ] = False,
     trigger: Annotated[
         Path | None, typer.Option(help="JSON with the evidence of what started this; it is kept.")
     ] = None,
     keys: Keys = None,
     passphrase_file: PassphraseFile = None,
+    output: Output = None,
     json: Json = False,
     controller: Controller = None,
 ) -> None:
@@ -134,16 +155,20 @@ def run(
 
     if until is not None and until not in ORDER:
         raise typer.BadParameter(f"is one of {', '.join(ORDER)}", param_hint="--until")
+    if force and kept:
+        raise typer.BadParameter("is the opposite of --force", param_hint="--kept")
     project = load_project(folder).with_params(_params(param))
+    project = project if version is None else project.with_version(version)
     options = Options(
         until=until,
         is_forced=force,
         push=release,
         roll_out=rollout,
         trigger=_evidence(trigger),
+        is_kept_only=kept,
     )
     end_in_order()
-    fleet = CommandFleet(controller, keys, passphrase_file)
+    fleet = CommandFleet(controller, keys, passphrase_file, output)
     try:
         record = run_pipeline(project, options, _Told(), fleet)
     except KeyboardInterrupt:
@@ -173,10 +198,11 @@ def _tell(project: Project, record: RunRecord) -> None:
             ("report", folder / "report.html"),
         ]
     )
-    verdict = record.verdict
-    if record.release is not None:
-        typer.echo(f"next: fleet rollout start {record.model}:{record.release.version}")
-    elif verdict is not None and verdict.outcome == "bless":
+    judged, release = record.verdict, record.release
+    if release is not None:
+        if release.is_signed and release.rollout is None:
+            typer.echo(f"next: fleet rollout start {record.model}:{release.version}")
+    elif judged is not None and judged.outcome == "bless":
         typer.echo("next: fleet pipeline run --release")
 
 

@@ -9,8 +9,8 @@ from fleet.api.run_schemas import StoredRun
 from fleet.api.schemas import Release, Rollout, RolloutIn
 from fleet.pipeline.made import Record, to_tell
 from fleet.pipeline.project import Rollout as Plan
+from fleet.pipeline.release import Registered
 from wire.errors import PeerError
-from wire.ids import Digest
 
 from .client import Client
 from .console import parse_tags
@@ -21,12 +21,20 @@ class CommandFleet:
     """`fleet.pipeline.release.Fleet` for a command; connects when it is asked something."""
 
     def __init__(
-        self, controller: str | None, keys: Path | None, passphrase_file: Path | None
+        self,
+        controller: str | None,
+        keys: Path | None,
+        passphrase_file: Path | None,
+        output: Path | None,
     ) -> None:
-        """Remember where the API is, and where the keys are that sign a release."""
+        """Remember where the API is, and where the keys are that sign a release.
+
+        With `output`, what these cannot sign is written there for others.
+        """
         self._controller = controller
         self._keys = keys
         self._passphrase_file = passphrase_file
+        self._output = output
 
     def newest(self, model: str) -> str | None:
         """See the protocol."""
@@ -39,12 +47,21 @@ class CommandFleet:
                 raise
         return found[0].version if found else None
 
-    def push(self, bundle: Path) -> Digest:
+    def push(self, bundle: Path) -> Registered:
         """See the protocol."""
         opened = open_bundle(bundle)
         with Client(self._controller) as client:
-            pushed = send(client, bundle, opened, self._keys, self._passphrase_file)
-        return pushed.result.release.manifest
+            pushed = send(
+                client,
+                bundle,
+                opened,
+                self._keys,
+                self._passphrase_file,
+                output=self._output,
+                # A key that is made where others sign is soon lost: on a machine of a CI service.
+                may_make_key=self._output is None,
+            )
+        return Registered(pushed.result.release.manifest, pushed.is_signed)
 
     def keep(self, version: str, record: Record) -> bool:
         """See the protocol."""

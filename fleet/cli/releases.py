@@ -71,11 +71,10 @@ def push(
         _write_signature(opened, openssf_key, bundle.with_name(f"{bundle.name}.sig"))
     with Client(controller) as client:
         pushed = send(client, bundle, opened, keys, passphrase_file, output=output)
-    is_signed = pushed.done is None or pushed.done.is_complete
     if json:
-        show_json({**pushed.result.model_dump(mode="json"), "is_signed": is_signed})
+        show_json({**pushed.result.model_dump(mode="json"), "is_signed": pushed.is_signed})
         return
-    _tell(pushed.result, is_news=pushed.done is not None, is_signed=is_signed)
+    _tell(pushed.result, is_news=pushed.done is not None, is_signed=pushed.is_signed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +83,11 @@ class Pushed:
 
     result: PushResult
     done: Done | None
+
+    @property
+    def is_signed(self) -> bool:
+        """Whether nobody else's signature is lacking."""
+        return self.done is None or self.done.is_complete
 
 
 def send(
@@ -94,18 +98,35 @@ def send(
     passphrase_file: Path | None,
     *,
     output: Path | None = None,
+    may_make_key: bool = True,
 ) -> Pushed:
     """Register a bundle as a release, and sign it.
 
+    Args:
+        client: The controller.
+        bundle: The file.
+        opened: What is in it.
+        keys: Folder of the keys.
+        passphrase_file: What opens them.
+        output: Where to write what others must sign too.
+        may_make_key: Whether a model that has no key yet gets one here.
+
     Raises:
         PeerError: The controller refused it.
-        ConfigError: A key is missing.
+        ConfigError: A key is missing; `model_unsigned`: the model has none, and gets none here.
         TransferError: The controller does not answer.
     """
     name, version = opened.manifest.name, opened.manifest.version
     session = open_session(client, keys, passphrase_file)
     draft = session.draft()
     if name not in session.base.models:
+        if not may_make_key:
+            raise ConfigError(
+                f"nobody signs for {name} yet",
+                code="model_unsigned",
+                hint=f"give it keys where those of `targets` are, once: `fleet keys team {name}"
+                " FILE.pub`",
+            )
         # Before anything is made: the model's key would stay behind unused.
         if output is None:
             session.require_role_keys(TARGETS)

@@ -106,7 +106,7 @@ def _head(facts: CardFacts) -> list[str]:
         ("model.onnx", f"{facts.model_bytes} bytes, sha256 {facts.model_sha256[:16]}…"),
     ]
     return [
-        f"# {_plain(title)}",
+        f"# {plain(title)}",
         "",
         *_table(("what", "which"), rows),
         "",
@@ -119,10 +119,10 @@ def _head(facts: CardFacts) -> list[str]:
 def _data(facts: CardFacts) -> list[str]:
     lines = _pairs(facts.data, ("what", "which"))
     if facts.part_rows:
-        parts = ", ".join(f"{_plain(part)} {count}" for part, count in facts.part_rows.items())
+        parts = ", ".join(f"{plain(part)} {count}" for part, count in facts.part_rows.items())
         lines += ["", f"Rows: {parts}."]
     if names := facts.feature_names:
-        listed = ", ".join(_plain(name) for name in names[:MAX_NAMES])
+        listed = ", ".join(plain(name) for name in names[:MAX_NAMES])
         more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
         lines += ["", f"Features ({len(names)}): {listed}{more}."]
     return lines
@@ -131,7 +131,7 @@ def _data(facts: CardFacts) -> list[str]:
 def _parity(facts: CardFacts) -> list[str]:
     if not facts.parity:
         return []
-    said = [f"- {_plain(line, 200)}" for line in facts.parity[:MAX_NAMES]]
+    said = [f"- {plain(line, 200)}" for line in facts.parity[:MAX_NAMES]]
     return ["The converted model beside the original, on the same rows:", "", *said]
 
 
@@ -184,7 +184,7 @@ def _comparison(facts: CardFacts) -> list[str]:
     if comparison is None:
         return ["There was no champion to compare with."]
     lines = [
-        f"With {_plain(facts.champion) or 'the champion'}, on the same rows, pair by pair.",
+        f"With {plain(facts.champion) or 'the champion'}, on the same rows, pair by pair.",
         "Each figure is this model's less the champion's.",
         "",
         *_figures(comparison.changes, "change", with_slice=True),
@@ -205,7 +205,7 @@ def _verdict(verdict: Verdict) -> list[str]:
         if reason.metric in _MEASURED:
             said = f"{reason.metric} was judged on the machine of the run."
         else:
-            said = _plain(reason.sentence, 250)
+            said = plain(reason.sentence, 250)
         lines.append(f"- {said[:1].upper()}{said[1:]}")
     if len(verdict.reasons) > MAX_NAMES:
         lines.append(f"- and {len(verdict.reasons) - MAX_NAMES} more")
@@ -216,7 +216,7 @@ def _limits(facts: CardFacts) -> list[str]:
     lines = _prose(facts.limits, "The author has not said what it is not for.")
     few = sorted({f.slice for f in facts.evaluation.figures if f.fault == "too_few_rows"})
     if few:
-        names = ", ".join(_plain(name or "all rows") for name in few[:MAX_NAMES])
+        names = ", ".join(plain(name or "all rows") for name in few[:MAX_NAMES])
         more = f" and {len(few) - MAX_NAMES} more" if len(few) > MAX_NAMES else ""
         lines += ["", f"Nothing is known of it on {names}{more}: too few rows."]
     return [
@@ -250,10 +250,10 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(_plain(cell) for cell in cells)} |"
+    return f"| {' | '.join(plain(cell) for cell in cells)} |"
 
 
-def _plain(text: str, limit: int = MAX_CELL_BYTES) -> str:
+def plain(text: str, limit: int = MAX_CELL_BYTES) -> str:
     """Return text that Markdown shows as it is, on one line."""
     shown = "".join(c if c.isprintable() else " " for c in _cut(text, limit))
     return "".join(f"\\{c}" if c in _SPECIAL else c for c in shown)

@@ -223,37 +223,41 @@ class _Work:
                 code="not_blessed",
                 hint="`fleet pipeline show` has all reasons; [evaluate] has the limits",
             )
-        fleet, name = self._fleet(), self.project.model.name
-
-        def push() -> str:
-            manifest = fleet.push(self.run.folder / BUNDLE_FILE)
-            before = self.run.record.release
-            if before is None or before.manifest != manifest:
-                now_ms = time.time_ns() // 1_000_000
-                before = ReleaseRecord(version=version, manifest=manifest, pushed_unix_ms=now_ms)
-            self.run.note(release=before)
-            said = [f"{name}:{version}"]
-            made = parse_record(self.run.record.model_dump_json().encode())
-            assert made is not None  # noqa: S101 - it is a record of our own
-            if not fleet.keep(version, made):
-                said.append("the record of the run that made it first is kept")
-            if (alias := self.project.release.alias) is not None:
-                fleet.name(name, alias, version, f"run {self.run.record.id}")
-                said.append(f"{name}@{alias} means it now")
-            return "; ".join(said)
-
-        self.run.act("release", push)
-        if self.run.is_over_after("release") or not self._wants_rollout:
+        self.run.act("release", lambda: self._push(version))
+        release = self.run.record.release
+        assert release is not None  # noqa: S101 - pushed above
+        if self.run.is_over_after("release") or not self._wants_rollout or not release.is_signed:
             return
 
         def start() -> str:
-            rollout = fleet.start(name, version, self.project.rollout)
-            assert self.run.record.release is not None  # noqa: S101 - pushed above
-            release = self.run.record.release.model_copy(update={"rollout": rollout})
-            self.run.note(release=release)
+            model, plan = self.project.model.name, self.project.rollout
+            rollout = self._fleet().start(model, version, plan)
+            self.run.note(release=release.model_copy(update={"rollout": rollout}))
             return rollout
 
         self.run.act("rollout", start)
+
+    def _push(self, version: str) -> str:
+        fleet, name = self._fleet(), self.project.model.name
+        pushed = fleet.push(self.run.folder / BUNDLE_FILE)
+        release = self.run.record.release
+        if release is None or release.manifest != pushed.manifest:
+            now_ms = time.time_ns() // 1_000_000
+            release = ReleaseRecord(
+                version=version, manifest=pushed.manifest, pushed_unix_ms=now_ms
+            )
+        self.run.note(release=release.model_copy(update={"is_signed": pushed.is_signed}))
+        said = [f"{name}:{version}"]
+        made = parse_record(self.run.record.model_dump_json().encode())
+        assert made is not None  # noqa: S101 - it is a record of our own
+        if not fleet.keep(version, made):
+            said.append("the record of the run that made it first is kept")
+        if not pushed.is_signed:
+            said.append("it waits for signatures")
+        elif (alias := self.project.release.alias) is not None:
+            fleet.name(name, alias, version, f"run {self.run.record.id}")
+            said.append(f"{name}@{alias} means it now")
+        return "; ".join(said)
 
 
 def _run_id(

@@ -257,6 +257,22 @@ class Project(Section):
             raise ConfigError(f"--param: {exc}", code="param_invalid") from exc
         return self.model_copy(update={"train": self.train.model_copy(update={"params": params})})
 
+    def with_version(self, version: str) -> Project:
+        """Return the project with another version of its release.
+
+        Raises:
+            ConfigError: `version_invalid`.
+        """
+        try:
+            release = Release.model_validate({**self.release.model_dump(), "version": version})
+        except ValidationError as exc:
+            raise ConfigError(
+                f"{version[:80]!r} is no version",
+                code="version_invalid",
+                hint="letters, digits and . _ + -, such as 1.2.0",
+            ) from exc
+        return self.model_copy(update={"release": release})
+
 
 def load_project(root: Path) -> Project:
     """Return the project in a folder.

@@ -128,6 +128,8 @@ class ReleaseRecord(_Part):
     version: Version
     manifest: Digest
     pushed_unix_ms: int
+    is_signed: bool = True
+    """False while it waits for signatures of others: it is neither named nor rolled out."""
     rollout: str | None = None
 
 

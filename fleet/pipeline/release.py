@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -15,14 +16,27 @@ from .project import FILE_NAME, Rollout
 FIRST: Final = "1.0.0"
 
 
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """A bundle that the controller has.
+
+    Attributes:
+        manifest: Digest of its manifest.
+        is_signed: Whether enough keys have signed it; until then no device gets it.
+    """
+
+    manifest: Digest
+    is_signed: bool
+
+
 class Fleet(Protocol):
     """A controller, as a run sees it."""
 
     def newest(self, model: str) -> str | None:
         """Return the version that was pushed last, None where there is none."""
 
-    def push(self, bundle: Path) -> Digest:
-        """Register and sign a bundle; return the digest of its manifest."""
+    def push(self, bundle: Path) -> Registered:
+        """Register a bundle, and sign it with the keys at hand."""
 
     def keep(self, version: str, record: Record) -> bool:
         """Keep with a release how it was made; return False where another record is kept already."""

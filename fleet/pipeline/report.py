@@ -98,6 +98,7 @@ def _verdict(page: Page, record: RunRecord) -> None:
             [
                 ("release", f"{record.model}:{release.version}"),
                 ("pushed", _at(release.pushed_unix_ms)),
+                *([] if release.is_signed else [("signed", "not yet: it waits for signatures")]),
                 *([("rollout", f"`{release.rollout}`")] if release.rollout else []),
             ]
         )

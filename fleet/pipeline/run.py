@@ -54,6 +54,8 @@ class Options:
         push: Push the bundle, None for what `[release] push` says.
         roll_out: Start the rollout too, None for what `[rollout] auto` says.
         trigger: Evidence of what started the run, None for a person.
+        is_kept_only: Make nothing: a step whose outcome is not kept is refused, so that none of the
+            user's code runs.
     """
 
     until: str | None = None
@@ -61,6 +63,7 @@ class Options:
     push: bool | None = None
     roll_out: bool | None = None
     trigger: JsonValue = None
+    is_kept_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +117,9 @@ class Run:
             inputs: All that its outcome depends on.
             produce: Writes files into an empty folder.
             detail: A few words on what is in the folder then, for people.
+
+        Raises:
+            ConfigError: `step_not_kept`: it would have to be made, and `is_kept_only` forbids that.
         """
         key = steps.key_of(name, inputs)
         began_s = time.monotonic()
@@ -121,6 +127,7 @@ class Run:
         entry = None if self.options.is_forced else self.cache.find(name, key)
         is_cached = entry is not None
         if entry is None:
+            self._require_making(name)
             self.listener.began(name)
             entry = self.cache.make(name, key, produce)
         done = StepRecord(
@@ -142,7 +149,18 @@ class Run:
         """Return what a recipe makes, now or before, as part of a step; in any thread."""
         key = steps.key_of(recipe.name, recipe.inputs)
         entry = self.cache.find(recipe.name, key)
-        return entry or self.cache.make(recipe.name, key, recipe.produce)
+        if entry is None:
+            self._require_making(recipe.name)
+            entry = self.cache.make(recipe.name, key, recipe.produce)
+        return entry
+
+    def _require_making(self, name: str) -> None:
+        if self.options.is_kept_only:
+            raise ConfigError(
+                f"{name} of this run is not kept here, and was not to be done again",
+                code="step_not_kept",
+                hint="bring runs/ of the same commit, data and libraries; or leave --kept out",
+            )
 
     def act(self, name: str, do: Callable[[], str]) -> None:
         """Do what changes the fleet: it is never kept, and tells in a few words what it did."""
