@@ -18,7 +18,7 @@ from agent.ports import ServedModel
 from agent.runtime import oip
 from agent.runtime.capture import RowCapture
 from agent.runtime.session import LoadedModel
-from fleet.bundle import read_bundle
+from wire.bundle import read_bundle
 from wire.packs import MAX_PACK_ROWS
 
 REQUESTS = 2000

@@ -17,8 +17,8 @@ from agent.ports import LabelStats
 from agent.runtime import oip
 from agent.runtime.labels import Counted, Given, Labelling
 from agent.telemetry import performance_record
-from fleet.bundle import read_bundle
 from wire import codec
+from wire.bundle import read_bundle
 from wire.histogram import Baseline
 from wire.manifest import BASELINE, MANIFEST, MODEL, Manifest, parse_manifest
 

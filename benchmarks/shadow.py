@@ -18,7 +18,7 @@ from result import Line, Outcome
 
 from agent.adapters.child import ProcessRuntimeHost
 from agent.ports import Heartbeat, Promoted, RuntimeSettings, ServedModel, ShadowGone, ShadowOrder
-from fleet.bundle import read_bundle
+from wire.bundle import read_bundle
 from wire.manifest import MANIFEST, parse_manifest
 
 ALL: Final = ShadowOrder(sample_ratio=1.0, rtol=0.01, atol=0.0)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent import control
+from agent import control, measured
 from agent.adapters.child_process import Child
 from agent.adapters.conduct import Conduct
 from agent.core.captured import CaptureRules, pack
@@ -161,25 +161,25 @@ def test_what_is_told_at_once_always_fits_and_what_does_not_is_counted(asked):
 def test_rows_that_are_too_large_are_dropped_and_counted(width):
     made = chooser(CaptureRules(1.0, 0.0), TensorSpec(name="X", datatype="FP32", shape=(-1, -1)))
     made.take("digits", request({"X": np.zeros((2, width), np.float32)}), answers(2, 0.5))
-    assert made.close() == control.Captured((), 2)
+    assert made.close() == measured.Captured((), 2)
 
 
 def test_a_text_that_is_too_long_is_dropped_before_it_is_widened():
     made = chooser(CaptureRules(1.0, 0.0), WORDS)
     words = np.array([["x" * 10**7, ""]] + [["", ""]] * 400, object)
     made.take("digits", request({"words": words}), answers(401, 0.5))
-    assert made.close() == control.Captured((), 401)
+    assert made.close() == measured.Captured((), 401)
 
 
 # -- a runtime that was taken over
 
 
 def captured(**changed):
-    tensor = control.CapturedTensor("X", False, "FP32", 1, (2,), bytes(16))
+    tensor = measured.CapturedTensor("X", False, "FP32", 1, (2,), bytes(16))
     fields = {
         "model": "digits", "at_unix_ms": 1, "id": "", "scores": (0.5, None), "tensors": (tensor,),
     }  # fmt: skip
-    return control.Captured((control.CapturedRequest(**{**fields, **changed}),), 0)
+    return measured.Captured((measured.CapturedRequest(**{**fields, **changed}),), 0)
 
 
 @pytest.mark.parametrize(
@@ -187,9 +187,9 @@ def captured(**changed):
     [
         {"model": "another"},
         {"scores": (0.5,)},
-        {"tensors": (control.CapturedTensor("X", False, "FP32", 1, (2**31,) * 8, b""),)},
-        {"tensors": (control.CapturedTensor("X", False, "FP32", 1, (20_000,), bytes(160_000)),)},
-        {"tensors": (control.CapturedTensor("Y", True, "FP32", 1, (2,), bytes(16)),)},
+        {"tensors": (measured.CapturedTensor("X", False, "FP32", 1, (2**31,) * 8, b""),)},
+        {"tensors": (measured.CapturedTensor("X", False, "FP32", 1, (20_000,), bytes(160_000)),)},
+        {"tensors": (measured.CapturedTensor("Y", True, "FP32", 1, (2,), bytes(16)),)},
     ],
     ids=["of no model", "too few rows", "huge", "over the cap", "no input"],
 )
@@ -203,7 +203,7 @@ def test_rows_that_make_no_sense_are_nothing(changed):
 def test_a_runtime_without_rules_may_tell_of_no_row():
     for rules, fault in ((None, "out of turn"), (CaptureRules(0.5, 0.5), None)):
         conduct = Conduct()
-        conduct.told(control.Start((), 1.0, rules))
+        conduct.told(control.Start((), 1.0, capture=rules))
         conduct.told(control.Serve())
         said = conduct.fault_of(captured(), 0.0, is_with_socket=False)
         assert (said is None) == (fault is None)

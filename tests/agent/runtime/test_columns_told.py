@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent import control
+from agent import control, measured
 from agent.adapters.child_process import _describe
 from agent.ports import ColumnStats, Heartbeat
 from agent.runtime.incarnation import Incarnation
@@ -21,7 +21,7 @@ from wire.manifest import BASELINE
 from wire.windows import MAX_COLUMN_COUNTS, MAX_PART_BYTES, MAX_PART_COLUMNS, column_bytes
 
 columns_of = st.lists(
-    st.lists(st.integers(0, control.MAX_TALLY), max_size=MAX_COLUMN_COUNTS), max_size=200
+    st.lists(st.integers(0, measured.MAX_TALLY), max_size=MAX_COLUMN_COUNTS), max_size=200
 )
 
 
@@ -45,11 +45,11 @@ def test_a_record_of_any_part_is_within_the_cap(columns):
         manifest="0" * 64,
         start_unix_ms=2**53 - 1,
         duration_s=86_400.123,
-        row_count=control.MAX_TALLY,
+        row_count=measured.MAX_TALLY,
         first=0,
         columns=tuple(map(tuple, columns)),
         between=(1.2345678901234567e-200,) * len(columns),
-        scores=(control.MAX_TALLY,) * 20,
+        scores=(measured.MAX_TALLY,) * 20,
     )
     firsts = []
     for part in control.in_parts(columns, max_columns=MAX_PART_COLUMNS, max_bytes=MAX_PART_BYTES):
