@@ -69,17 +69,6 @@ def parse_name(text: str, *, what: str) -> str:
     return text
 
 
-def parse_digest(text: str) -> str:
-    """Return `text` if it is 64 lower-case hexadecimal digits.
-
-    Raises:
-        PeerError: `invalid_digest`.
-    """
-    if not re.fullmatch(DIGEST_PATTERN, text):
-        raise PeerError(f"{text[:80]!r} is not a sha-256 digest", code="invalid_digest")
-    return text
-
-
 def parse_release(text: str) -> ReleaseRef:
     """Return the model and version that `name:version` names.
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from fleet.api.lineage_schemas import AliasIn, AliasMove
 from fleet.api.run_schemas import StoredRun
 from fleet.api.schemas import Release, Rollout, RolloutIn
-from fleet.pipeline.made import Record, to_tell
+from fleet.pipeline.made import to_tell
 from fleet.pipeline.project import Rollout as Plan
+from fleet.pipeline.record import RunRecord
 from fleet.pipeline.release import Registered
 from wire.errors import PeerError
 
@@ -63,7 +64,7 @@ class CommandFleet:
             )
         return Registered(pushed.result.release.manifest, pushed.is_signed)
 
-    def keep(self, version: str, record: Record) -> bool:
+    def keep(self, version: str, record: RunRecord) -> bool:
         """See the protocol."""
         body = to_tell(record)
         with Client(self._controller) as client:

@@ -128,7 +128,7 @@ def accuracy(sums: PerformanceSums) -> Interval | None:
     return wilson(sums.correct_count, rows) if rows > 0 else None
 
 
-def wilson(hits: int, rows: int, z: float = Z_95) -> Interval:
+def wilson(hits: float, rows: float, z: float = Z_95) -> Interval:
     """Return a share with Wilson's score interval (1927, JASA 22; Brown, Cai, DasGupta, 2001).
 
     It holds for few rows, and where all or none are right. Rows that resemble each other are worth fewer
@@ -136,7 +136,7 @@ def wilson(hits: int, rows: int, z: float = Z_95) -> Interval:
 
     Args:
         hits: 0 to `rows`.
-        rows: 1 or more.
+        rows: Above 0.
         z: Quantile of the standard normal distribution.
     """
     share = hits / rows

@@ -34,7 +34,6 @@ RETIRED: Final = frozenset(
     }
 )
 """Stages of a feature's life in which nothing is asked of it."""
-NEARLY_ALL: Final = 0.9999
 _TYPE_NAMES: Final = {number: name for name, number in schema_pb2.FeatureType.items()}
 
 

@@ -11,6 +11,8 @@ from typing import Any, Final
 import numpy as np
 from scipy import optimize, special
 
+from fleet.core import performance
+
 from .predictions import Array, FloatArray
 
 MAX_GROUPS: Final = 200
@@ -43,12 +45,8 @@ def wilson(successes: float, trials: float, confidence: float) -> Interval:
         trials: Above 0.
         confidence: Two-sided.
     """
-    z = normal_quantile(confidence)
-    share, excess = successes / trials, z * z / trials
-    middle = (share + excess / 2) / (1 + excess)
-    half = z / (1 + excess) * np.sqrt(share * (1 - share) / trials + excess / (4 * trials))
-    # Rounding may cross the share where it is 0 or 1.
-    return float(max(0.0, min(middle - half, share))), float(min(1.0, max(middle + half, share)))
+    found = performance.wilson(successes, trials, normal_quantile(confidence))
+    return found.low, found.high
 
 
 def tango(first_only: int, second_only: int, pairs: int, confidence: float) -> Interval:

@@ -21,7 +21,6 @@ from .carding import write_card
 from .checking import check_rows, count_rows, settle_schema
 from .code import installed_libraries, read_code
 from .judging import judge
-from .made import parse_record
 from .making import BUNDLE_FILE, FACTS, Maker, estimator_file, read_facts
 from .project import PARTS, Project
 from .record import BundleRecord, CodeRecord, DataRecord, ReleaseRecord, RunRecord, SourceRecord
@@ -248,9 +247,7 @@ class _Work:
             )
         self.run.note(release=release.model_copy(update={"is_signed": pushed.is_signed}))
         said = [f"{name}:{version}"]
-        made = parse_record(self.run.record.model_dump_json().encode())
-        assert made is not None  # noqa: S101 - it is a record of our own
-        if not fleet.keep(version, made):
+        if not fleet.keep(version, self.run.record):
             said.append("the record of the run that made it first is kept")
         if not pushed.is_signed:
             said.append("it waits for signatures")
@@ -266,14 +263,19 @@ def _run_id(
     code: CodeRecord,
     libraries: Mapping[str, str],
 ) -> str:
-    path = project.root / project.data_schema.file
+    katib = project.tune.katib if project.tune is not None else None
     return steps.run_id(
         project,
         sources,
         code=code.sha256,
-        schema=digest_of(path.read_bytes()) if path.is_file() else "",
+        schema=_digest_at(project.root / project.data_schema.file),
+        katib=_digest_at(project.root / katib) if katib is not None else "",
         libraries=dict(libraries),
     )
+
+
+def _digest_at(path: Path) -> str:
+    return digest_of(path.read_bytes()) if path.is_file() else ""
 
 
 def _describe(project: Project, snapshot: Snapshot) -> dict[str, Any]:

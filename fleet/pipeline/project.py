@@ -37,7 +37,7 @@ _UNITS_S: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 def _seconds(value: object) -> object:
     """Return the seconds of a duration such as 10m."""
     text = value if isinstance(value, str) else ""
-    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)", text)
+    found = re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]{1,6})?)(ms|s|m|h|d)", text)
     if found is None:
         raise ValueError(f'{value!r} is no duration; write it as "30s", "10m" or "7d"')
     return float(found[1]) * _UNITS_S[found[2]]
@@ -155,9 +155,9 @@ class Tune(Section):
     direction: Literal["maximize", "minimize"] = "maximize"
     search: dict[str, Settings] = Field(default_factory=dict)
     katib: Path | None = None
-    """A Katib Experiment (YAML) whose parameters are searched."""
+    """A Katib Experiment (YAML): its parameters are searched, and what the keys above leave out is
+    taken from it."""
     objectives: tuple[Literal["bytes", "p99_ms", "memory_mb"], ...] = ()
-    timeout_s: Duration | None = Field(None, alias="timeout")
 
 
 class Threshold(Section):
@@ -211,11 +211,14 @@ class Retrain(Section):
 
     on: tuple[Literal["drift", "accuracy", "schedule"], ...] = ()
     every_s: Duration | None = Field(None, alias="every")
+    """After how long `schedule` calls for a run."""
     cooldown_s: Duration = Field(86_400.0, alias="cooldown")
+    """How long after the end of a run none is started."""
     budget: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,3} per [1-9][0-9]{0,3}[hd]$")] = (
         "4 per 30d"
     )
     min_accuracy: Annotated[float, Field(ge=0, le=1)] | None = None
+    """A measured accuracy that is certainly below calls for a run."""
 
 
 class Project(Section):
@@ -230,7 +233,7 @@ class Project(Section):
     evaluate: Evaluate = Evaluate()
     release: Release = Release()
     rollout: Rollout = Rollout()
-    retrain: Retrain | None = None
+    retrain: Retrain = Retrain()
 
     @property
     def runs(self) -> Path:

@@ -187,6 +187,14 @@ def write_record(folder: Path, record: RunRecord) -> None:
         ) from exc
 
 
+def parse_record(raw: bytes) -> RunRecord | None:
+    """Return the record that these bytes are, None where they are something else."""
+    try:
+        return RunRecord.model_validate_json(raw)
+    except ValidationError:
+        return None
+
+
 def read_record(folder: Path) -> RunRecord | None:
     """Return the record in a run's folder, None where there is none.
 

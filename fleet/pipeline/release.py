@@ -10,8 +10,8 @@ from typing import Final, Protocol
 from wire.errors import ConfigError
 from wire.ids import Digest
 
-from .made import Record
 from .project import FILE_NAME, Rollout
+from .record import RunRecord
 
 FIRST: Final = "1.0.0"
 
@@ -38,7 +38,7 @@ class Fleet(Protocol):
     def push(self, bundle: Path) -> Registered:
         """Register a bundle, and sign it with the keys at hand."""
 
-    def keep(self, version: str, record: Record) -> bool:
+    def keep(self, version: str, record: RunRecord) -> bool:
         """Keep with a release how it was made; return False where another record is kept already."""
 
     def name(self, model: str, alias: str, version: str, why: str) -> None:

@@ -197,15 +197,12 @@ class Run:
         self.folder = folder
         self.note(id=run_id, release=before.release if before is not None else None)
 
-    def end(self, state: RunState, error: BaseException | None = None) -> None:
+    def end(self, state: RunState, error: Exception | None = None) -> None:
         """Write how the run ended."""
-        failure = None
-        if isinstance(error, ModelfleetError):
-            failure = FailureRecord(
-                step=self._now, code=error.code, message=str(error), hint=error.hint
-            )
-            self.listener.ended(StepRecord(name=self._now, state="failed", seconds=0), "")
+        failure = _failure(self._now, error) if error is not None else None
         self.note(state=state, failure=failure, ended_unix_ms=_now_ms())
+        if error is not None:
+            self.listener.ended(StepRecord(name=self._now, state="failed", seconds=0), "")
 
     def publish(self, source: Path, name: str) -> Path:
         """Put a file that a step made into the run's folder; return it there.
@@ -255,7 +252,7 @@ def going_on(run: Run) -> Iterator[None]:
     """Have the record say how the block ended; what a kill leaves says that it was running."""
     try:
         yield
-    except ModelfleetError as exc:
+    except Exception as exc:
         run.end("failed", exc)
         raise
     except BaseException:
@@ -282,6 +279,13 @@ def begin(runs: Path, record: RunRecord, cache: Cache, listener: Listener, optio
         release=before.release if before is not None else None,
     )
     return run
+
+
+def _failure(step: str, error: Exception) -> FailureRecord:
+    if isinstance(error, ModelfleetError):
+        return FailureRecord(step=step, code=error.code, message=str(error), hint=error.hint)
+    why = f"{type(error).__name__}: {error}"
+    return FailureRecord(step=step, code="unforeseen", message=why, hint="a fault of the program")
 
 
 def _before(folder: Path) -> RunRecord | None:

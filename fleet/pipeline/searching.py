@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -47,15 +47,16 @@ def search_parameters(run: Run, maker: Maker, wanted: Tune) -> dict[str, JsonVal
             "[tune] judges trials by the validation rows, and [data] split gives them no share",
             code="project_invalid",
         )
-    plan = _plan(project, wanted)
+    plan = _plan(project, wanted, run.listener.told)
     inputs: dict[str, JsonValue] = {
         "train": steps.key_of("train", maker.estimator(project.train.params, run.folder).inputs),
         "schema": maker.schema.digest if maker.schema is not None else "",
         "space": repr(sorted(plan.space.items())),
-        "tune": wanted.model_dump(mode="json", exclude={"search", "katib", "timeout_s"}),
+        "objectives": [[o.metric, o.direction] for o in plan.objectives],
     }
-    key = steps.key_of("tune", {**inputs, "tune": [o.metric for o in plan.objectives]})
-    plan = Plan(plan.space, plan.objectives, plan.trials, plan.jobs, plan.seed, key)
+    # A search that is made longer goes on with the trials that it has.
+    plan = replace(plan, key=steps.key_of("tune", inputs))
+    inputs |= {"trials": plan.trials, "jobs": plan.jobs}
 
     def produce(folder: Path) -> None:
         journal = project.runs / JOURNAL
@@ -105,7 +106,7 @@ class _Trials:
         return {o.metric: values[o.metric] for o in self._plan.objectives}
 
 
-def _plan(project: Project, wanted: Tune) -> Plan:
+def _plan(project: Project, wanted: Tune, told: Callable[[str], None]) -> Plan:
     space: Space = read_space(wanted.search) if wanted.search or wanted.katib is None else {}
     objective, trials, jobs = Objective(wanted.metric, wanted.direction), wanted.trials, wanted.jobs
     if wanted.katib is not None:
@@ -117,7 +118,14 @@ def _plan(project: Project, wanted: Tune) -> Plan:
             raise ConfigError(
                 f"[tune] katib: cannot read {path}: {exc.strerror}", code="search_invalid"
             ) from exc
-        space = {**read_katib(text).space, **space}
+        katib = read_katib(text)
+        for note in katib.notes:
+            told(note)
+        space = {**katib.space, **space}
+        given = wanted.model_fields_set
+        objective = objective if "metric" in given else katib.objective
+        trials = trials if "trials" in given else katib.trials or trials
+        jobs = jobs if "jobs" in given else katib.jobs or jobs
     costs = tuple(Objective(name, "minimize") for name in wanted.objectives)
     return Plan(space, (objective, *costs), trials, jobs, project.train.seed)
 

@@ -36,7 +36,13 @@ def key_of(step: str, inputs: Inputs) -> str:
 
 
 def run_id(
-    project: Project, sources: Sequence[Source], *, code: str, schema: str, libraries: Inputs
+    project: Project,
+    sources: Sequence[Source],
+    *,
+    code: str,
+    schema: str,
+    katib: str,
+    libraries: Inputs,
 ) -> str:
     """Return the id of a run: a hash of all that its model depends on.
 
@@ -47,12 +53,13 @@ def run_id(
         sources: The files of rows.
         code: Digest of the user's code.
         schema: Digest of the user's schema, "" while it has not been inferred.
+        katib: Digest of the Katib Experiment, "" without one.
         libraries: Versions.
     """
     kept = {"model", "data", "data_schema", "train", "tune", "evaluate"}
     settings = project.model_dump(mode="json", include=kept, exclude={"train": {"timeout_s"}})
     files = [source.sha256 for source in sources]
-    return _digest([settings, files, code, schema, dict(libraries)])[:ID_CHARS]
+    return _digest([settings, files, code, schema, katib, dict(libraries)])[:ID_CHARS]
 
 
 def snapshot_inputs(project: Project, sources: Sequence[Source], reader: str) -> Inputs:

@@ -15,7 +15,7 @@ from tensorflow_metadata.proto.v0.statistics_pb2 import DatasetFeatureStatistics
 
 from wire.errors import ConfigError
 
-from .anomalies import Anomaly, Severity, Validation, Verdict, is_retired
+from .anomalies import Anomaly, Severity, Validation, Verdict
 from .domains import is_int
 from .reason import SCHEMA_TYPES, FeatureView, name_of
 from .textproto import Kept, encode, parse, read_text
@@ -122,18 +122,6 @@ def leave_out_in_serving(schema: Schema, names: Collection[str]) -> None:
         is_free = not feature.in_environment and not feature.not_in_environment
         if feature.name in names and is_free:
             feature.not_in_environment.append(SERVING)
-
-
-def compare_with_previous(schema: Schema, threshold_bits: float) -> None:
-    """Give features without a drift comparator one: a Jensen-Shannon divergence that is too much.
-
-    Args:
-        schema: Is changed.
-        threshold_bits: 0 to 1; TFDV has no default.
-    """
-    for feature in schema.feature:
-        if not feature.HasField("drift_comparator") and not is_retired(feature):
-            feature.drift_comparator.jensen_shannon_divergence.threshold = threshold_bits
 
 
 def anomalies_message(validation: Validation, schema: Schema) -> Anomalies:

@@ -22,7 +22,8 @@ from fleet.core.retraining import AccuracySeen, DriftSeen, Seen, Start, Stopped,
 from fleet.durable import write_durably
 from wire.errors import StorageError
 
-from .made import MAX_RECORD_BYTES, RECORD_NAME, Record, parse_record
+from .record import FILE_NAME as RECORD_NAME
+from .record import MAX_RECORD_BYTES, RunRecord, parse_record
 from .retrain_state import FOLDER, Entry, State, locked, read_state, write_state
 from .triggers import Watched
 
@@ -296,7 +297,7 @@ class Watcher:
             return _End("inconclusive", why, record.id, rollout)
         return _End(outcome, reasons, record.id, rollout)
 
-    def _left(self, entry: Entry) -> Record | None:
+    def _left(self, entry: Entry) -> RunRecord | None:
         """Return the record in the folder of the run that was started with this evidence."""
         try:
             evidence = json.loads(self._path(entry, "evidence.json").read_bytes())

@@ -45,7 +45,6 @@ from .authority import (
 from .grants import observer_name
 
 TOKEN_LIFE_S: Final = 3600.0
-MAX_TOKEN_LIFE_S: Final = 90 * 86_400.0
 PRUNE_DAYS: Final = 30
 RENEW_BURST: Final = 10
 """Renewals of one device at once: power cuts and restarts, each before the answer was kept."""

@@ -59,19 +59,6 @@ def test_what_is_no_name_is_refused_with_advice(text):
     assert refused.value.hint
 
 
-@pytest.mark.parametrize(
-    "text", [*HOSTILE, "A" * 64, "f" * 63, "f" * 65, "f" * 64 + "\n", "g" * 64]
-)
-def test_what_is_no_digest_is_refused(text):
-    with pytest.raises(PeerError) as refused:
-        ids.parse_digest(text)
-    assert refused.value.code == "invalid_digest"
-
-
-def test_a_digest_is_returned_as_it_is():
-    assert ids.parse_digest("0123456789abcdef" * 4) == "0123456789abcdef" * 4
-
-
 @given(
     st.from_regex(ids.NAME_PATTERN, fullmatch=True),
     st.from_regex(ids.VERSION_PATTERN, fullmatch=True),
@@ -94,7 +81,7 @@ def test_what_names_no_release_is_refused_with_advice(text):
 
 
 @pytest.mark.parametrize(
-    "parse", [ids.parse_digest, ids.parse_release, lambda text: ids.parse_name(text, what="name")]
+    "parse", [ids.parse_release, lambda text: ids.parse_name(text, what="name")]
 )
 def test_an_error_does_not_repeat_a_hostile_text_in_full(parse):
     with pytest.raises(PeerError) as refused:

@@ -34,13 +34,14 @@ class Told:
 
     def __init__(self):
         self.steps = []
+        self.lines = []
         self.details = {}
 
     def began(self, step):
         pass
 
     def told(self, text):
-        pass
+        self.lines.append(text)
 
     def ended(self, step, detail):
         self.steps.append((step.name, step.state))

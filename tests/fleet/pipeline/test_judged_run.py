@@ -17,6 +17,8 @@ thresholds = { accuracy = { min = 0.7 } }
 """
 CHECKS = Options(push=False, until="validate")
 ALL = Options(push=False)
+OTHERS = (("b", "FLOAT"), ("c", "FLOAT"), ("y", "INT"), ("site", "BYTES"))
+ALL_COLUMNS = (("a", "FLOAT"), *OTHERS)
 
 
 def run(folder, told, options=ALL):
@@ -67,6 +69,23 @@ def test_a_schema_that_is_none_is_told_with_its_line(folder, told):
     assert "schema.pbtxt" in str(caught.value)
 
 
+def test_rows_too_far_from_those_of_the_run_before_are_refused(folder, told):
+    limit = "\n[schema]\ndrift = { threshold_bits = 0.05 }\n"
+    (folder / "pipeline.toml").write_text(TOML + limit)
+    (folder / "schema.pbtxt").write_text(
+        "".join(f'feature {{ name: "{name}" type: {kind} }}\n' for name, kind in ALL_COLUMNS)
+    )
+    run(folder, told, CHECKS)
+    other = rows(seed=1)
+    write_parquet(folder / "data/rows.parquet", other)
+    run(folder, told, CHECKS)  # as those before, but for chance
+    other["a"] = other["a"] * 3 + 4
+    write_parquet(folder / "data/rows.parquet", other)
+    with pytest.raises(ModelfleetError, match=r"'a' lies .* bits from the previous data") as caught:
+        run(folder, told, CHECKS)
+    assert caught.value.code == "data_anomalous"
+
+
 @pytest.fixture(scope="module")
 def blessed(tmp_path_factory):
     root = tmp_path_factory.mktemp("judged") / "p"
@@ -77,9 +96,6 @@ def blessed(tmp_path_factory):
         + "".join(f'feature {{ name: "{name}" type: {kind} }}\n' for name, kind in OTHERS)
     )
     return folder, run_pipeline(load_project(folder), ALL, Quiet())
-
-
-OTHERS = (("b", "FLOAT"), ("c", "FLOAT"), ("y", "INT"), ("site", "BYTES"))
 
 
 class Quiet:

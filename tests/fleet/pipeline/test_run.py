@@ -161,6 +161,21 @@ def test_a_failure_is_in_the_record_and_the_report(copy, told, records):
     assert "ValueError" in (copy / "runs" / record["id"] / "train.log").read_text()
 
 
+class Faulty(Silent):
+    def ended(self, step, detail):
+        if step.name == "validate":
+            raise ZeroDivisionError("who told it")
+
+
+def test_a_fault_of_the_program_is_no_interruption(copy, records):
+    write_parquet(copy / "data/rows.parquet", rows(seed=5))
+    with pytest.raises(ZeroDivisionError):
+        run_pipeline(load_project(copy), DONE, Faulty())
+    (record,) = [record for record in records(copy) if record["state"] == "failed"]
+    assert record["failure"]["code"] == "unforeseen"
+    assert record["failure"]["message"] == "ZeroDivisionError: who told it"
+
+
 def test_a_model_that_cannot_be_converted_is_refused(copy, told):
     code = TRAIN.replace("LogisticRegression", "NearestCentroid")
     code = code.replace("linear_model", "neighbors").replace("**params", "")

@@ -47,13 +47,19 @@ def keys(project, sources=SOURCES, *, code="c1", libraries=LIBRARIES, version="1
         train_inputs(project, data=rows, code=code, params=params, libraries=libraries),
     )
     bundle = convert_inputs(
-        project, version=version, data=rows, estimator=estimator, schema="", libraries=libraries
+        project,
+        version=version,
+        data=rows,
+        estimator=estimator,
+        schema="",
+        katib="",
+        libraries=libraries,
     )
     return {
         "snapshot": rows,
         "train": estimator,
         "convert": key_of("convert", bundle),
-        "run": run_id(project, sources, code=code, schema="", libraries=libraries),
+        "run": run_id(project, sources, code=code, schema="", katib="", libraries=libraries),
     }
 
 

@@ -21,7 +21,8 @@ from fleet.api.app import build_app
 from fleet.cli.client import Client
 from fleet.cli.retrain import ControllerFleet
 from fleet.core.retraining import Start, Stopped, Wait
-from fleet.pipeline.made import parse_record, to_tell
+from fleet.pipeline.made import to_tell
+from fleet.pipeline.record import parse_record
 from fleet.pipeline.retrain_state import FOLDER, read_state, write_state
 from fleet.pipeline.triggers import read_watched
 from fleet.pipeline.watch import MAX_ATTEMPTS, Watcher
@@ -37,11 +38,26 @@ kind = "classifier"
 
 [data]
 sources = ["data/*.parquet"]
+label = "label"
 
 [retrain]
 on = ["drift"]
 cooldown = "1h"
 """
+RUN = {
+    "v": 1,
+    "id": "8c1f8c1f8c1f",
+    "state": "done",
+    "model": "digits",
+    "kind": "classifier",
+    "started_unix_ms": 1,
+    "params": {},
+    "seed": 0,
+    "code": {"sha256": "c" * 64, "files": ["train.py"]},
+    "libraries": {},
+}
+"""What each record of a run says."""
+RELEASE = {"version": "1.1.0", "manifest": "a" * 64, "pushed_unix_ms": 1}
 PIPELINE = """
 import json, pathlib, sys, time
 folder = pathlib.Path(sys.argv[1])
@@ -85,7 +101,7 @@ class Project:
         return decision
 
     def answers(self, verdict: Any, **more: Any) -> None:
-        record = {"v": 1, "id": "8c1f", "state": "done", "verdict": verdict, **more}
+        record = {**RUN, "verdict": verdict, **more}
         (self.root / "answer").write_text(json.dumps(record))
 
     def asked(self) -> list[list[str]]:
@@ -139,7 +155,7 @@ def test_a_finding_starts_one_run_with_its_evidence_and_a_person_has_the_last_wo
     assert evidence["kind"] == "drift"
     assert [f["id"] for f in evidence["evidence"]["findings"]] == [number]
     (entry,) = project.entries()
-    assert (entry.verdict, entry.run, entry.reason) == ("bless", "8c1f", "better by 0.02")
+    assert (entry.verdict, entry.run, entry.reason) == ("bless", RUN["id"], "better by 0.02")
     assert "waits for a person" in project.said[-1]
     assert (project.root / FOLDER / "1.log").read_text() == "training\n"
     project.fleet.now_unix_ms += DAY_MS
@@ -195,11 +211,16 @@ def test_two_refusals_stop_the_triggers_and_raise_an_alert_until_somebody_resume
 
 
 def test_a_run_by_hand_passes_cool_down_and_refusals(project: Project) -> None:
-    project.answers({"outcome": "refuse"})
+    project.answers({"outcome": "refuse", "reasons": []})
     for _ in range(3):
         assert isinstance(project.look(by_hand="new sensor"), Start)
     assert [entry.why for entry in project.entries()] == ["new sensor"] * 3
     assert isinstance(project.look(), Wait)  # who tries things out stops no trigger
+
+
+def printed(outcome: str | None = None, **more: Any) -> str:
+    verdict = {"outcome": outcome, "reasons": []} if outcome is not None else None
+    return json.dumps({**RUN, "verdict": verdict, **more})
 
 
 @pytest.mark.parametrize(
@@ -208,13 +229,14 @@ def test_a_run_by_hand_passes_cool_down_and_refusals(project: Project) -> None:
         ("", 0, "failed"),
         ("no json", 0, "failed"),
         ("", 1, "failed"),
-        ('{"id": "x"}', 0, "inconclusive"),
-        ('{"id": "x"}', 1, "failed"),
-        ('{"id": "x", "verdict": {"outcome": "splendid"}}', 0, "failed"),
-        ('{"id": "x", "verdict": {"outcome": "refuse"}}', 1, "refuse"),
-        ('{"id": "x", "verdict": {"outcome": "bless"}, "release": null}', 0, "bless"),
-        ('{"id": "x", "verdict": {"outcome": "bless"}}', 1, "inconclusive"),
-        ('{"id": 7}', 0, "failed"),
+        (printed(), 0, "inconclusive"),
+        (printed(), 1, "failed"),
+        (printed(outcome="splendid"), 0, "failed"),
+        (printed(outcome="refuse"), 1, "refuse"),
+        (printed(outcome="bless"), 0, "bless"),
+        (printed(outcome="bless"), 1, "inconclusive"),
+        (printed(outcome="bless", id=7), 0, "failed"),
+        (printed(outcome="bless", model=None), 0, "failed"),
         ("[" * 100_000, 0, "failed"),
     ],
 )
@@ -231,9 +253,11 @@ LEAVES = """
 import json, pathlib, sys
 folder = pathlib.Path(sys.argv[1])
 evidence = json.loads(pathlib.Path(sys.argv[sys.argv.index("--trigger") + 1]).read_text())
-for name, trigger, outcome in (("0ld", None, "bless"), ("8c1f", evidence, "refuse")):
+run = json.loads((folder / "answer").read_text())
+for name, trigger, outcome in (("0" * 12, None, "bless"), (run["id"], evidence, "refuse")):
     (folder / "runs" / name).mkdir(parents=True, exist_ok=True)
-    record = {"id": name, "trigger": trigger, "verdict": {"outcome": outcome, "reasons": ["worse"]}}
+    verdict = {"outcome": outcome, "reasons": ["worse"]}
+    record = {**run, "id": name, "trigger": trigger, "verdict": verdict}
     (folder / "runs" / name / "run.json").write_text(json.dumps(record))
 sys.exit("fleet: not blessed")
 """
@@ -243,25 +267,22 @@ def test_a_run_that_prints_nothing_is_found_by_its_evidence(project: Project) ->
     (project.root / "pipeline.py").write_text(LEAVES)
     project.look(by_hand="try")
     (entry,) = project.entries()
-    assert (entry.verdict, entry.run, entry.reason) == ("refuse", "8c1f", "worse")
+    assert (entry.verdict, entry.run, entry.reason) == ("refuse", RUN["id"], "worse")
 
 
 def test_a_run_of_the_pipeline_is_told_in_the_form_that_the_fleet_keeps() -> None:
     record = {
-        "v": 1,
-        "id": "8c1f8c1f8c1f",
-        "state": "done",
-        "model": "digits",
-        "kind": "classifier",
+        **RUN,
         "params": {"C": 1.0, "gamma": 0.1},
         "tuned": {"C": 0.3},
-        "seed": 0,
         "code": {"sha256": "c" * 64, "files": ["train.py"], "commit": "c0ffee", "is_dirty": None},
         "libraries": {"numpy": "2.3"},
         "data": {
             "sha256": "d" * 64,
             "row_count": 9,
             "feature_names": ["a"],
+            "label": "label",
+            "reference_sha256": "f" * 64,
             "sources": [{"path": "a.csv", "sha256": "e" * 64, "row_count": 9}],
             "parts": {"train": 9},
         },
@@ -288,7 +309,7 @@ def test_with_auto_a_rollout_that_halts_is_a_refusal(project: Project) -> None:
     project.fleet.roll_out("1.0.0")
     project.fleet.release("1.1.0")
     rollout = project.fleet.roll_out("1.1.0")
-    project.answers({"outcome": "bless"}, release={"version": "1.1.0", "rollout": rollout})
+    project.answers({"outcome": "bless", "reasons": []}, release={**RELEASE, "rollout": rollout})
     project.drifts()
     assert isinstance(project.look(), Start)
     assert "--rollout" in project.asked()[0]
@@ -422,7 +443,7 @@ def test_a_faulty_section_is_refused_with_its_key(project: Project, line: str, p
 def test_a_folder_that_is_no_project_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         read_watched(tmp_path)
-    assert caught.value.code == "no_project"
+    assert caught.value.code == "project_missing"
 
 
 def test_durations_and_budget_are_read_with_their_units(project: Project) -> None:
