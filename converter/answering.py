@@ -6,7 +6,6 @@ crashes, hangs or takes all memory does it there.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -20,7 +19,7 @@ from wire.graph import scan_model
 from wire.manifest import MODEL, Datatype
 
 from .handover import MODEL_FILE, Cost, take_cost, take_outputs
-from .process import Errand, ended_early, run_errand
+from .process import Errand, ended_early, run_errand, scratch_folder
 from .request import DEFAULT_TIMEOUT_S
 from .rows import cast_rows, check_finite
 
@@ -94,15 +93,7 @@ def _ask(
         timeout_s=timeout_s,
         timeout_hint="give fewer rows, or more time",
     )
-    try:
-        scratch = tempfile.TemporaryDirectory(prefix="answer-")
-    except OSError as exc:
-        raise StorageError(
-            f"there is no temporary directory: {exc.strerror or exc}",
-            code="scratch_unwritable",
-            hint="set TMPDIR to a directory that can be written to",
-        ) from exc
-    with scratch as name:
+    with scratch_folder("answer-") as name:
         folder = Path(name)
         try:
             (folder / MODEL_FILE).write_bytes(model)

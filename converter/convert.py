@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import re
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from wire.errors import ConfigError, StorageError
+from wire.errors import ConfigError
 from wire.manifest import (
     BASELINE,
     CARD,
@@ -30,7 +29,7 @@ from wire.manifest import (
 from . import baseline, certificate, golden, metrics, parity, schema
 from .bundle import check_output, describe_files, write_bundle
 from .card import read_card
-from .process import Converted, run_child
+from .process import Converted, run_child, scratch_folder
 from .request import ConvertReport, ConvertRequest
 from .rows import Rows, read_rows
 
@@ -73,7 +72,7 @@ def convert(request: ConvertRequest, progress: Progress) -> ConvertReport:
     rows = read_rows(request.data)
     count = len(rows.values)
     golden.choose_rows(count, 1, None)  # too few are refused before any work is done
-    with _scratch() as folder:
+    with scratch_folder("convert-") as folder:
         progress(f"converting {request.source} and asking it on {count} rows")
         converted = run_child(request, rows.values, Path(folder))
     progress("comparing the answers")
@@ -171,17 +170,6 @@ def _check_installed() -> None:
             code="converter_missing",
             hint="pip install 'modelfleet[converter]'",
         )
-
-
-def _scratch() -> tempfile.TemporaryDirectory[str]:
-    try:
-        return tempfile.TemporaryDirectory(prefix="convert-")
-    except OSError as exc:
-        raise StorageError(
-            f"there is no temporary directory: {exc.strerror or exc}",
-            code="scratch_unwritable",
-            hint="set TMPDIR to a directory that can be written to",
-        ) from exc
 
 
 def _margins(converted: Converted) -> Array | None:

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,6 +102,22 @@ def run_child(request: ConvertRequest, rows: Array, folder: Path) -> Converted:
         "nan_policy": request.nan_policy,
     }
     return _collect(errand, run_errand(errand, order, rows, folder))
+
+
+def scratch_folder(prefix: str) -> tempfile.TemporaryDirectory[str]:
+    """Return a folder for an errand, which goes when its block ends.
+
+    Raises:
+        StorageError: `scratch_unwritable`.
+    """
+    try:
+        return tempfile.TemporaryDirectory(prefix=prefix)
+    except OSError as exc:
+        raise StorageError(
+            f"there is no temporary directory: {exc.strerror or exc}",
+            code="scratch_unwritable",
+            hint="set TMPDIR to a directory that can be written to",
+        ) from exc
 
 
 def run_errand(errand: Errand, order: Mapping[str, str | bool], rows: Array, folder: Path) -> Path:
