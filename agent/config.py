@@ -10,9 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_core import ErrorDetails
 
 from wire.capture import MAX_CAPTURE_LIMIT
+from wire.endpoint import TlsFiles, parse_broker_url
 from wire.errors import ConfigError
 from wire.ids import DeviceId
-from wire.link_paho import TlsFiles, parse_broker_url
 from wire.packs import MAX_LEFT_OUT
 
 from .core.captured import CaptureRules

@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Final
 
 from wire import codec, topics
+from wire.endpoint import Endpoint, parse_broker_url
 from wire.errors import ConfigError, ModelfleetError, PeerError, StorageError
 from wire.link import Connected, Delivered, Disconnected, LinkEvent
-from wire.link_paho import Endpoint, PahoLink, parse_broker_url
+from wire.link_paho import PahoLink
 from wire.messages import ControllerPresence, Inventory, Reported
 
 from .adapters.content_files import find_damage

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from wire.endpoint import Endpoint, TlsFiles
 from wire.errors import ConfigError, StorageError, TransferError
 from wire.lifecycle import Code
-from wire.link_paho import Endpoint, TlsFiles
 
 from .adapters.content_files import has_bundles
 from .adapters.door import enrol

@@ -16,10 +16,10 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from wire.endpoint import Endpoint
 from wire.errors import ModelfleetError, PeerError, TransferError
 from wire.lifecycle import Code
 from wire.link import Connected, Disconnected, LinkEvent
-from wire.link_paho import Endpoint
 
 from .adapters import door
 from .adapters.identity import Identity

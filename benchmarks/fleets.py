@@ -16,7 +16,7 @@ from load import Asker, request_bytes
 from models import Models
 from programs import BIN, HOST, Program, free_ports, fresh_directory, run, wait_for
 
-from wire.link_paho import TlsFiles
+from wire.endpoint import TlsFiles
 
 DIGITS_INFER = "/v2/models/digits/infer"
 

@@ -7,13 +7,13 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from wire.endpoint import parse_broker_url
 from wire.errors import ConfigError
-from wire.link_paho import parse_broker_url
 
 from .alert_settings import LOOPBACK
 from .broker import EVERYWHERE, HOST
 from .capture_limits import CaptureLimits
-from .pki.authority import DEVICE_DAYS
+from .pki.grants import DEVICE_DAYS
 from .section import Section
 
 DEFAULT_BROKER_PORT: Final = 8883

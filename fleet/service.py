@@ -24,17 +24,19 @@ from fleet.api.patience import MAX_CONNECTIONS
 from fleet.capture_limits import CaptureLimits
 from fleet.courier import Courier
 from fleet.pki.access import Access, found_pki
-from fleet.pki.authority import DEVICE_DAYS, CertificateAuthority
+from fleet.pki.authority import CertificateAuthority
 from fleet.pki.door import Door
 from fleet.pki.enrolment import Enrolment
 from fleet.pki.folder import PkiFolder
+from fleet.pki.grants import DEVICE_DAYS
 from fleet.sections import DEFAULT_REQUESTS_PER_S
 from fleet.server import Server, make_server
 from fleet.store.store import Store
 from fleet.trust.authority import Authority
 from fleet.trust.ceremony import online_dir
+from wire.endpoint import TlsFiles
 from wire.errors import ConfigError, ModelfleetError, StorageError
-from wire.link_paho import PahoLink, TlsFiles
+from wire.link_paho import PahoLink
 
 from .audit import KEY_FILE, Witness
 from .controller import Controller

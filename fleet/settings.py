@@ -12,8 +12,8 @@ from typing import Final, Self
 from pydantic import ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
+from wire.endpoint import parse_broker_url
 from wire.errors import ConfigError
-from wire.link_paho import parse_broker_url
 
 from .alert_settings import LOOPBACK, AlertsSection
 from .broker import HOST

@@ -21,8 +21,8 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from agent.config import AgentConfig, load_config
+from wire.endpoint import parse_broker_url
 from wire.errors import ConfigError
-from wire.link_paho import parse_broker_url
 
 RUN_DIR: Final = Path("/run/modelfleet")
 DEFAULT_SOCKET: Final = RUN_DIR / "agent.sock"

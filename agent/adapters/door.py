@@ -10,6 +10,7 @@ from typing import TypeVar
 from pydantic import BaseModel
 
 from wire import codec
+from wire.endpoint import TlsFiles
 from wire.enrolment import (
     MAX_ANSWER_BYTES,
     Confirmed,
@@ -19,7 +20,6 @@ from wire.enrolment import (
     parse_token,
 )
 from wire.errors import PeerError
-from wire.link_paho import TlsFiles
 
 from .https import Connection
 from .identity import Identity

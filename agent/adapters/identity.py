@@ -23,9 +23,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from wire.endpoint import TlsFiles
 from wire.enrolment import CONFIRM_CONTEXT, RENEW_CONTEXT, ConfirmRequest, RenewRequest, Welcome
 from wire.errors import PeerError, StorageError
-from wire.link_paho import TlsFiles
 
 from .database import move_aside
 from .durable import storage_error, sync_directory, write_durably

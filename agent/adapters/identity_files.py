@@ -31,8 +31,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import TypeAdapter
 
+from wire.endpoint import TlsFiles
 from wire.errors import StorageError
-from wire.link_paho import TlsFiles
 
 from .database import move_aside
 from .durable import sealed, storage_error, unsealed, write_durably

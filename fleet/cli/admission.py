@@ -21,8 +21,8 @@ from fleet.pki.authority import new_request, read_certificate
 from fleet.pki.folder import KeyPair, write_private
 from fleet.pki.grants import observer_name
 from fleet.settings import FleetSettings, require_settings
+from wire.endpoint import parse_broker_url
 from wire.errors import ConfigError
-from wire.link_paho import parse_broker_url
 
 from .client import Client
 from .console import (

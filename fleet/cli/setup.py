@@ -24,8 +24,8 @@ from fleet.pki.access import found_pki
 from fleet.sections import DEFAULT_API_PORT, DEFAULT_BROKER_PORT, DEFAULT_DEVICES_PORT
 from fleet.settings import FILE_NAME, FleetSettings, require_settings, write_settings
 from fleet.trust.keys import OFFLINE_DIR
+from wire.endpoint import parse_broker_url
 from wire.errors import ConfigError, StorageError
-from wire.link_paho import parse_broker_url
 
 from .bearer import find_token, trusted
 from .console import parse_address, say

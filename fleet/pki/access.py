@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Final
 
 from fleet.store.store import Store
+from wire.endpoint import TlsFiles
 from wire.link import Connected, LinkEvent
-from wire.link_paho import PahoLink, TlsFiles
+from wire.link_paho import PahoLink
 
 from . import brokers
 from .authority import CertificateAuthority

@@ -19,8 +19,8 @@ from typing import Final, Literal
 from fleet.store.devices import Selection
 from fleet.store.identities import CertificateRow
 from fleet.store.store import Store
+from wire.endpoint import TlsFiles
 from wire.errors import TransferError
-from wire.link_paho import TlsFiles
 from wire.topics import ROOT
 
 from .access import Access

@@ -23,18 +23,15 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from wire.errors import ConfigError, PeerError
 
 from .folder import KeyPair, PkiFolder, write_private
-from .grants import CONTROLLER_NAME, OBSERVER_NAME
+from .grants import CERTIFICATE_URN, CONTROLLER_NAME, DEVICE_DAYS, OBSERVER_NAME
 
 DAY_MS: Final = 24 * 3_600_000
 CA_DAYS: Final = 20 * 365
 """Longer than a device lives: a new authority would have to be carried to each by hand."""
 PROGRAM_DAYS: Final = 365
 """The fleet's own programs; renewed where the authority is, when a third of it is left."""
-DEVICE_DAYS: Final = 30
 BACKDATE_MS: Final = 3_600_000
 """Certificates hold from an hour ago, or a tenth of a short life: clocks of one fleet differ."""
-CERTIFICATE_URN: Final = "urn:modelfleet:certificate:"
-"""A certificate's second name, with its serial number: NATS knows users by it, one by one."""
 MAX_CSR_BYTES: Final = 4096
 UNREADABLE: Final = (
     ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature, x509.InvalidVersion,

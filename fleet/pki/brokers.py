@@ -15,9 +15,16 @@ from typing import Final
 
 from wire.topics import ROOT
 
-from .authority import CERTIFICATE_URN
 from .folder import PkiFolder
-from .grants import AUDITOR_NAME, CONTROLLER_NAME, EVERYTHING, OBSERVER_NAME, grants, is_observer
+from .grants import (
+    AUDITOR_NAME,
+    CERTIFICATE_URN,
+    CONTROLLER_NAME,
+    EVERYTHING,
+    OBSERVER_NAME,
+    grants,
+    is_observer,
+)
 
 MAX_PACKET_BYTES: Final = 128 * 1024
 """Twice the largest message of the protocol; a payload bomb ends at the broker."""

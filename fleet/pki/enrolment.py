@@ -33,7 +33,6 @@ from .access import Access
 from .audit import Audit, Finding
 from .authority import (
     DAY_MS,
-    DEVICE_DAYS,
     PROGRAM_DAYS,
     CertificateAuthority,
     Issued,
@@ -42,7 +41,7 @@ from .authority import (
     read_certificate,
     read_request,
 )
-from .grants import observer_name
+from .grants import DEVICE_DAYS, observer_name
 
 TOKEN_LIFE_S: Final = 3600.0
 PRUNE_DAYS: Final = 30

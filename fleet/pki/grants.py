@@ -18,6 +18,10 @@ AUDITOR_NAME: Final = "fleet.audit"
 """Common names of programs. A device's id has no dot in it, so that none can be taken for one.
 
 The auditor may do everything; its certificates are made for one audit, and live for minutes."""
+DEVICE_DAYS: Final = 30
+"""How long a device's certificate holds."""
+CERTIFICATE_URN: Final = "urn:modelfleet:certificate:"
+"""A certificate's second name, with its serial number: NATS knows users by it, one by one."""
 EVERYTHING: Final = f"{topics.ROOT}/#"
 NOT_FOR_DEVICES: Final = frozenset({topics.ControllerAlert})
 """What the controller writes for observers: it speaks of all devices."""

@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from wire.endpoint import TlsFiles
 from wire.link import Connected, Delivered, Disconnected, LinkEvent
-from wire.link_paho import PahoLink, TlsFiles
+from wire.link_paho import PahoLink
 
 CONNECT_S: Final = 20.0
 """NATS reads its users a moment after it was told to."""

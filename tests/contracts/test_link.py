@@ -13,10 +13,11 @@ import pytest
 from fleet.broker import BrokerProcess, find_broker
 from fleet.pki.authority import CertificateAuthority
 from fleet.pki.folder import PkiFolder
+from wire.endpoint import TlsFiles
 from wire.errors import ConfigError
 from wire.link import Connected, Delivered, Disconnected, Published, Will
 from wire.link_memory import MemoryBroker, matches
-from wire.link_paho import PahoLink, TlsFiles
+from wire.link_paho import PahoLink
 
 WAIT_S = 30
 KINDS = [

@@ -15,7 +15,7 @@ from fleet.broker import BrokerProcess
 from fleet.pki.access import write_access
 from fleet.pki.authority import CertificateAuthority, read_request
 from fleet.pki.folder import KeyPair, PkiFolder
-from wire.link_paho import TlsFiles
+from wire.endpoint import TlsFiles
 
 WAIT_S = 30
 

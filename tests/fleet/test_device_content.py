@@ -19,8 +19,8 @@ from fleet.pki.authority import DAY_MS, CertificateAuthority
 from fleet.pki.folder import KeyPair, PkiFolder
 from tests.fleet.secured import new_key, new_request, now_unix_ms
 from tests.fleet.site import Site
+from wire.endpoint import TlsFiles
 from wire.errors import PeerError
-from wire.link_paho import TlsFiles
 
 PLAIN = b"a chunk " * 1000
 DIGEST = hashlib.sha256(PLAIN).hexdigest()

@@ -23,8 +23,8 @@ from fleet.store.identities import CertificateRow
 from fleet.store.store import Store
 from tests.fleet.secured import new_key, new_request, now_unix_ms, until
 from tests.fleet.test_broker import any_port
+from wire.endpoint import Endpoint, TlsFiles
 from wire.errors import ConfigError
-from wire.link_paho import Endpoint, TlsFiles
 
 pytestmark = pytest.mark.broker
 

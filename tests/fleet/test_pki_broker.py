@@ -11,9 +11,10 @@ from fleet.pki.grants import AUDITOR_NAME, CONTROLLER_NAME, grants
 from tests.fleet.secured import Client, Secured, until
 from tests.fleet.test_broker import any_port
 from wire import topics
+from wire.endpoint import Endpoint, TlsFiles
 from wire.errors import ConfigError
 from wire.link import Connected, Disconnected
-from wire.link_paho import Endpoint, PahoLink, TlsFiles
+from wire.link_paho import PahoLink
 
 pytestmark = pytest.mark.broker
 

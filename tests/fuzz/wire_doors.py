@@ -7,7 +7,7 @@ from tests.agent.runtime.mutant import SOURCES
 from tests.fuzz.door import Door
 from tests.fuzz.samples import matching, sample, sampled_json
 from tests.hostile import as_bytes
-from wire import codec, content, graph, ids, link_paho, manifest, topics, trust
+from wire import codec, content, endpoint, graph, ids, manifest, topics, trust
 from wire.errors import BundleError, ConfigError, PeerError
 from wire.messages import Message, Record
 
@@ -86,11 +86,11 @@ def doors():
     )
     yield Door(
         "broker url",
-        lambda data: link_paho.parse_broker_url(data.decode("utf-8", "replace")),
+        lambda data: endpoint.parse_broker_url(data.decode("utf-8", "replace")),
         (ConfigError,),
         lambda random: matching(URL_PATTERN, random).encode(),
         None,  # its parts are used one by one
-        ("wire.link_paho",),
+        ("wire.endpoint",),
     )
     yield Door(
         "release name",

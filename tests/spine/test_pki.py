@@ -9,7 +9,7 @@ import pytest
 
 from tests.fleet.secured import Client as Intruder
 from tests.spine.processes import Program, until
-from wire.link_paho import TlsFiles
+from wire.endpoint import TlsFiles
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(300)]
 
