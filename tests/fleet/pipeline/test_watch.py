@@ -418,35 +418,3 @@ def test_a_clock_that_was_ahead_is_forgiven(project: Project) -> None:
     project.fleet.now_unix_ms += 3_600_000
     waits = project.look()
     assert isinstance(waits, Start)
-
-
-@pytest.mark.parametrize(
-    ("line", "part"),
-    [
-        ('every = "often"', "is no duration"),
-        ("every = 7", "is no duration"),
-        ('budget = "many"', "budget"),
-        ("min_accuracy = 2", "min_accuracy"),
-        ('on = ["weather"]', "on"),
-        ("surprise = 1", "surprise"),
-        ("[", "pipeline.toml"),
-    ],
-)
-def test_a_faulty_section_is_refused_with_its_key(project: Project, line: str, part: str) -> None:
-    text = PROJECT.replace('on = ["drift"]', line)
-    (project.root / "pipeline.toml").write_text(text)
-    with pytest.raises(ConfigError, match=part.replace("[", r"\[")) as caught:
-        read_watched(project.root)
-    assert caught.value.code == "project_invalid"
-
-
-def test_a_folder_that_is_no_project_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError) as caught:
-        read_watched(tmp_path)
-    assert caught.value.code == "project_missing"
-
-
-def test_durations_and_budget_are_read_with_their_units(project: Project) -> None:
-    policy = read_watched(project.root).policy
-    assert policy.cooldown_ms == 3_600_000
-    assert (policy.budget_count, policy.budget_ms) == (4, 30 * DAY_MS)
