@@ -151,9 +151,9 @@ def decide(policy: Policy, seen: Seen, now_unix_ms: int) -> Decision:
         or _inaccurate(policy, seen)
         or (_scheduled(policy, seen) if due is not None and now_unix_ms >= due else None)
     )
-    if wish is None:
-        return Wait("nothing calls for a run", due)
     until, why = _held_back(policy, seen.runs, now_unix_ms)
+    if wish is None:
+        return Wait("nothing calls for a run", None if due is None else max(due, until))
     if now_unix_ms < until:
         return Wait(f"{wish.why}; {why}", until)
     return wish

@@ -94,6 +94,8 @@ def bed(tmp_path_factory, bundles):
         device.start()
         bed.until_online(DEVICE)
         check_serving(bed, {DEVICE: "1.0.0"})
+        # Told in a report of its own once a runtime has started, after it is online and serves.
+        bed.until("it says what it runs", lambda: bed.device(DEVICE)["inventory"].get("runtime"))
         yield bed
         bed.put_away()
         bed.store.remove()

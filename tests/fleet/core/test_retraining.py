@@ -176,6 +176,13 @@ SEEN = st.builds(
 )
 
 
+def test_a_schedule_that_the_budget_holds_back_is_looked_at_when_it_is_free_again():
+    hourly = replace(POLICY, every_ms=3_600_000, budget_count=1, budget_ms=2 * DAY)
+    seen = replace(QUIET, runs=[PastRun("schedule", NOW, NOW, "bless")])
+    found = decide(hourly, seen, NOW)
+    assert found == Wait("nothing calls for a run", NOW + 2 * DAY)
+
+
 @given(POLICIES, SEEN)
 def test_no_decision_breaks_the_rules(policy, seen):
     seen = replace(seen, runs=[r for r in seen.runs if r.started_unix_ms <= (r.ended_unix_ms or 0)])
