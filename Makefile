@@ -56,7 +56,7 @@ wheelhouse: $(STAMP)  ## all that a device needs to install without a network; A
 docs: $(STAMP)  ## docs/topics.md and docs/asyncapi.yaml, from what wire/ says
 	$(BIN)/python docs/generate.py
 
-bench: $(STAMP)  ## measured beside peers and floors, in about ten minutes; writes docs/performance.md
+bench: $(STAMP)  ## measured beside peers and floors, in about half an hour; writes docs/performance.md
 	$(BIN)/python benchmarks/run.py $(BENCH_ARGS)
 
 env: $(STAMP)

@@ -33,7 +33,7 @@ WIDTH = 100
 INTRODUCTION = """\
 # Performance
 
-Measured, not promised. `make bench` runs everything on loopback in about ten minutes and writes
+Measured, not promised. `make bench` runs everything on loopback in about half an hour and writes
 this page; `make bench BENCH_ARGS="--only swap"` runs one benchmark and only prints it. What is
 compared with what, and how, stands above each table; `benchmarks/` has the programs.
 
