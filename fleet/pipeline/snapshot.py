@@ -21,7 +21,7 @@ from wire.errors import BundleError, ConfigError
 from .columns import KINDS, read_columns, to_array, to_text
 from .project import FILE_NAME, PARTS, Data, Project
 from .split import canonical, split_rows
-from .table import Table
+from .table import ABOUT, Table
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -238,7 +238,9 @@ def _feature_names(data: Data, path: str, columns: pa.Table) -> tuple[str, ...]:
     if data.features:
         return data.features
     others = {data.label, *data.slices, *([data.key] if data.key else [])}
-    names = tuple(name for name in columns.column_names if name not in others)
+    names = tuple(
+        name for name in columns.column_names if name not in others and not name.startswith(ABOUT)
+    )
     if not names:
         raise BundleError(f"{path} has no column to feed a model with", code="data_invalid")
     return names
@@ -261,15 +263,21 @@ def _piece(
 
 def _check_columns(data: Data, wanted: Mapping[str, str], path: str, columns: pa.Table) -> None:
     there = set(columns.column_names)
+    named = {name for name in there if not name.startswith(ABOUT)}
     for name, key in wanted.items():
         if name not in there:
+            captured = (
+                f"captured rows have a tag as a column by `fleet capture export --slice {name}`; "
+                if key == "slices" and named < there
+                else ""
+            )
             raise BundleError(
                 f"{path} has no column {name!r}, which [data] {key} is about",
                 code="data_invalid",
-                hint=f"it has {', '.join(columns.column_names[:12])}"
+                hint=f"{captured}it has {', '.join(columns.column_names[:12])}"
                 + (" and more" if len(there) > 12 else ""),
             )
-    if extra := there - wanted.keys() if not data.features else None:
+    if extra := named - wanted.keys() if not data.features else None:
         raise BundleError(
             f"{path} has a column {min(extra)!r} that the first file does not have",
             code="data_invalid",
