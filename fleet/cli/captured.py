@@ -48,7 +48,7 @@ def export_table(client: Client, body: CaptureExportIn, wanted: Wanted) -> None:
     """Write the file, and tell what is in it and what is not.
 
     Raises:
-        ConfigError: `no_rows_to_export`, `captures_differ`, `column_twice` or `pipeline_missing`.
+        ConfigError: `no_rows_to_export`, or as `CapturedRows`.
         BundleError: The file of labels is wrong.
         PeerError: The controller refused it, or its answer is wrong.
         StorageError: `export_write`.

@@ -125,15 +125,22 @@ class CapturedRows:
             label: The name of the label's column, and a label of each of these rows.
 
         Raises:
-            ConfigError: `captures_differ`, `column_twice` or `pipeline_missing`.
+            ConfigError: `captures_differ`, `column_twice`, `tag_unknown` or `pipeline_missing`.
             StorageError: `export_write`.
         """
         check_installed()
         import pyarrow as pa
         from pyarrow import parquet
 
+        tags = self._tag_names()
+        if unknown := sorted(set(slices) - tags):
+            raise ConfigError(
+                f"none of the rows is of a device with a tag {unknown[0]!r}",
+                code="tag_unknown",
+                hint=f"their tags are {', '.join(sorted(tags)) or 'none'}",
+            )
         columns = {name: self._feature(name, rows) for name in self.features}
-        tagged = {f"tag.{tag}": self._tag(tag) for tag in sorted(self._tag_names())}
+        tagged = {f"tag.{tag}": self._tag(tag) for tag in sorted(tags)}
         about = {name: _joined(name, parts) for name, parts in self.about.items()} | tagged
         more = {ABOUT + name: pa.array(values[rows]) for name, values in about.items()}
         more |= {name: pa.array(self._tag(name)[rows]) for name in slices}

@@ -20,6 +20,7 @@ from wire.errors import BundleError, ConfigError
 
 from .columns import KINDS, read_columns, to_array, to_text
 from .project import FILE_NAME, PARTS, Data, Project
+from .repeats import take_once
 from .split import canonical, split_rows
 from .table import ABOUT, Table
 
@@ -58,12 +59,14 @@ class Snapshot:
         parts: Number of each row's part, in the order of `PARTS`.
         sources: Where they come from.
         sha256: Digest of the rows themselves, whatever files they were in.
+        repeated_count: Captured rows that an earlier source has too; they are taken once.
     """
 
     table: Table
     parts: npt.NDArray[np.int8]
     sources: tuple[Source, ...]
     sha256: str
+    repeated_count: int
 
     def part(self, *names: str) -> Table:
         """Return the rows of some parts."""
@@ -112,7 +115,8 @@ def read_snapshot(
         left = max(0, left - columns.nbytes)
         read.append((source.path, columns))
     names = _feature_names(data, *read[0])
-    pieces = [_piece(project, names, path, columns) for path, columns in read]
+    kept, repeated_count = take_once(read, data.label)
+    pieces = [_piece(project, names, path, columns) for path, columns in kept]
     table = _joined([piece for piece, _ in pieces], names)
     keys = np.concatenate([key for _, key in pieces if key is not None]) if data.key else None
     parts = split_rows(table.values, keys, data.split)
@@ -125,6 +129,7 @@ def read_snapshot(
             for source, (_, columns) in zip(sources, read, strict=True)
         ),
         sha256=digest_of_rows(table),
+        repeated_count=repeated_count,
     )
 
 

@@ -49,9 +49,9 @@ def packed(*given):
     return pack(list(given), "c-1", "line", is_all=True).body
 
 
-def read(*packs, manifest=None, **options):
+def read(*packs, manifest=None, tags=TAGS, **options):
     known = release(X) if manifest is None else manifest
-    return CapturedRows.read(packs, lambda *_: known, TAGS, **options)
+    return CapturedRows.read(packs, lambda *_: known, tags, **options)
 
 
 def written(path, captured, **options):
@@ -150,11 +150,19 @@ def test_releases_of_other_features_make_no_one_table():
                                      {"slices": ("y",), "label": ("y", np.array([1]))},
                                      {"label": ("captured.answer", np.array([1]))}])  # fmt: skip
 def test_no_column_is_there_twice(tmp_path, options):
-    captured = read(("cam-01", packed(row([1, 2, 3]))))
+    tags = {"cam-01": {"a": "1", "y": "2"}}
+    captured = read(("cam-01", packed(row([1, 2, 3]))), tags=tags)
     with pytest.raises(ConfigError) as refusal:
         written(tmp_path / "r.parquet", captured, **options)
     assert refusal.value.code == "column_twice"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tag_that_no_device_has_is_no_column(tmp_path):
+    captured = read(("cam-01", packed(row([1, 2, 3]))))
+    with pytest.raises(ConfigError, match="'sight'") as refusal:
+        written(tmp_path / "r.parquet", captured, slices=("sight",))
+    assert refusal.value.hint == "their tags are site"
 
 
 # -- labels
@@ -260,6 +268,14 @@ def test_old_and_captured_rows_are_one_snapshot_whichever_comes_first(make, tmp_
     assert table.slices["site"][mine].tolist() == ["lab"] * 100 + ["hall"] * 100
 
 
+def test_captured_rows_are_validated_as_the_rows_that_they_go_with(make, tmp_path, fleet):
+    folder = make(tmp_path / "p")
+    exported(tmp_path / "new.parquet")
+    schema = tmp_path / "s.pbtxt"
+    fleet("data", "infer", folder / "data/rows.parquet", "--output", schema)
+    fleet("data", "validate", tmp_path / "new.parquet", "--schema", schema)
+
+
 def test_what_is_said_of_a_row_is_read_where_it_is_named(make, tmp_path):
     toml = TOML.replace('slices = ["site"]', 'slices = ["captured.device"]')
     folder = make(tmp_path / "p", toml=toml)
@@ -277,6 +293,33 @@ def test_a_slice_that_was_not_exported_is_told_with_what_to_do(make, tmp_path):
     with pytest.raises(BundleError, match="no column 'site'") as refusal:
         read_snapshot(project, find_sources(project))
     assert "fleet capture export --slice site" in refusal.value.hint
+
+
+def test_a_row_that_two_exports_have_is_taken_once(make, tmp_path, told):
+    folder = make(tmp_path / "p")
+    exported(folder / "data/monday.parquet", count=120)
+    monday = parquet.read_table(folder / "data/monday.parquet")
+    parquet.write_table(monday, folder / "data/again.parquet")  # sorted before it
+    parquet.write_table(monday.slice(0, 20), folder / "data/some.parquet")
+    record = run_pipeline(load_project(folder), Options(until="snapshot", push=False), told)
+    assert record.data.row_count == 720
+    assert record.data.repeated_count == 140
+    counts = {source.path: source.row_count for source in record.data.sources}
+    assert counts["data/some.parquet"] == 20
+    assert "140 captured rows are in two files, and taken once" in told.details["snapshot"]
+
+
+def test_a_row_that_two_exports_label_differently_is_refused(make, tmp_path):
+    folder = make(tmp_path / "p")
+    exported(folder / "data/monday.parquet", count=20)
+    table = parquet.read_table(folder / "data/monday.parquet")
+    wrong = table.set_column(
+        table.column_names.index("y"), "y", pa.array([1 - y for y in table["y"].to_pylist()])
+    )
+    parquet.write_table(wrong.slice(3, 2), folder / "data/tuesday.parquet")
+    project = load_project(folder)
+    with pytest.raises(BundleError, match=r"in data/monday\.parquet and '[01]' in data/tuesday"):
+        read_snapshot(project, find_sources(project))
 
 
 def test_a_run_over_old_and_captured_rows_is_kept_and_made_again_byte_for_byte(
