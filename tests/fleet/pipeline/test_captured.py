@@ -338,3 +338,19 @@ def test_a_run_over_old_and_captured_rows_is_kept_and_made_again_byte_for_byte(
     assert {state for _, state in told.steps} == {"cached"}
     (kept,) = records(folder)
     assert json.dumps(kept["data"]["sources"]).count("sha256") == 2
+
+
+# -- the command
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--output", "r.parquet"), "--unlabelled"),
+        (("--output", "r.csv", "--unlabelled"), "file.parquet"),
+        (("--output", "r.npz", "--labels", "l.csv"), "a .npz has no label"),
+    ],
+)
+def test_an_export_that_makes_no_sense_asks_nobody(fleet, tmp_path, words, said):
+    refused = fleet("capture", "export", "line", *words, cwd=tmp_path, check=2)
+    assert said in refused.stderr
