@@ -51,7 +51,7 @@ class Export:
         made = cls()
         devices: set[str] = set()
         left_out: set[str] = set()
-        for device, body in _packs(pieces):
+        for device, body in read_packs(pieces):
             for rows in read_pack(body).groups:
                 made._add(device, rows)
                 left_out.update(rows.group.left_out)
@@ -123,7 +123,12 @@ def _differ(how: str) -> ConfigError:
     )
 
 
-def _packs(pieces: Iterable[bytes]) -> Iterator[tuple[str, bytes]]:
+def read_packs(pieces: Iterable[bytes]) -> Iterator[tuple[str, bytes]]:
+    """Return packs, each with its device, of what the controller streams.
+
+    Raises:
+        PeerError: `answer_invalid`: the stream is none, or ends too soon.
+    """
     buffer, stream = bytearray(), iter(pieces)
     while True:
         while (end := buffer.find(b"\n", 0, MAX_LINE_BYTES)) < 0:

@@ -45,6 +45,13 @@ def add_routes(app: FastAPI, controller: Controller) -> None:
         with controller.store.read() as tx:
             return _release(tx, aliases.resolve(tx, model, version), by.scope)
 
+    @app.get(f"{ONE}/manifest", response_class=Response, openapi_extra=needs(Right.SEE))
+    def show_manifest(model: str, version: str) -> Response:
+        """Show the manifest of a release, byte for byte as its bundle has it."""
+        with controller.store.read() as tx:
+            body = aliases.resolve(tx, model, version).manifest_body
+        return Response(body.encode(), media_type="application/json")
+
     @app.get("/v1/models/{model}/history", openapi_extra=needs(Right.SEE))
     def show_history(
         by: By,

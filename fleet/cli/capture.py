@@ -20,6 +20,7 @@ from fleet.api.capture_schemas import (
 )
 from wire.capture import MAX_CAPTURE_LIMIT
 
+from .captured import Wanted, export_table
 from .client import Client
 from .console import (
     Controller,
@@ -137,7 +138,28 @@ def list_captures(
 
 def export(
     model: Model,
-    output: Annotated[Path, typer.Option(help="The .npz file to write.")],
+    output: Annotated[
+        Path, typer.Option(help="The file to write: .parquet to train with, or .npz of all arrays.")
+    ],
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="Right answers by row_id or request_id: a .csv or .parquet."),
+    ] = None,
+    label: Annotated[
+        str, typer.Option(help="Name of the label's column in the file, as in [data] label.")
+    ] = "label",
+    unlabelled: Annotated[
+        bool, typer.Option("--unlabelled", help="Write the rows that have no label yet, to label.")
+    ] = False,
+    slices: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--slice", help="Tag of the devices to write as a column of this name; repeatable."
+        ),
+    ] = None,
+    version: Annotated[
+        str | None, typer.Option(help="Only rows that this version answered; with .parquet.")
+    ] = None,
     since: Annotated[
         str | None, typer.Option(help="Only what came so long ago at most, such as 7d.")
     ] = None,
@@ -145,16 +167,38 @@ def export(
     match: Match = None,
     controller: Controller = None,
 ) -> None:
-    """Write captured rows into a file: X, the answers, and where and when each row was answered."""
-    from fleet.capture_export import Export
+    """Write captured rows into a file.
 
+    A .parquet has the features by their names, the label, and in columns `captured.…` what each row is:
+    its id, the request's id, device, tags, time, version, answer and score. --labels is a file with a
+    column label, and row_id or request_id, perhaps device; without a label a row is not written.
+
+    A .npz has X, the answers, and where and when each row was answered.
+    """
     body = CaptureExportIn(
         model=given_name(model, what="model name"),
         since_s=parse_seconds(since, option="--since") if since is not None else None,
         **_of_devices(device, match),
     )
+    if output.suffix == ".parquet":
+        if labels is None and not unlabelled:
+            raise typer.BadParameter("give it, or --unlabelled", param_hint="--labels")
+        wanted = Wanted(output, labels, label, tuple(slices or ()), version, is_rest=unlabelled)
+        with Client(controller) as client:
+            export_table(client, body, wanted)
+        return
+    if output.suffix != ".npz":
+        raise typer.BadParameter("name a file.parquet or a file.npz", param_hint="--output")
+    if labels is not None or unlabelled or slices or version is not None:
+        raise typer.BadParameter("a .npz has no label; write a .parquet", param_hint="--output")
     with Client(controller) as client:
-        rows = Export.read(client.fetch("/v1/capture-exports", body))
+        _export_arrays(client, body, output)
+
+
+def _export_arrays(client: Client, body: CaptureExportIn, output: Path) -> None:
+    from fleet.capture_export import Export
+
+    rows = Export.read(client.fetch("/v1/capture-exports", body))
     rows.write(output)
     say(
         f"wrote {counted(rows.row_count, 'row')} of {counted(rows.device_count, 'device')} to {output}"

@@ -56,6 +56,10 @@ class Client:
         """Return one thing, about devices with these tags only."""
         return _parse(kind, self._request("GET", path, params=_pairs(match, query)))
 
+    def get_bytes(self, path: str) -> bytes:
+        """Return one thing as the controller has it."""
+        return self._request("GET", path).content
+
     def status(self) -> Status:
         """Return how the controller is; it answers when it is not well, too."""
         try:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -31,22 +32,30 @@ CELL_BYTES: Final = 8
 KINDS: Final = (".parquet", ".csv", ".npz")
 
 
-def read_columns(path: Path, shown: str, *, max_bytes: int = MAX_DATA_BYTES) -> pa.Table:
+def read_columns(
+    path: Path, shown: str, *, max_bytes: int = MAX_DATA_BYTES, texts: Sequence[str] = ()
+) -> pa.Table:
     """Return the columns of a file.
 
     Args:
         path: Where it is.
         shown: Its name in errors.
         max_bytes: What it may take in memory.
+        texts: Columns of a CSV that are text, whatever they look like.
 
     Raises:
         ConfigError: `pipeline_missing`: pyarrow is not installed.
         BundleError: `data_unreadable` or `data_invalid`.
     """
-    _check_installed()
+    check_installed()
     import pyarrow as pa
 
-    reader = {".parquet": _read_parquet, ".csv": _read_csv, ".npz": _read_npz}.get(path.suffix)
+    readers: dict[str, Callable[[Path, str, int], pa.Table]] = {
+        ".parquet": _read_parquet,
+        ".csv": partial(_read_csv, texts=texts),
+        ".npz": _read_npz,
+    }
+    reader = readers.get(path.suffix)
     if reader is None:
         raise BundleError(
             f"{shown} is of no kind that can be read",
@@ -118,7 +127,12 @@ def to_text(column: pa.ChunkedArray, where: str) -> Array:
     return array if array.dtype.kind == "U" else np.array([str(v) for v in array.tolist()])
 
 
-def _check_installed() -> None:
+def check_installed() -> None:
+    """Check that pyarrow is there.
+
+    Raises:
+        ConfigError: `pipeline_missing`.
+    """
     try:
         import pyarrow as pa  # noqa: F401
     except ImportError as exc:
@@ -145,7 +159,8 @@ def _read_parquet(path: Path, shown: str, max_bytes: int) -> pa.Table:
         return pa.Table.from_batches(batches, schema=file.schema_arrow)
 
 
-def _read_csv(path: Path, shown: str, max_bytes: int) -> pa.Table:
+def _read_csv(path: Path, shown: str, max_bytes: int, texts: Sequence[str]) -> pa.Table:
+    import pyarrow as pa
     from pyarrow import csv
 
     with path.open("rb") as handle:
@@ -158,7 +173,11 @@ def _read_csv(path: Path, shown: str, max_bytes: int) -> pa.Table:
         lines = sum(block.count(b"\n") for block in _blocks(handle)) + 1
         _check_size(shown, lines, header.count(b",") + 1, max_bytes)
         handle.seek(0)
-        return csv.read_csv(handle, csv.ReadOptions(block_size=MAX_LINE_BYTES, use_threads=False))
+        return csv.read_csv(
+            handle,
+            csv.ReadOptions(block_size=MAX_LINE_BYTES, use_threads=False),
+            convert_options=csv.ConvertOptions(column_types=dict.fromkeys(texts, pa.string())),
+        )
 
 
 def _blocks(handle: Any) -> Iterable[bytes]:

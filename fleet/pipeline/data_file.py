@@ -9,13 +9,14 @@ import numpy as np
 
 from .columns import read_columns, to_array
 from .statistics import Column, column_of
+from .table import ABOUT
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
 def read_data(path: Path) -> tuple[Column, ...]:
-    """Return the columns of a Parquet, CSV or NPZ file.
+    """Return the columns of a Parquet, CSV or NPZ file, without what is said about captured rows.
 
     Missing values keep whole numbers whole, where a table that a model is fed has NaN and so floats.
 
@@ -27,6 +28,7 @@ def read_data(path: Path) -> tuple[Column, ...]:
     return tuple(
         _column(name, column, f"{path}: column {name!r}")
         for name, column in zip(table.column_names, table.columns, strict=True)
+        if not name.startswith(ABOUT)
     )
 
 

@@ -103,23 +103,38 @@ def add_search(page: Page, found: dict[str, Any]) -> None:
     """Add what `tune` found, as `fleet.pipeline.searching` writes it."""
     page.heading(f"Search over {len(found['trials'])} trials")
     page.text(found["rule"], "quiet")
+    folds = found["folds"]
+    if folds > 1:
+        page.text(
+            f"Each figure is a mean over {folds} folds of the train rows. A trial is pruned when its mean"
+            " over the folds so far is behind the median of those before it.",
+            "quiet",
+        )
     values = [trial["values"][0] if trial["values"] else None for trial in found["trials"]]
     if charts.has_matplotlib() and any(value is not None for value in values):
         page.picture(
             charts.search(values, _best_until(values, found["direction"]), found["metric"])
         )
     page.table(
-        ("trial", "", *found["objectives"], "parameters"),
+        ("trial", "", *found["objectives"], *(["folds"] if folds > 1 else []), "parameters"),
         [
             (
                 trial["number"] + 1,
                 trial["state"],
                 *(trial["values"] or [None] * len(found["objectives"])),
+                *([_folds(trial, folds)] if folds > 1 else []),
                 trial["reason"] or _parameters(trial["parameters"]),
             )
             for trial in found["trials"][:MAX_ROWS]
         ],
     )
+
+
+def _folds(trial: dict[str, Any], count: int) -> str:
+    """Return how far a trial came: what it had reached tells why it was pruned."""
+    if trial["state"] != "pruned":
+        return f"{count}" if trial["values"] else ""
+    return f"{len(trial['reported'])} of {count}, mean {trial['reported'][-1]:.4g}"
 
 
 def _best_until(values: list[float | None], direction: str) -> list[float]:

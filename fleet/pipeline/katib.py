@@ -63,6 +63,7 @@ class _Spec(_Part):
     algorithm: _Algorithm = _Algorithm()
     jobs: Annotated[int | None, Field(alias="parallelTrialCount", ge=1, le=64)] = None
     trials: Annotated[int | None, Field(alias="maxTrialCount", ge=1, le=10_000)] = None
+    early_stopping: object = Field(None, alias="earlyStopping")
 
 
 class _Experiment(_Part):
@@ -113,6 +114,8 @@ def read_katib(text: str) -> Katib:
         notes.append(
             f"The goal {spec.objective.goal:g} does not end the search: all trials are made."
         )
+    if spec.early_stopping is not None:
+        notes.append("earlyStopping prunes nothing here: [tune] folds does, by the median.")
     space: dict[str, Range | Choice] = {}
     for parameter in spec.parameters:
         if parameter.name in space:

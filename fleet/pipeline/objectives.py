@@ -40,6 +40,7 @@ class Trial:
         parameters: What was tried.
         values: One an objective; none unless it is complete.
         reason: Why it failed.
+        reported: The first objective's mean over the first 1, 2, … folds, as far as it came.
     """
 
     number: int
@@ -47,6 +48,7 @@ class Trial:
     parameters: Parameters
     values: tuple[float, ...] = ()
     reason: str = ""
+    reported: tuple[float, ...] = ()
 
 
 def front_of(trials: Sequence[Trial], objectives: Sequence[Objective]) -> tuple[Trial, ...]:

@@ -295,6 +295,7 @@ def _describe(project: Project, snapshot: Snapshot) -> dict[str, Any]:
         "slices": project.data.slices,
         "parts": {name: len(part.values) for name, part in parts.items()},
         "classes": classes if len(classes[PARTS[0]]) <= MAX_CLASSES else {},
+        "repeated_count": snapshot.repeated_count,
         "source_rows": [source.row_count for source in snapshot.sources],
     }
 
@@ -302,7 +303,9 @@ def _describe(project: Project, snapshot: Snapshot) -> dict[str, Any]:
 def _tell_rows(folder: Path) -> str:
     facts = read_facts(folder)
     parts = ", ".join(f"{facts['parts'][name]} {name}" for name in PARTS)
-    return f"{facts['row_count']} rows of {len(facts['feature_names'])} features: {parts}"
+    repeated = facts["repeated_count"]
+    once = f"; {repeated} captured rows are in two files, and taken once" if repeated else ""
+    return f"{facts['row_count']} rows of {len(facts['feature_names'])} features: {parts}{once}"
 
 
 def _tell_parity(folder: Path) -> str:

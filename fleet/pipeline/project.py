@@ -151,6 +151,8 @@ class Tune(Section):
 
     trials: Annotated[int, Field(ge=1, le=10_000)] = 20
     jobs: Annotated[int, Field(ge=1, le=64)] = 1
+    folds: Annotated[int, Field(ge=1, le=10)] = 1
+    """Over how many folds of the train rows a trial is judged; with 1 by the validation rows."""
     metric: str = "accuracy"
     direction: Literal["maximize", "minimize"] = "maximize"
     search: dict[str, Settings] = Field(default_factory=dict)

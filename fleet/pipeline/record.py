@@ -58,6 +58,8 @@ class DataRecord(_Part):
     label: str
     slices: tuple[str, ...] = ()
     sources: tuple[SourceRecord, ...]
+    repeated_count: int = 0
+    """Captured rows that an earlier source has too; each is taken once."""
     parts: dict[str, int]
     """Rows of each part of the split."""
     classes: dict[str, dict[str, int]] = Field(default_factory=dict)

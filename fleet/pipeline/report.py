@@ -114,6 +114,8 @@ def _data(page: Page, record: RunRecord) -> None:
         " Each row's part follows from a hash of the row, so that it stays where it is when rows"
         " are added."
     )
+    if data.repeated_count:
+        page.text(f"{data.repeated_count:,} captured rows are in two files, and taken once.")
     if charts.has_matplotlib():
         page.picture(charts.stacked_shares(data.parts))
         if data.classes:

@@ -20,8 +20,9 @@ from wire.errors import BundleError, ConfigError
 
 from .columns import KINDS, read_columns, to_array, to_text
 from .project import FILE_NAME, PARTS, Data, Project
-from .split import canonical, split_rows
-from .table import Table
+from .repeats import take_once
+from .split import FloatArray, buckets_of, canonical, parts_of
+from .table import ABOUT, Table
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -31,6 +32,8 @@ Array = npt.NDArray[Any]
 MAX_SOURCES: Final = 10_000
 REFERENCE: Final = "reference"
 """The rows that the model has not been trained on, all parts of them together."""
+BUCKETS: Final = "buckets"
+"""Of the rows to train on; what folds are made by."""
 _EPOCH: Final = (1980, 1, 1, 0, 0, 0)
 
 
@@ -56,14 +59,18 @@ class Snapshot:
     Attributes:
         table: All of them, in the order of the sources and their rows.
         parts: Number of each row's part, in the order of `PARTS`.
+        buckets: What the parts were told by.
         sources: Where they come from.
         sha256: Digest of the rows themselves, whatever files they were in.
+        repeated_count: Captured rows that an earlier source has too; they are taken once.
     """
 
     table: Table
     parts: npt.NDArray[np.int8]
+    buckets: FloatArray
     sources: tuple[Source, ...]
     sha256: str
+    repeated_count: int
 
     def part(self, *names: str) -> Table:
         """Return the rows of some parts."""
@@ -112,19 +119,23 @@ def read_snapshot(
         left = max(0, left - columns.nbytes)
         read.append((source.path, columns))
     names = _feature_names(data, *read[0])
-    pieces = [_piece(project, names, path, columns) for path, columns in read]
+    kept, repeated_count = take_once(read, data.label)
+    pieces = [_piece(project, names, path, columns) for path, columns in kept]
     table = _joined([piece for piece, _ in pieces], names)
     keys = np.concatenate([key for _, key in pieces if key is not None]) if data.key else None
-    parts = split_rows(table.values, keys, data.split)
+    buckets = buckets_of(table.values, keys)
+    parts = parts_of(buckets, data.split)
     _check_parts(parts, data, len(table.values))
     return Snapshot(
         table=table,
         parts=parts,
+        buckets=buckets,
         sources=tuple(
             Source(source.path, source.sha256, columns.num_rows)
             for source, (_, columns) in zip(sources, read, strict=True)
         ),
         sha256=digest_of_rows(table),
+        repeated_count=repeated_count,
     )
 
 
@@ -157,10 +168,15 @@ def digest_of_rows(table: Table) -> str:
 
 
 def save_snapshot(snapshot: Snapshot, folder: Path) -> None:
-    """Write one file a part, and one of what the model is not trained on; equal rows, equal bytes."""
+    """Write one file a part, and one of what the model is not trained on; equal rows, equal bytes.
+
+    One more has the buckets of the rows to train on.
+    """
     for name in PARTS:
         (folder / f"{name}.npz").write_bytes(encode_table(snapshot.part(name)))
     (folder / f"{REFERENCE}.npz").write_bytes(encode_table(snapshot.part(*PARTS[1:])))
+    trained = snapshot.buckets[snapshot.parts == 0]
+    (folder / f"{BUCKETS}.npz").write_bytes(_npz({PARTS[0]: trained}))
 
 
 def load_part(folder: Path, name: str) -> Table:
@@ -169,12 +185,7 @@ def load_part(folder: Path, name: str) -> Table:
     Raises:
         BundleError: `data_unreadable`.
     """
-    path = folder / f"{name}.npz"
-    try:
-        with path.open("rb") as file:
-            arrays = read_arrays(path, file)
-    except OSError as exc:
-        raise BundleError(f"cannot read {path}: {exc.strerror}", code="data_unreadable") from exc
+    arrays = _load(folder / f"{name}.npz")
     slices = [str(name) for name in arrays["slice_names"].tolist()]
     return Table(
         values=arrays["X"],
@@ -184,6 +195,15 @@ def load_part(folder: Path, name: str) -> Table:
     )
 
 
+def load_buckets(folder: Path) -> FloatArray:
+    """Return the buckets of the rows to train on of a saved snapshot, shape (n_rows,).
+
+    Raises:
+        BundleError: `data_unreadable`.
+    """
+    return _load(folder / f"{BUCKETS}.npz")[PARTS[0]]
+
+
 def load_parts(folder: Path, names: Sequence[str]) -> Table:
     """Return several parts of a saved snapshot as one table.
 
@@ -191,7 +211,12 @@ def load_parts(folder: Path, names: Sequence[str]) -> Table:
         BundleError: `data_unreadable`.
     """
     parts = [load_part(folder, name) for name in names]
-    return _joined(parts, parts[0].feature_names)
+    return join_tables(parts)
+
+
+def join_tables(tables: Sequence[Table]) -> Table:
+    """Return tables of the same columns as one."""
+    return _joined(tables, tables[0].feature_names)
 
 
 def encode_table(table: Table) -> bytes:
@@ -205,6 +230,14 @@ def encode_table(table: Table) -> bytes:
     if table.labels is not None:
         arrays["y"] = table.labels
     return _npz(arrays)
+
+
+def _load(path: Path) -> dict[str, Array]:
+    try:
+        with path.open("rb") as file:
+            return read_arrays(path, file)
+    except OSError as exc:
+        raise BundleError(f"cannot read {path}: {exc.strerror}", code="data_unreadable") from exc
 
 
 def _npz(arrays: Mapping[str, Array]) -> bytes:
@@ -238,7 +271,9 @@ def _feature_names(data: Data, path: str, columns: pa.Table) -> tuple[str, ...]:
     if data.features:
         return data.features
     others = {data.label, *data.slices, *([data.key] if data.key else [])}
-    names = tuple(name for name in columns.column_names if name not in others)
+    names = tuple(
+        name for name in columns.column_names if name not in others and not name.startswith(ABOUT)
+    )
     if not names:
         raise BundleError(f"{path} has no column to feed a model with", code="data_invalid")
     return names
@@ -261,15 +296,21 @@ def _piece(
 
 def _check_columns(data: Data, wanted: Mapping[str, str], path: str, columns: pa.Table) -> None:
     there = set(columns.column_names)
+    named = {name for name in there if not name.startswith(ABOUT)}
     for name, key in wanted.items():
         if name not in there:
+            captured = (
+                f"captured rows have a tag as a column by `fleet capture export --slice {name}`; "
+                if key == "slices" and named < there
+                else ""
+            )
             raise BundleError(
                 f"{path} has no column {name!r}, which [data] {key} is about",
                 code="data_invalid",
-                hint=f"it has {', '.join(columns.column_names[:12])}"
+                hint=f"{captured}it has {', '.join(columns.column_names[:12])}"
                 + (" and more" if len(there) > 12 else ""),
             )
-    if extra := there - wanted.keys() if not data.features else None:
+    if extra := named - wanted.keys() if not data.features else None:
         raise BundleError(
             f"{path} has a column {min(extra)!r} that the first file does not have",
             code="data_invalid",

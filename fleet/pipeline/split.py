@@ -16,26 +16,48 @@ import numpy.typing as npt
 from .project import Split
 
 Array = npt.NDArray[Any]
+FloatArray = npt.NDArray[np.float64]
 
 SALT: Final = b"modelfleet split 1\n"
 """Part of what is hashed: another one would be another split."""
 BUCKETS: Final = float(2**64)
 
 
-def split_rows(values: Array, keys: Array | None, split: Split) -> npt.NDArray[np.int8]:
-    """Return the number of each row's part, in the order of `PARTS`; shape (n_rows,).
+def buckets_of(values: Array, keys: Array | None) -> FloatArray:
+    """Return a number in [0, 1) for each row, the same for equal ones; shape (n_rows,).
 
     Args:
         values: Shape (n_rows, n_features).
         keys: What is hashed instead of a row's values, shape (n_rows,), or None.
-        split: The shares; kept up to chance, which is sqrt(share (1 - share) / n_rows).
     """
-    buckets = np.fromiter(
+    return np.fromiter(
         (_bucket(content) for content in _contents(values if keys is None else keys[:, None])),
         dtype=np.float64,
         count=len(values),
     )
-    edges = np.cumsum(split.shares)[:-1]
+
+
+def parts_of(buckets: FloatArray, split: Split) -> npt.NDArray[np.int8]:
+    """Return the number of each row's part, in the order of `PARTS`; shape (n_rows,).
+
+    Args:
+        buckets: Of `buckets_of`.
+        split: The shares; kept up to chance, which is sqrt(share (1 - share) / n_rows).
+    """
+    return np.searchsorted(np.cumsum(split.shares)[:-1], buckets, side="right").astype(np.int8)
+
+
+def folds_of(buckets: FloatArray, split: Split, count: int) -> npt.NDArray[np.int8]:
+    """Return the number of the fold of each row that is trained on, from 0; shape (n_rows,).
+
+    The buckets of the part are cut once more, so that a row's fold stays too, and rows of one key are in one.
+
+    Args:
+        buckets: Of the rows of the first part.
+        split: The shares.
+        count: How many folds.
+    """
+    edges = np.linspace(0, split.train, count + 1)[1:-1]
     return np.searchsorted(edges, buckets, side="right").astype(np.int8)
 
 

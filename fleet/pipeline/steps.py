@@ -22,7 +22,7 @@ ORDER: Final = (
     "release", "rollout",
 )  # fmt: skip
 """Every step that there is, in the order of a run."""
-REVISIONS: Final[Mapping[str, int]] = dict.fromkeys(ORDER, 1)
+REVISIONS: Final[Mapping[str, int]] = {**dict.fromkeys(ORDER, 1), "snapshot": 2, "tune": 2}
 """Counted up when the code of a step changes what it makes of the same inputs."""
 ID_CHARS: Final = 12
 """Of a run's id: 48 bits, so that two of a million runs share one by a chance of 0.2 %."""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
+
+ABOUT: Final = "captured."
+"""What names of columns begin with that say what a captured row is; a model is fed none that nobody names."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,8 +50,8 @@ _STATES: Final[Mapping[TrialState, State]] = {
 
 Report = Callable[[int, float], None]
 Evaluate = Callable[[Parameters, Report], Mapping[str, float]]
-"""Called with parameters and a function to report the first objective after each fold, by the fold's
-number; returns all objectives by metric. `Pruned` must pass through. It trains, converts and asks in
+"""Called with parameters and a function to report the mean of the first objective after each fold but the
+last, by the fold's number from 0; returns all objectives by metric. `Pruned` must pass through. It trains, converts and asks in
 child processes; where trials run at once it is called in threads, which only wait for them."""
 
 
@@ -293,7 +293,9 @@ def _distribution(parameter: Range | Choice) -> BaseDistribution:
 def _trial(frozen: FrozenTrial, number: int) -> Trial:
     state = _STATES[frozen.state]
     values = tuple(frozen.values) if state == "complete" else ()
-    return Trial(number, state, dict(frozen.params), values, frozen.user_attrs.get(_REASON, ""))
+    reported = tuple(value for _, value in sorted(frozen.intermediate_values.items()))
+    reason = frozen.user_attrs.get(_REASON, "")
+    return Trial(number, state, dict(frozen.params), values, reason, reported)
 
 
 def _key(parameters: Mapping[str, Any]) -> str:

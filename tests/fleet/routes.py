@@ -119,6 +119,7 @@ ROUTES = {
         RELEASER, at("/v1/models/digits/retraining", json={"is_stopped": True}), is_whole=True
     ),
     ("GET", A_RELEASE): Route(VIEWER, at(OLD)),
+    ("GET", f"{A_RELEASE}/manifest"): Route(VIEWER, at(f"{OLD}/manifest")),
     ("GET", f"{A_RELEASE}/lineage"): Route(VIEWER, at(f"{OLD}/lineage?device=DEVICE"), NO_DEVICE),
     ("GET", f"{A_RELEASE}/run"): Route(VIEWER, at(f"{OLD}/run")),
     ("PUT", f"{A_RELEASE}/run"): Route(

@@ -7,13 +7,17 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from fleet.pipeline.project import Split
-from fleet.pipeline.split import _contents, split_rows
+from fleet.pipeline.split import _contents, buckets_of, folds_of, parts_of
 
 SPLIT = Split()
 
 
 def some_rows(count, seed=0):
     return np.random.default_rng(seed).normal(size=(count, 4))
+
+
+def split_rows(values, keys, split):
+    return parts_of(buckets_of(values, keys), split)
 
 
 def test_the_shares_are_kept_up_to_chance():
@@ -73,3 +77,22 @@ def test_no_number_is_without_a_part(rows):
 def test_a_part_without_a_share_gets_nothing():
     parts = split_rows(some_rows(2000), None, Split(train=0.8, validation=0, test=0.2))
     assert set(parts.tolist()) == {0, 2}
+
+
+@pytest.mark.parametrize("count", [2, 3, 10])
+def test_folds_share_the_train_rows_evenly_and_a_row_stays_in_its_fold(count):
+    def folds(rows, keys=None):
+        buckets = buckets_of(rows, keys)
+        return folds_of(buckets[parts_of(buckets, SPLIT) == 0], SPLIT, count)
+
+    rows = some_rows(20_000)
+    found = folds(rows)
+    sizes = np.bincount(found, minlength=count)
+    assert len(sizes) == count
+    expected = len(found) / count
+    assert (abs(sizes - expected) < 5 * expected**0.5).all()
+    more = folds(np.concatenate([rows, some_rows(500, seed=2)]))
+    assert (more[: len(found)] == found).all()
+    keys = np.repeat(np.array([f"k{n}" for n in range(400)]), 50)
+    by_key = folds(rows, keys).reshape(-1, 50)
+    assert (by_key == by_key[:, :1]).all()

@@ -52,7 +52,6 @@ def keys(project, sources=SOURCES, *, code="c1", libraries=LIBRARIES, version="1
         data=rows,
         estimator=estimator,
         schema="",
-        katib="",
         libraries=libraries,
     )
     return {

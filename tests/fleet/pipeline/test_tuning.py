@@ -220,6 +220,32 @@ def test_a_trial_that_falls_behind_is_stopped(tmp_path):
     assert found.trials == search(tmp_path / "again", replace(PLAN, trials=25), folds)[0].trials
 
 
+def test_trials_at_once_are_stopped_by_those_before_them_alone(tmp_path):
+    plan = replace(PLAN, trials=24, jobs=3)
+    found, _ = search(tmp_path / "one", plan, folds)
+    assert "pruned" in {trial.state for trial in found.trials}
+    assert found.trials == search(tmp_path / "again", plan, folds)[0].trials
+    search(tmp_path / "parts", replace(plan, trials=9), folds)
+    assert search(tmp_path / "parts", plan, folds)[0].trials == found.trials
+
+
+def test_a_trial_keeps_what_it_reported(tmp_path):
+    def evaluate(parameters, report):
+        score = bowl(parameters, report)["score"]
+        report(0, score - 1)
+        report(1, score - 0.5)
+        return {"score": score}
+
+    found, _ = search(tmp_path, replace(PLAN, trials=20), evaluate)
+    for trial in found.trials:
+        score = bowl(trial.parameters, None)["score"]
+        wanted = (score - 1, score - 0.5)
+        assert (
+            trial.reported == wanted if trial.state == "complete" else wanted[: len(trial.reported)]
+        )
+    assert {len(trial.reported) for trial in found.trials if trial.state == "pruned"} <= {1, 2}
+
+
 def test_with_several_objectives_nothing_is_stopped(tmp_path):
     both = (Objective("score"), Objective("bytes", "minimize"))
     found, _ = search(tmp_path, replace(PLAN, objectives=both), folds)
