@@ -88,6 +88,7 @@ class Loop:
         self._inspector.start()
         self._measure("before")
         self._enough_windows()
+        self._others_are_over()
         self.evidence["findings_before"] = self._stage.findings()
         self._stage.start_watcher(FOLDER)
         # Labels are counted by slots: those of this measurement must all be in older ones.
@@ -272,6 +273,17 @@ class Loop:
             return counts if min(counts.values()) >= MIN_LABELLED else None
 
         self.evidence["row_counts"] = wait_for("rows of each device in windows", looked_at)
+
+    def _others_are_over(self) -> None:
+        """Return when nothing is said any more about releases that were served before.
+
+        A trigger would take that for a reason as well.
+        """
+        first = self.evidence["versions"]["first"]
+        wait_for(
+            "findings about other releases to be over",
+            lambda: all(one["version"] == first for one in self._stage.findings()),
+        )
 
     def _event(self, text: str) -> None:
         self.evidence["events"].append({"at_s": self._journal.now_s(), "text": text})

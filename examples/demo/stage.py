@@ -21,7 +21,7 @@ SETTINGS = f"""
 window_s = {WINDOW_S}
 
 [alerts]
-accuracy_low = {{ models = {{ digits = 0.85 }} }}
+accuracy_low = {{ models = {{ digits = 0.88 }} }}
 """
 
 
