@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import claims_drift
 import claims_fleet
+import claims_loop
 import claims_wire
 from evidence import Evidence
 from verdict import Disproved
@@ -34,6 +35,16 @@ CLAIMS: dict[str, Callable[[Evidence], str]] = {
     "drift_is_found": claims_drift.drift_is_found,
     "no_false_alarm": claims_drift.no_false_alarm,
     "rollback_returned_every_device": claims_fleet.rollback_returned_every_device,
+    "labels_were_never_seen": claims_loop.labels_were_never_seen,
+    "fleet_counts_right": claims_loop.fleet_counts_right,
+    "accuracy_falls": claims_loop.accuracy_falls,
+    "change_is_found": claims_loop.change_is_found,
+    "low_accuracy_is_told": claims_loop.low_accuracy_is_told,
+    "triggers_start_the_runs": claims_loop.triggers_start_the_runs,
+    "gate_refuses_the_worse_model": claims_loop.gate_refuses_the_worse_model,
+    "gate_passes_the_better_model": claims_loop.gate_passes_the_better_model,
+    "accuracy_recovers": claims_loop.accuracy_recovers,
+    "lineage_leads_to_the_rows": claims_loop.lineage_leads_to_the_rows,
     "broker_agrees_with_api": claims_fleet.broker_agrees_with_api,
     "all_ended_in_good_order": claims_fleet.all_ended_in_good_order,
 }

@@ -45,11 +45,13 @@ def right_labels(evidence: Evidence) -> str:
 def versions_in_order(evidence: Evidence) -> str:
     """Each client saw the versions change in the order of the rollouts, and never back."""
     good, bad, better = (evidence["versions"][key] for key in ("good", "bad", "better"))
+    loop = evidence["loop"]["versions"]
     canary = canary_of(evidence, bad)
     count = 0
     for device, runs in segments(evidence):
         seen = [key for key, _ in groupby(run["version"] for run in runs if run["version"])]
-        wanted = [good, bad, good, better, good] if device == canary else [good, better, good]
+        tried = [good, bad] if device == canary else []
+        wanted = [*tried, good, better, good, loop["first"], loop["recovered"]]
         require(seen == wanted, f"a client of {device} saw {' '.join(seen)}")
         count += 1
     require(count >= 2 * len(evidence["devices"]), f"there were only {count} clients")

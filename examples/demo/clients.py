@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 PATH = "/v2/models/digits/infer"
 PACE_S = 0.02
@@ -37,17 +38,21 @@ def questions_of(data: Path, *, dirty: Sequence[int] = ()) -> list[Question]:
     with np.load(data, allow_pickle=False) as arrays:
         rows, labels = arrays["X"], arrays["y"]
     rows[:, list(dirty)] = np.floor(rows[:, list(dirty)] / 2)
-    questions = []
-    for pixels, label in zip(rows, labels, strict=True):
-        tensor = {
-            "name": "X",
-            "shape": [1, len(pixels)],
-            "datatype": "FP32",
-            "data": pixels.tolist(),
-        }
-        body = json.dumps({"inputs": [tensor]}).encode()
-        questions.append(Question(body, int(label), bool(pixels.max() > 15)))
-    return questions
+    return [question_of(pixels, label) for pixels, label in zip(rows, labels, strict=True)]
+
+
+def question_of(
+    pixels: npt.NDArray[np.float32], label: int, *, name: str | None = None
+) -> Question:
+    """Return one row of pixels, shape (64,), as a request; only one with a name can be labelled."""
+    tensor = {
+        "name": "X",
+        "shape": [1, len(pixels)],
+        "datatype": "FP32",
+        "data": pixels.tolist(),
+    }
+    request = {"inputs": [tensor], **({"id": name} if name is not None else {})}
+    return Question(json.dumps(request).encode(), int(label), bool(pixels.max() > 15))
 
 
 class UnixConnection(http.client.HTTPConnection):
@@ -84,6 +89,20 @@ def get(address: str, path: str, *, token: str = "") -> tuple[int, Any]:
         answer = connection.getresponse()
         text = answer.read()
         return answer.status, json.loads(text) if text.strip() else None
+    except (OSError, http.client.HTTPException, ValueError):
+        return 0, None
+    finally:
+        connection.close()
+
+
+def post(address: str, path: str, content: Any) -> tuple[int, Any]:
+    """Return status and JSON body of a POST of JSON; the status is 0 when there was no answer."""
+    connection = connection_to(address)
+    try:
+        headers = {"Content-Type": "application/json"}
+        connection.request("POST", path, json.dumps(content).encode(), headers)
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read())
     except (OSError, http.client.HTTPException, ValueError):
         return 0, None
     finally:

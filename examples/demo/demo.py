@@ -1,7 +1,7 @@
 """The main job from end to end, on loopback, with the installed programs.
 
 Three agents; a good model, a bad one that its canary rolls back, a better one, a camera that gets
-dirty, and a return by hand.
+dirty, a return by hand; then the world changes for all, and the fleet is trained again.
 Nothing of the project is imported: the programs are driven by their commands, and the evidence comes
 from outside them. Exits with 0 only if every claim of `checker.py` is proved.
 
@@ -20,10 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import checker
+import picture
 from claims_drift import MIN_ROWS
 from clients import Client, Question, questions_of
 from content import bundle_facts, reassemble, unpack_chunks
 from evidence import MODEL, RECORD_CHANNELS, digits, said
+from loop import Loop
 from observer import Observer
 from processes import DemoError, Journal, wait_for
 from stage import DEVICES, Stage
@@ -45,6 +47,7 @@ class Demo:
         self.clients: list[Client] = []
         self.questions: dict[str, list[Question]] = {}
         self.observer: Observer | None = None
+        self.loop: Loop | None = None
         self.evidence: dict[str, Any] = {
             "devices": list(DEVICES),
             "versions": VERSIONS,
@@ -62,6 +65,7 @@ class Demo:
         self.roll_out("better", "a better model")
         self.get_dirty()
         self.roll_back()
+        self.close_the_loop()
         self.end()
 
     def start(self, broker: str | None) -> None:
@@ -154,6 +158,29 @@ class Demo:
         self.stage.fleet("rollback", MODEL, "--match", "site=lab", name="rollback")
         self._wait_until_served(VERSIONS["good"])
         self._settle("rollback")
+        self.evidence["drift"]["after"] = self._findings()
+
+    def close_the_loop(self) -> None:
+        """Let the world change for all cameras, and the fleet train itself a model that knows it."""
+        addresses = [self.stage.addresses(device)[0] for device in DEVICES]
+        loop = Loop(self.stage, self.clients, addresses, self._wait_until_served)
+        self.loop, self.evidence["loop"] = loop, loop.evidence
+        self.journal.step(
+            "pipeline", "a model by the pipeline, from rows in a folder to all cameras"
+        )
+        self._keep_release("first", loop.begin())
+        self.journal.step("before", "labels of pictures that no model saw: how right are answers?")
+        loop.live_well()
+        self.journal.step("during", "the mounts come loose: every second picture sinks by a pixel")
+        loop.come_loose()
+        self.journal.step("refused", "a trigger trains again, and the gate refuses what came of it")
+        loop.be_refused()
+        self.journal.step("recovered", "the next run is blessed, and goes to all cameras")
+        self._keep_release("recovered", loop.recover())
+        self.journal.step(
+            "after", "how right are answers now, and where does the release come from?"
+        )
+        loop.look_back()
 
     def end(self) -> None:
         """Stop asking, compare broker and API, end all programs and close the evidence."""
@@ -163,7 +190,6 @@ class Demo:
         assert self.observer is not None
         processes, api = self.evidence["processes"], self.evidence["api"]
         api["devices"]["end"] = self.stage.devices()
-        self.evidence["drift"]["after"] = self._findings()
         retained = self._retained()
         processes["exit_codes"] |= self.stage.stop_agents()
         processes["left_over"] = [list(child) for child in self.stage.watch.present()]
@@ -176,6 +202,8 @@ class Demo:
 
     def stop(self) -> None:
         """End clients and programs, whatever happened. Idempotent."""
+        if self.loop is not None:
+            self.loop.stop()
         for client in self.clients:
             client.stop()
         self.stage.stop_everything()
@@ -196,6 +224,11 @@ class Demo:
         )  # fmt: skip
         self.evidence["processes"]["settled"].append(look)
         self.evidence["api"]["devices"][step] = self.stage.devices()
+
+    def _keep_release(self, role: str, version: str) -> None:
+        """Note what the loop has released, as what was built by hand."""
+        self.evidence["bundles"][version] = self.evidence["loop"]["bundles"][role]
+        self._settle(version)
 
     def _ask_from(self, state: str) -> None:
         """Have the clients of the camera that gets dirty ask as it then sees."""
@@ -305,6 +338,13 @@ def report(evidence: dict[str, Any]) -> bool:
         mark = "proved " if finding.is_proved else "FAILED "
         print(f"{mark} {finding.name.replace('_', ' ')}: {finding.sentence}")
     failed = sum(not finding.is_proved for finding in findings)
+    print("\naccuracy on labels that no model saw:")
+    for when, one in evidence["loop"]["measured"].items():
+        found = one["accuracy"]
+        print(
+            f"    {when:<7}{found['value']:6.1%}   ({found['low']:.1%} to {found['high']:.1%},"
+            f" {one['labelled_count']} labels, digits {one['version']})"
+        )
     print(f"\n{len(findings) - failed} of {len(findings)} claims proved", flush=True)
     return failed == 0
 
@@ -326,8 +366,10 @@ def main() -> int:
         demo.run(args.broker)
         args.output.parent.mkdir(parents=True, exist_ok=True)
         args.output.write_text(json.dumps(demo.close_evidence(), indent=1) + "\n")
+        drawn = args.output.with_suffix(".png")
+        picture.draw(demo.evidence["loop"], drawn)
         is_good = report(demo.evidence)
-        journal.say(f"evidence: {args.output}")
+        journal.say(f"evidence: {args.output}, accuracy over time: {drawn}")
     except (DemoError, TimeoutError) as exc:
         print(f"\nthe demo stopped: {exc}", file=sys.stderr)
     finally:

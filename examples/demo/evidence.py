@@ -17,6 +17,14 @@ The evidence is one JSON object; `demo.py` writes it, and its times are seconds 
     drift      device, pixels [feature], outputs [feature], dirty_unix_ms    what was done to whom
                row_counts {version: {device: count}} before that             in windows that came
                before [finding], after [finding]              as `fleet drift list --json --since 1h`
+    loop       versions {first, recovered} · changed_unix_ms · row_counts {device: count} before that
+               rows {unseen [picture], "firm": {sha256, pictures [picture]}, …}    files that runs were given
+               measured {before, during, after: {asked_count, right_count, accepted_count, versions}
+                         counted by the inspector, {version, labelled_count, accuracy} by the controller}
+               runs {first, refused, recovered: `fleet pipeline show --json`}
+               bundles {the same: {manifest, files, bytes}} · refused {right_count, asked_count}
+               retraining, releases, findings, alerts, lineage    as the commands print them in the end
+               findings_before · events [{at_s, text}] · series [{at_s, version, count, right}]
 """
 
 from __future__ import annotations
@@ -28,7 +36,8 @@ Evidence = Mapping[str, Any]
 MODEL = "digits"
 RECORD_CHANNELS = (
     "event/update", "event/gap", "event/alarm",
-    "telemetry/inference", "telemetry/window", "telemetry/shadow", "telemetry/vitals",
+    "telemetry/inference", "telemetry/window", "telemetry/shadow", "telemetry/performance",
+    "telemetry/vitals",
 )  # fmt: skip
 CONFIRMED = ("confirmed", "confirmed_without_traffic")
 

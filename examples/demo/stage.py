@@ -16,6 +16,13 @@ DEVICES = ("cam-01", "cam-02", "cam-03")
 TELEMETRY_INTERVAL_S = 2
 WINDOW_S = 5
 """How often inputs and answers are held against the baseline; 15 minutes unless somebody says so."""
+SETTINGS = f"""
+[drift]
+window_s = {WINDOW_S}
+
+[alerts]
+accuracy_low = {{ models = {{ digits = 0.88 }} }}
+"""
 
 
 class Stage:
@@ -35,6 +42,7 @@ class Stage:
         self._env = {**os.environ, "PATH": f"{bin_dir}{os.pathsep}{os.environ.get('PATH', '')}"}
         self._controller: Service | None = None
         self._agents: dict[str, Service] = {}
+        self._watcher: Service | None = None
         self._listen: dict[str, str] = {}
         self._api = f"127.0.0.1:{free_port()}"
 
@@ -70,7 +78,7 @@ class Stage:
         """Make a fleet, start broker, controller and API, and return the broker's URL."""
         self.fleet("init", "myfleet", *self._init_options(broker))
         with (self.fleet_dir / "fleet.toml").open("a") as file:
-            file.write(f"\n[drift]\nwindow_s = {WINDOW_S}\n")
+            file.write(SETTINGS)
         self._controller = self._start("fleet up", "fleet", "up")
         health = wait_for("the API", self._health, services=(self._controller,))
         return str(health["broker_url"])
@@ -131,7 +139,8 @@ class Stage:
 
     def services(self) -> list[Service]:
         """Return everything that runs in the background, agents first."""
-        return [*self._agents.values(), *([self._controller] if self._controller else [])]
+        others = (self._controller, self._watcher)
+        return [*self._agents.values(), *(one for one in others if one is not None)]
 
     def processes(self, step: str) -> dict[str, Any]:
         """Return the agents and their children as they are now; ids come with start times."""
@@ -140,6 +149,21 @@ class Stage:
             runtimes[device].append([pid, started])
         supervisors = {d: [a.pid, started_ticks(a.pid)] for d, a in self._agents.items()}
         return {"step": step, "supervisors": supervisors, "runtimes": runtimes}
+
+    @property
+    def watcher(self) -> Service:
+        """What trains a project again; `start_watcher` has started it."""
+        assert self._watcher is not None
+        return self._watcher
+
+    def start_watcher(self, folder: str) -> None:
+        """Have the triggers of a project look, once a second."""
+        self._watcher = self._start("retrain", "fleet", "retrain", "watch", folder, "--every", "1s")
+
+    def stop_watcher(self) -> None:
+        """End it in order, as Ctrl-C does."""
+        self.watcher.stop()
+        self._watcher = None
 
     def stop_agents(self) -> dict[str, int | None]:
         """Ask the agents to end and return their exit codes."""

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from tests.examples import loop_tampering
+
 ROOT = Path(__file__).parents[2]
 RECORDED = json.loads((ROOT / "tests/golden/demo_evidence.json").read_text())
 GOOD, BAD, BETTER = (RECORDED["versions"][role] for role in ("good", "bad", "better"))
@@ -309,6 +311,7 @@ def a_runtime_outlived_its_agent(e: dict[str, Any]) -> None:
 
 
 FALSIFIED: dict[str, tuple[Tampering, ...]] = {
+    **loop_tampering.FALSIFIED,
     "observer_saw_everything": (the_observer_lost_its_connection,),
     "bundle_is_what_devices_report": (a_device_reports_another_manifest,),
     "content_travelled_in_chunks": (a_file_arrived_altered, a_chunk_is_not_what_its_topic_says),
