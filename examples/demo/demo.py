@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import checker
-import picture
+import plot
 from claims_drift import MIN_ROWS
 from clients import Client, Question, questions_of
 from content import bundle_facts, reassemble, unpack_chunks
@@ -367,7 +367,7 @@ def main() -> int:
         args.output.parent.mkdir(parents=True, exist_ok=True)
         args.output.write_text(json.dumps(demo.close_evidence(), indent=1) + "\n")
         drawn = args.output.with_suffix(".png")
-        picture.draw(demo.evidence["loop"], drawn)
+        plot.draw(demo.evidence["loop"], drawn)
         is_good = report(demo.evidence)
         journal.say(f"evidence: {args.output}, accuracy over time: {drawn}")
     except (DemoError, TimeoutError) as exc:

@@ -1,7 +1,8 @@
 """The demo's second half: the world changes, and the fleet gets a model that knows it.
 
 The project is `examples/digits-loop`. Its labelled rows are written by its own script, as people would
-put them into its folder; everything else is `fleet pipeline`, `fleet retrain` and what devices do.
+put them into its folder: they are no rows that devices captured. Everything else is `fleet pipeline`,
+`fleet retrain` and what devices do.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ class Loop:
         self._addresses = addresses
         self._wait_until_served = wait_until_served
         self._folder = stage.fleet_dir / FOLDER
+        self._relabelled = stage.fleet_dir / "relabelled.parquet"
         self._counted_s = 0.0
         self._inspector: Inspector | None = None
         self._before: World | None = None
@@ -71,7 +73,9 @@ class Loop:
 
     def begin(self) -> str:
         """Make the folder and its first model, and roll it out; return its version."""
-        shutil.copytree(PROJECT, self._folder, ignore=shutil.ignore_patterns("data", "runs"))
+        shutil.copytree(
+            PROJECT, self._folder, ignore=shutil.ignore_patterns("data", "runs", "__pycache__")
+        )
         traffic = self._stage.fleet_dir / "traffic.npz"
         self._pictures("traffic", "--output", str(traffic))
         self._before, self._after, unseen = read_worlds(traffic)
@@ -106,6 +110,7 @@ class Loop:
         self._journal.say(
             "   people labelled pictures of loose mounts; the labels are off by a row"
         )
+        self._pictures("loose", "--output", str(self._relabelled))
         self._measure("during")
         for args in (("drift", "list"), ("performance", MODEL, "--since", "10m")):
             self._journal.quote(self._stage.fleet(*args))
@@ -113,11 +118,12 @@ class Loop:
     def be_refused(self) -> None:
         """Wait until a trigger has started the pipeline, and the gate has refused its model."""
         assert self._after is not None
-        entry = self._ended(1)
-        self._event(f"{entry['kind']} starts a run: {entry['verdict']}")
-        # Before the cool-down ends: the next run is to have these rows.
-        self._label("loose", "loose")
-        self._journal.say("   the labels are put right")
+        self._wait_until_ended(1)
+        # At once: the next run, after the cool-down, is to have these rows.
+        self._relabelled.replace(self._folder / "data" / "loose.parquet")
+        self._keep_rows("loose", "loose")
+        self._journal.say("   somebody has looked, and puts the labels right")
+        entry = self._entry(1)
         run = self._run("refused", entry["run"])
         self.evidence["refused"] = {
             "right_count": right_count(self._bundle(run["id"]), self._after),
@@ -127,8 +133,8 @@ class Loop:
 
     def recover(self) -> str:
         """Wait for the next run and roll out the model that it blessed; return its version."""
-        entry = self._ended(2)
-        self._event(f"{entry['kind']} starts a run: {entry['verdict']}")
+        self._wait_until_ended(2)
+        entry = self._entry(2)
         self._tell_verdict(entry["run"], 0)
         return self._roll_out("recovered", entry["run"])
 
@@ -164,7 +170,10 @@ class Loop:
     def _label(self, name: str, *args: str) -> None:
         """Have labelled rows in the project's folder, and keep which pictures they are of."""
         self._pictures(*args)
-        path = self._folder / "data" / f"{args[0]}.parquet"
+        self._keep_rows(name, args[0])
+
+    def _keep_rows(self, name: str, what: str) -> None:
+        path = self._folder / "data" / f"{what}.parquet"
         self.evidence["rows"][name] = {
             "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
             "pictures": parquet.read_table(path, columns=["picture"])["picture"].to_pylist(),
@@ -176,8 +185,8 @@ class Loop:
 
     # -- runs
 
-    def _ended(self, number: int) -> dict[str, Any]:
-        """Return a run of the triggers once it has ended, as `fleet retrain status` has it."""
+    def _wait_until_ended(self, number: int) -> None:
+        """Return when a run of the triggers has ended."""
         watcher = self._stage.watcher
         wait_for(
             f"run {number} of the triggers to end",
@@ -185,9 +194,14 @@ class Loop:
             timeout_s=RUN_TIMEOUT_S,
             services=self._stage.services(),
         )
+
+    def _entry(self, number: int) -> dict[str, Any]:
+        """Return a run of the triggers that has ended, as `fleet retrain status` has it."""
         entries = self._json("retrain", "status", FOLDER)["entries"]
         entry = next(entry for entry in entries if entry["number"] == number)
-        self._journal.say(f"   run {number} by {entry['kind']}: {entry['verdict']}")
+        said = f"run {number}, started by {entry['kind']}: {entry['verdict']}"
+        self._journal.say(f"   {said}")
+        self._event(said, entry["ended_unix_ms"])
         return dict(entry)
 
     @staticmethod
@@ -285,8 +299,11 @@ class Loop:
             lambda: all(one["version"] == first for one in self._stage.findings()),
         )
 
-    def _event(self, text: str) -> None:
-        self.evidence["events"].append({"at_s": self._journal.now_s(), "text": text})
+    def _event(self, text: str, at_unix_ms: int | None = None) -> None:
+        """Keep what happened now, or at another time."""
+        ago_s = 0.0 if at_unix_ms is None else time.time() - at_unix_ms / 1000
+        at_s = round(self._journal.now_s() - ago_s, 3)
+        self.evidence["events"].append({"at_s": at_s, "text": text})
 
     def _json(self, *args: str) -> Any:
         return json.loads(self._stage.fleet(*args, "--json"))

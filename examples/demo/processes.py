@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 POLL_S = 0.1
+MAX_LINE_CHARS = 150
+"""Of a line of what a command printed that is shown."""
 
 
 class DemoError(Exception):
@@ -40,7 +42,8 @@ class Journal:
         """Print the first lines of what a command printed."""
         lines = text.splitlines()
         for line in [*lines[:max_lines], *["…"] * (len(lines) > max_lines)]:
-            print(f"{'':13}{line}".rstrip(), flush=True)
+            cut = f"{line[:MAX_LINE_CHARS]}…" if len(line) > MAX_LINE_CHARS else line
+            print(f"{'':13}{cut}".rstrip(), flush=True)
 
     def step(self, name: str, title: str) -> None:
         """Begin a step; it lasts until the next one begins."""

@@ -2,6 +2,7 @@
 
 import ast
 import copy
+import importlib
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -395,6 +396,12 @@ def test_judge_does_not_alter_the_evidence(checker: ModuleType) -> None:
     evidence = copy.deepcopy(RECORDED)
     checker.judge(evidence)
     assert evidence == RECORDED
+
+
+def test_accuracy_over_time_is_drawn(checker: ModuleType, tmp_path: Path) -> None:
+    plot = importlib.import_module("plot")
+    plot.draw(RECORDED["loop"], tmp_path / "demo.png")
+    assert (tmp_path / "demo.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_demo_imports_nothing_of_the_project() -> None:

@@ -1,10 +1,12 @@
-"""The accuracy over time, as a picture."""
+"""The accuracy over time, as a plot."""
 
 from __future__ import annotations
 
 from math import sqrt
 from pathlib import Path
 from typing import Any, Final
+
+from inspector import BIN_S
 
 COLOURS: Final = ("tab:blue", "tab:green", "tab:purple")
 MIN_COUNT: Final = 10
@@ -28,7 +30,7 @@ def draw(loop: dict[str, Any], path: Path) -> None:
             one for one in loop["series"]
             if one["version"] == version and one["count"] >= MIN_COUNT
         ]  # fmt: skip
-        at_s = [one["at_s"] for one in points]
+        at_s = [one["at_s"] + BIN_S / 2 for one in points]
         shares = [one["right"] / one["count"] for one in points]
         errors = [
             Z * sqrt(share * (1 - share) / one["count"])
@@ -53,7 +55,7 @@ def draw(loop: dict[str, Any], path: Path) -> None:
         axes.axvline(one["at_s"], color="0.6", linewidth=0.8, linestyle=":")
         axes.text(one["at_s"], 0.02, f" {one['text']}", rotation=90, fontsize=8, va="bottom")
     axes.set(ylim=(0, 1.02), xlabel="seconds of the demo", ylabel="right answers, unseen pictures")
-    axes.set_title("Measured on labels that no model saw")
+    axes.set_title("The mounts come loose: accuracy on labels that no model saw")
     axes.legend(loc="lower right")
     figure.savefig(path, dpi=120)
     plt.close(figure)
