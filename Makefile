@@ -16,7 +16,7 @@ test: $(STAMP)  ## every test that this machine can run; what is skipped is list
 	$(PYTEST) -ra $(PYTEST_ARGS)
 
 interop: build/interop/.installed  ## the tests with MLflow and Kubeflow Pipelines, in an environment of their own
-	INTEROP=required build/interop/bin/python -m pytest -ra tests/interop $(INTEROP_ARGS)
+	INTEROP=required build/interop/bin/python -m pytest -n 2 -ra tests/interop $(INTEROP_ARGS)
 
 # On top of $(VENV): only what is not in it, or there in another version, is installed again.
 build/interop/.installed: $(STAMP) .ci/interop.lock

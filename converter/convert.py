@@ -150,6 +150,7 @@ def _pack(
             parameters={
                 **({"estimator": facts.estimator} if facts.estimator else {}),
                 **facts.parameters,
+                **request.origin,
             },
             metrics=metrics.measure(facts.kind, answers[0], rows.labels),
         ),
