@@ -7,13 +7,26 @@ STAMP := $(VENV)/.installed
 JOBS ?= 3
 PYTEST := $(BIN)/python -m pytest -n $(JOBS)
 
-.PHONY: demo test lint check fire audit wheel wheelhouse docs bench soak env clean
+.PHONY: demo test interop lint check fire audit wheel wheelhouse docs bench soak env clean
 
 demo: $(STAMP)  ## the main job from end to end on loopback
 	$(BIN)/python examples/demo/demo.py --bin $(BIN) $(DEMO_ARGS)
 
 test: $(STAMP)  ## every test that this machine can run; what is skipped is listed with its reason
 	$(PYTEST) -ra $(PYTEST_ARGS)
+
+interop: build/interop/.installed  ## the tests with MLflow and Kubeflow Pipelines, in an environment of their own
+	INTEROP=required build/interop/bin/python -m pytest -n 2 -ra tests/interop $(INTEROP_ARGS)
+
+# On top of $(VENV): only what is not in it, or there in another version, is installed again.
+build/interop/.installed: $(STAMP) .ci/interop.lock
+	rm -rf build/interop
+	$(PYTHON) -m venv --without-pip build/interop
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > \
+		"$$(build/interop/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/below.pth"
+	build/interop/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r .ci/interop.lock
+	build/interop/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
 
 lint: $(STAMP)  ## style, types and import contracts
 	$(BIN)/ruff check .

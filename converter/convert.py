@@ -149,6 +149,7 @@ def _pack(
             parameters={
                 **({"estimator": facts.estimator} if facts.estimator else {}),
                 **facts.parameters,
+                **request.origin,
             },
             metrics=metrics.measure(facts.kind, answers[0], rows.labels),
         ),

@@ -41,6 +41,8 @@ class ConvertRequest:
         code_commit: Commit of the training code, for the lineage.
         source_sha256: Digest of the source, if its author's signature was verified; for the lineage.
         source_signer: Who signed it.
+        origin: Where the source comes from, such as a registry's version of it: for the lineage,
+            beside the estimator's own parameters.
         schema: What the features may hold, where the reference rows do not say it, or a file of it
             as JSON. None for these alone.
         feature_names: Of the columns of the rows, where the estimator does not know them.
@@ -63,6 +65,7 @@ class ConvertRequest:
     code_commit: str | None = None
     source_sha256: str | None = None
     source_signer: str | None = None
+    origin: Mapping[str, str] = field(default_factory=dict)
     schema: Schema | Path | None = None
     feature_names: tuple[str, ...] = ()
     folder: Path | None = None

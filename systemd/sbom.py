@@ -1,7 +1,8 @@
 """The bill of materials of a set of wheels: CycloneDX 1.6 as JSON, equal for equal wheels.
 
 `sbom.py --output dist` builds the project's wheel and writes its bill beside it: with all that its
-extras need, as it is installed here. The wheelhouse has one of exactly the wheels in it.
+extras need, but for those that are locked apart, as it is installed here. The wheelhouse has one of
+exactly the wheels in it.
 """  # noqa: INP001 - a program beside the units, not a package
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 PROJECT: Final = "modelfleet"
 FILE_NAME: Final = "sbom.cdx.json"
 SPEC_VERSION: Final = "1.6"
+APART: Final = frozenset({"kubeflow", "mlflow"})
+"""Extras that are not installed beside the others: their versions are in .ci/interop.lock."""
 MAX_LICENSE_CHARS: Final = 100
 """Longer ones are whole licence texts in the place of a name."""
 NAMESPACE: Final = uuid.uuid5(uuid.NAMESPACE_URL, "https://cyclonedx.org/")
@@ -122,12 +125,12 @@ def _component(piece: Piece, kind: str) -> dict[str, Any]:
 
 
 def installed(project: Message) -> list[Piece]:
-    """Return all that the project needs with every extra, as it is installed here.
+    """Return all that the project needs with every extra but those apart, as it is installed here.
 
     Raises:
         metadata.PackageNotFoundError: Something of it is not.
     """
-    extras = {PROJECT: set(project.get_all("Provides-Extra", []))}
+    extras = {PROJECT: set(project.get_all("Provides-Extra", [])) - APART}
     found: dict[str, Piece] = {}
     waiting = [PROJECT]
     while waiting:

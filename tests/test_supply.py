@@ -19,7 +19,7 @@ from agent.trust import BUILD_UNIX_MS
 
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-LOCKS = {"requirements.lock": 80, ".ci/audit.lock": 20, ".ci/fuzz.lock": 1}
+LOCKS = {"requirements.lock": 80, ".ci/audit.lock": 20, ".ci/fuzz.lock": 1, ".ci/interop.lock": 30}
 """Each with how many entries it has at least."""
 BUILD_AGE_DAYS = 30
 """So much earlier than it was built may a release believe it is, on a device without a clock."""
@@ -41,7 +41,8 @@ audit, sbom = loaded(".ci/audit.py"), loaded("systemd/sbom.py")
 def pins(lock):
     """Return name to versions, each exact and with hashes; some depend on the Python."""
     found = {}
-    for line in (ROOT / lock).read_text().replace("\\\n", "").splitlines():
+    text = re.sub(r"(?m)^#.*\n", "", (ROOT / lock).read_text())
+    for line in text.replace("\\\n", "").splitlines():
         entry = " ".join(line.split())
         match = PIN.fullmatch(entry)
         assert match, f"{lock}: {entry[:100]!r} is no exact version with sha-256 hashes"
@@ -54,21 +55,31 @@ def test_a_lock_has_exact_versions_with_hashes_only(lock):
     assert len(pins(lock)) >= LOCKS[lock]
 
 
-def test_every_dependency_is_in_the_lock_at_a_version_that_it_allows():
-    project = PYPROJECT["project"]
-    wanted = [
+def requirements(*, apart):
+    """Return what pyproject.toml asks for: by the extras and groups locked apart, or by all else."""
+    project, groups = PYPROJECT["project"], PYPROJECT["dependency-groups"]
+    extras = project["optional-dependencies"]
+    if apart:
+        return [*(text for name in sbom.APART for text in extras[name]), *groups["interop"]]
+    return [
         *PYPROJECT["build-system"]["requires"],
         *project["dependencies"],
-        *(text for texts in project["optional-dependencies"].values() for text in texts),
-        *PYPROJECT["dependency-groups"]["dev"],
+        *(text for name, texts in extras.items() if name not in sbom.APART for text in texts),
+        *groups["dev"],
     ]
-    locked = pins("requirements.lock")
-    for need in map(Requirement, wanted):
+
+
+@pytest.mark.parametrize(
+    ("lock", "apart"), [("requirements.lock", False), (".ci/interop.lock", True)]
+)
+def test_every_dependency_is_in_the_lock_at_a_version_that_it_allows(lock, apart):
+    project, locked = PYPROJECT["project"], pins(lock)
+    for need in map(Requirement, requirements(apart=apart)):
         if need.name == project["name"]:  # an extra that has another one in it
             assert need.extras <= set(project["optional-dependencies"])
             continue
         versions = locked.get(canonicalize_name(need.name), set())
-        assert versions, f"{need} is not in requirements.lock"
+        assert versions, f"{need} is not in {lock}"
         assert all(map(need.specifier.contains, versions)), f"{need}, but the lock has {versions}"
 
 

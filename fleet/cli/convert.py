@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,6 +20,10 @@ from .console import (
     show_facts,
     show_json,
 )
+from .mlflow_model import Source, TrackingUri, source_of
+
+if TYPE_CHECKING:
+    from converter import ConvertReport
 
 _VERDICTS = {
     "parity": "parity with the original on {} rows",
@@ -34,7 +38,10 @@ def register(app: typer.Typer) -> None:
 
 def convert(
     source: Annotated[
-        str, typer.Argument(help="FILE.skops, .onnx, .joblib or .pkl, or module:attribute.")
+        str,
+        typer.Argument(
+            help="FILE.skops, .onnx, .joblib or .pkl, module:attribute, or MLflow's models:/NAME@ALIAS."
+        ),
     ],
     name: Annotated[str, typer.Option(help="The model's name on the devices.")],
     version: Annotated[str, typer.Option(help="The release's version, such as 1.0.0.")],
@@ -69,10 +76,47 @@ def convert(
         typer.Option(help="With --signature: authorities that vouch for who signed (PEM)."),
     ] = None,
     timeout: Annotated[str, typer.Option(help="How long loading and exporting may take.")] = "10m",
+    tracking_uri: TrackingUri = None,
     json: Json = False,
 ) -> None:
     """Convert a model to ONNX, prove that it answers alike, and pack it as a bundle."""
     timeout_s = parse_seconds(timeout, option="--timeout")
+    with source_of(source, tracking_uri) as given:
+        sha256, signer = _verified(given.file, signature, public_key, certificate_chain or [])
+        report = convert_source(
+            given,
+            name=name,
+            version=version,
+            data=data,
+            output=output or Path(f"{name}-{version}.bundle"),
+            trust_pickle=trust_pickle,
+            p99_ms=p99_ms,
+            memory_mb=memory_mb,
+            device_class=device_class,
+            nan_policy=nan_policy,
+            schema=_device_schema(schema, nan_policy),
+            card=card,
+            code_commit=code_commit,
+            source_sha256=sha256,
+            source_signer=signer,
+            timeout_s=timeout_s,
+        )
+    if json:
+        show_json(report.to_json())
+        return
+    _tell(report, signer)
+    typer.echo(f"next: fleet push {printable(str(report.output))}")
+
+
+def convert_source(
+    source: Source, *, name: str, version: str, data: Path, output: Path, **more: Any
+) -> ConvertReport:
+    """Convert a source; `more` is what else `converter.ConvertRequest` has.
+
+    Raises:
+        PeerError: `converter_missing`.
+        BundleError: The model, its rows or its answers are at fault.
+    """
     try:
         from converter import ConvertRequest
         from converter import convert as run
@@ -82,34 +126,24 @@ def convert(
             code="converter_missing",
             hint="pip install 'modelfleet[converter]'",
         ) from exc
-    sha256, signer = _verified(source, signature, public_key, certificate_chain or [])
     request = ConvertRequest(
-        source=source,
+        source=source.file,
+        origin=source.origin,
         name=name,
         version=version,
         data=data,
-        output=output or Path(f"{name}-{version}.bundle"),
-        trust_pickle=trust_pickle,
-        p99_ms=p99_ms,
-        memory_mb=memory_mb,
-        device_class=device_class,
-        nan_policy=nan_policy,
-        schema=_device_schema(schema, nan_policy),
-        card=card,
-        code_commit=code_commit,
-        source_sha256=sha256,
-        source_signer=signer,
-        timeout_s=timeout_s,
+        output=output,
+        **more,
     )
     try:
         request.check()
     except PeerError as exc:
         raise typer.BadParameter(str(exc)) from exc
     end_in_order()
-    report = run(request, progress=say)
-    if json:
-        show_json(report.to_json())
-        return
+    return run(request, progress=say)
+
+
+def _tell(report: ConvertReport, signer: str | None) -> None:
     show_facts(
         [
             ("bundle", f"{report.output} ({in_bytes(report.bytes)})"),
@@ -122,7 +156,6 @@ def convert(
             *(("warning", line) for line in report.warnings),
         ]
     )
-    typer.echo(f"next: fleet push {printable(str(report.output))}")
 
 
 def _device_schema(path: Path | None, nan_policy: str) -> Path | Schema | None:

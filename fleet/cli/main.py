@@ -27,6 +27,7 @@ MODULES: Final = {
     "pipeline": ("pipeline",),
     "releases": ("push", "releases", "models"),
     "export": ("export",),
+    "mirror": ("mirror",),
     "keys": ("keys",),
     "sign": ("sign", "release"),
     "rollouts": ("rollout", "rollouts", "rollback"),

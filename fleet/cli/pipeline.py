@@ -34,6 +34,7 @@ from .console import (
     show_facts,
     show_json,
 )
+from .pipeline_compile import compile_pipeline
 from .signer import Keys, Output, PassphraseFile
 from .verdict import verdict
 
@@ -58,6 +59,7 @@ def register(app: typer.Typer) -> None:
     pipeline.command("show")(show_run)
     pipeline.command("verdict")(verdict)
     pipeline.command("compare")(compare)
+    pipeline.command("compile")(compile_pipeline)
     app.add_typer(pipeline, name="pipeline")
 
 

@@ -42,6 +42,7 @@ from .console import (
     show_facts,
     show_json,
 )
+from .mlflow_model import TrackingUri, is_in_mlflow, source_of
 from .signer import Keys, Output, PassphraseFile, finish, open_session
 
 
@@ -53,7 +54,27 @@ def register(app: typer.Typer) -> None:
 
 
 def push(
-    bundle: Annotated[Path, typer.Argument(help="A .bundle file, made by `fleet convert`.")],
+    bundle: Annotated[
+        str,
+        typer.Argument(
+            help="A .bundle file, made by `fleet convert`; or MLflow's models:/NAME@ALIAS, which is"
+            " converted first."
+        ),
+    ],
+    data: Annotated[
+        Path | None, typer.Option(help="With models:/…: rows, as for `fleet convert`.")
+    ] = None,
+    version: Annotated[
+        str | None,
+        typer.Option(help="With models:/…: the release's; else its number there, N.0.0."),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="With models:/…: the model's name here; else as there.")
+    ] = None,
+    trust_pickle: Annotated[
+        bool, typer.Option("--trust-pickle", help="With models:/…: as for `fleet convert`.")
+    ] = False,
+    tracking_uri: TrackingUri = None,
     keys: Keys = None,
     passphrase_file: PassphraseFile = None,
     output: Output = None,
@@ -67,15 +88,54 @@ def push(
     controller: Controller = None,
 ) -> None:
     """Register a bundle as a release, sign it, and publish what is new of its content."""
-    opened = open_bundle(bundle)
+    if is_in_mlflow(bundle):
+        path = _bundle_of(bundle, tracking_uri, name, version, data, trust_pickle)
+    elif data or version or name or trust_pickle or tracking_uri:
+        raise typer.BadParameter(
+            "--data, --version, --name, --trust-pickle and --tracking-uri are for models:/…"
+        )
+    else:
+        path = Path(bundle)
+    opened = open_bundle(path)
     if openssf_key is not None:
-        _write_signature(opened, openssf_key, bundle.with_name(f"{bundle.name}.sig"))
+        _write_signature(opened, openssf_key, path.with_name(f"{path.name}.sig"))
     with Client(controller) as client:
-        pushed = send(client, bundle, opened, keys, passphrase_file, output=output)
+        pushed = send(client, path, opened, keys, passphrase_file, output=output)
     if json:
         show_json({**pushed.result.model_dump(mode="json"), "is_signed": pushed.is_signed})
         return
     _tell(pushed.result, is_news=pushed.done is not None, is_signed=pushed.is_signed)
+
+
+def _bundle_of(
+    uri: str,
+    tracking_uri: str | None,
+    name: str | None,
+    version: str | None,
+    data: Path | None,
+    trust_pickle: bool,
+) -> Path:
+    """Make the bundle of a model in MLflow, in this folder; return it."""
+    from .convert import convert_source
+
+    if data is None:
+        raise typer.BadParameter("is needed for models:/…", param_hint="--data")
+    with source_of(uri, tracking_uri) as source:
+        called, meant = name or source.name, version or source.version
+        if not called:
+            raise typer.BadParameter(
+                f"is needed: devices can have no model called as {uri}", param_hint="--name"
+            )
+        report = convert_source(
+            source,
+            name=called,
+            version=meant,
+            data=data,
+            output=Path(f"{called}-{meant}.bundle"),
+            trust_pickle=trust_pickle,
+        )
+    say(f"wrote {report.output}")
+    return report.output
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,8 @@
-"""Doors of training again: a project's section, what was started before, what a pipeline printed and says."""
+"""Doors of training: what was started before, what a pipeline printed and says, what a registry has."""
 
+import json
+
+from fleet import mlmodel
 from fleet.api.run_schemas import RunRecord
 from fleet.cli import releases
 from fleet.pipeline import record, retrain_state
@@ -34,6 +37,30 @@ def doors():
         lambda found: found.model_dump_json().encode(),
         ("fleet.cli.releases",),
     )
+    yield Door(
+        "MLmodel",
+        mlmodel.read_mlmodel,
+        (PeerError,),
+        _mlmodel,
+        lambda found: _flavor(found.flavor, found.path).encode(),
+        ("fleet.mlmodel",),
+    )
+
+
+def _mlmodel(random):
+    """Return a file as MLflow writes it, of one of the flavours that it has."""
+    flavor = random.choice(("onnx", "sklearn"))
+    path = f"model{random.choice(mlmodel.SUFFIXES[flavor])}"
+    return (
+        f"artifact_path: mlflow-artifacts:/1/models/m-{random.randrange(10**9)}/artifacts\n"
+        f"{_flavor(flavor, path)}  python_function:\n    loader_module: mlflow.{flavor}\n"
+        "mlflow_version: 3.17.2\nprompts: null\nutc_time_created: '2026-11-28 17:54:14.222645'\n"
+    ).encode()
+
+
+def _flavor(flavor, path):
+    key = {"onnx": "data", "sklearn": "pickled_model"}[flavor]
+    return f"flavors:\n  {flavor}:\n    {key}: {json.dumps(path)}\n"
 
 
 def _state(data):
