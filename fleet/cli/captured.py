@@ -8,8 +8,6 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from fleet.api.capture_schemas import CaptureExportIn
 from fleet.api.schemas import Device
 from wire.errors import ConfigError, PeerError
@@ -53,6 +51,8 @@ def export_table(client: Client, body: CaptureExportIn, wanted: Wanted) -> None:
         PeerError: The controller refused it, or its answer is wrong.
         StorageError: `export_write`.
     """
+    import numpy as np
+
     from fleet.pipeline.labelling import read_labels
 
     labels = read_labels(wanted.labels) if wanted.labels is not None else None
