@@ -142,6 +142,7 @@ def test_the_report_shows_it_and_needs_nothing_from_elsewhere(blessed):
         assert word in page
     assert "<script" not in page
     assert "src=" not in page
+    assert "<image" not in page  # the policy lets none in: a browser would show a broken one
     assert "default-src 'none'" in page
 
 
