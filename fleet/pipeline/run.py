@@ -285,7 +285,12 @@ def _failure(step: str, error: Exception) -> FailureRecord:
     if isinstance(error, ModelfleetError):
         return FailureRecord(step=step, code=error.code, message=str(error), hint=error.hint)
     why = f"{type(error).__name__}: {error}"
-    return FailureRecord(step=step, code="unforeseen", message=why, hint="a fault of the program")
+    return FailureRecord(
+        step=step,
+        code="unforeseen",
+        message=why,
+        hint="a fault of the program: report it, with what it printed",
+    )
 
 
 def _before(folder: Path) -> RunRecord | None:
