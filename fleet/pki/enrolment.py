@@ -212,11 +212,19 @@ class Enrolment:
     def confirm(self, certificate: str, signature: bytes) -> int:
         """Retire a device's other certificates, now that this one works; return how many.
 
+        Where there is none nothing is written, so what a device costs by confirming is limited by
+        how often it may renew.
+
         Raises:
             PeerError: `revoked`, `not_ours`, `not_a_device` or `certificate_invalid`.
         """
+        text = CONFIRM_CONTEXT + certificate.encode()
+        with self._store.read() as tx:
+            row = self._proven(tx, certificate, signature, text)
+            if not _others(tx, row):
+                return 0
         with self._store.write() as tx:
-            row = self._proven(tx, certificate, signature, CONFIRM_CONTEXT + certificate.encode())
+            row = self._proven(tx, certificate, signature, text)
             count = tx.identities.revoke(row.device, self._clock(), but=[row.serial])
         self._access.refresh()
         return count
@@ -383,6 +391,12 @@ def _relied_on(rows: Sequence[CertificateRow], shown: str) -> set[str]:
     serials = [row.serial for row in rows if row.revoked_unix_ms is None]
     before = serials[: serials.index(shown)]
     return {shown, *before[:1], *before[-1:]}
+
+
+def _others(tx: Tx, row: CertificateRow) -> list[CertificateRow]:
+    """Return the certificates of the same device that are not retired."""
+    rows = tx.identities.certificates(row.device)
+    return [other for other in rows if other.revoked_unix_ms is None and other.serial != row.serial]
 
 
 def _known(tx: Tx, certificate: str) -> CertificateRow:

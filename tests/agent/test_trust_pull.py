@@ -83,7 +83,7 @@ class Fleet:
 
     def pulled(self):
         """Let what the controller gives arrive; return the topics, and a desired state that goes on."""
-        documents = self.told.get(timeout=30).documents
+        documents = self.told.get(timeout=120).documents
         self.trust.take(documents)
         return [topic.text for topic, _ in documents], self.trust.refresh(self.state)
 

@@ -174,7 +174,7 @@ def refused(scratch):
 def fleet():
     """Return a function that runs the installed command."""
 
-    def run(*argv, cwd, check=None, timeout=60, **environment):
+    def run(*argv, cwd, check=None, timeout=240, **environment):
         done = subprocess.run(
             [FLEET, *map(str, argv)],
             cwd=cwd, capture_output=True, text=True, errors="replace", check=False,

@@ -218,7 +218,7 @@ def test_who_is_told_to_end_leaves_nothing(place, number, code):
         assert time.monotonic() < deadline
         time.sleep(0.02)
     running.send_signal(number)
-    stdout, stderr = running.communicate(timeout=60)
+    stdout, stderr = running.communicate(timeout=240)
     assert (running.returncode, stdout) == (code, "")
     assert "Traceback" not in stderr
     assert not psutil.pid_exists(int(pid.read_text()))  # it was waited for

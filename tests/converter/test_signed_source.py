@@ -74,7 +74,7 @@ def test_a_signature_and_what_to_hold_it_against_belong_together(fleet, place, o
 def test_without_the_extra_it_says_which(place):
     done = subprocess.run(
         [sys.executable, "-c", BLOCKED, *ARGV, *SIGNATURE],
-        cwd=place, capture_output=True, text=True, check=False, timeout=60,
+        cwd=place, capture_output=True, text=True, check=False, timeout=240,
     )  # fmt: skip
     assert done.returncode == 1
     assert "pip install 'modelfleet[model-signing]'" in done.stderr

@@ -18,7 +18,7 @@ DAY = dt.timedelta(days=1)
 def model_signing(*argv):
     """Run the reference command; return its exit code and what it said."""
     done = subprocess.run(
-        [MODEL_SIGNING, *map(str, argv)], capture_output=True, text=True, check=False, timeout=60
+        [MODEL_SIGNING, *map(str, argv)], capture_output=True, text=True, check=False, timeout=240
     )
     return done.returncode, done.stdout + done.stderr
 

@@ -42,7 +42,7 @@ def port(fleet: Fleet) -> Iterator[int]:
 
 class Watcher:
     def __init__(self, port: int, path: str, headers: dict[str, str]) -> None:
-        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
         self._connection.request("GET", path, headers=headers)
         self._response = self._connection.getresponse()
         assert self._response.status == 200

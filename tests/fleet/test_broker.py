@@ -22,7 +22,7 @@ from wire.link_paho import PahoLink
 HELLO = b"\x10\x10\x00\x04MQTT\x04\x02\x00\x05\x00\x04test"
 
 
-def until(fact, what, timeout_s=30):
+def until(fact, what, timeout_s=120):
     deadline = time.monotonic() + timeout_s
     while not (answer := fact()):
         assert time.monotonic() < deadline, f"waited in vain for {what}"

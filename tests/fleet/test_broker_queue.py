@@ -50,7 +50,7 @@ def test_records_of_fifty_devices_wait_for_a_controller_that_does_not_read(broke
     devices.loop_start()
     sent = [devices.publish(TOPIC, RECORD, qos=1) for _ in range(DEVICES * WINDOW)]
     for info in sent:
-        info.wait_for_publish(timeout=30)
+        info.wait_for_publish(timeout=120)
     devices.disconnect()
     devices.loop_stop()
     idle_rounds = 0

@@ -317,7 +317,19 @@ def test_a_token_that_is_unknown_waits_for_no_other_transaction(site):
     with pool, site.store.write():
         asked = pool.submit(site.enrolment.enroll, unknown, csr)
         with refused("token_invalid"):
-            asked.result(timeout=20)
+            asked.result(timeout=120)
+
+
+def test_confirming_again_writes_nothing(site):
+    first, second = new_key(), new_key()
+    shown = site.enrolment.enroll(site.token(), new_request(first, "cam-01")).certificate
+    shown = renew(site, first, shown, second)
+    signature = second.sign(CONFIRM_CONTEXT + shown.encode(), ec.ECDSA(hashes.SHA256()))
+    assert site.enrolment.confirm(shown, signature) == 1
+    assert usable(site) == {shown}
+    pool = concurrent.futures.ThreadPoolExecutor(1)
+    with pool, site.store.write():
+        assert pool.submit(site.enrolment.confirm, shown, signature).result(timeout=120) == 0
 
 
 CRASH = """
@@ -357,7 +369,7 @@ def test_a_device_that_dies_at_any_step_gets_in_the_next_time(site, tmp_path, st
         if step == "settle":
             agent_door.renew(identity)
         argv = [sys.executable, "-c", CRASH, str(folder), site.url, token, step, str(at)]
-        code = subprocess.run(argv, check=False, timeout=60).returncode
+        code = subprocess.run(argv, check=False, timeout=240).returncode
         assert code in (0, 9)
         deaths += code == 9
         identity = Identity(folder)

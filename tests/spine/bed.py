@@ -18,6 +18,7 @@ from wire.bundle import read_bundle
 MAX_RECORDS = 1000
 """What the API gives of a device's records at once."""
 TAIL = 6000
+"""Characters of a log that are told when something was waited for in vain."""
 
 
 class Device(Program):
@@ -35,6 +36,13 @@ class Device(Program):
     def ask(self, feature=1.0):
         """Return the answer to one request over a connection of its own."""
         return ask_once(self.port, feature)
+
+    def situation(self):
+        """Say whether it lives, what its client got last, and how its log ends."""
+        alive = f"lives, with {len(self.runtimes())} runtimes" if self.is_alive else "is dead"
+        asker = "" if self.client.is_alive() else ", and its client has ended"
+        log = self.log.read_text("utf-8", "replace")[-TAIL:] if self.log.exists() else ""
+        return f"{self.name} {alive}{asker}; last answers {self.client.answers[-2:]}; log:\n{log}"
 
 
 class Bed:
@@ -63,7 +71,7 @@ class Bed:
         self._store = ("--store", store_url) if store_url is not None else ()
         self.api_address = f"127.0.0.1:{free_port()}"
         self._http = httpx.Client(
-            base_url=f"http://{self.api_address}", timeout=30, trust_env=False
+            base_url=f"http://{self.api_address}", timeout=120, trust_env=False
         )
         self.pki = PkiFolder(self.fleet_dir / "store/pki")
         self.observer = Observer(self._broker_port, self.pki.root)
@@ -304,13 +312,15 @@ class Bed:
             print(f"===== {log.relative_to(self._folder)}\n{text}")  # noqa: T201 - for failures
 
     def _situation(self):
+        told = [device.situation() for device in self.devices.values()]
         try:
-            return "\n".join(
+            told += [
                 f"{row['id']} {row['version']} {row['state']}: {row['reason']}; {row['counts']}"
                 for row in self.get("/v1/rollouts")
-            )
+            ]
         except httpx.TransportError as exc:
-            return f"the controller does not answer: {exc}"
+            told.append(f"the controller does not answer: {exc}")
+        return "\n".join(told)
 
     def _spawn(self, *args):
         return subprocess.Popen(

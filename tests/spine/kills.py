@@ -113,9 +113,9 @@ class Tracer:
             self._strace = None
 
 
-def injection(call, number):
-    """Return strace's words for a kill at the call `number`."""
-    return ["-o", os.devnull, "-e", f"trace={call}", "-e", f"inject={call}:signal=KILL:when={number}"]  # fmt: skip
+def injection(call, number, log=os.devnull):
+    """Return strace's words for a kill at the call `number`; `log` gets the calls up to it."""
+    return ["-o", str(log), "-e", f"trace={call}", "-e", f"inject={call}:signal=KILL:when={number}"]  # fmt: skip
 
 
 def thread_ids(pid):
@@ -157,10 +157,10 @@ def counted_start(log):
     return ["strace", "-D", "-q", "-o", str(log), "-e", f"trace={','.join(CALLS)}"]
 
 
-def count_start(log):
-    """Return a Counter of what `counted_start` has written down so far, by (thread, call)."""
-    calls = (re.match(r"(\w+)\(", line) for line in log.read_text().splitlines())
-    return Counter(("loop", call[1]) for call in calls if call)
+def calls(log):
+    """Return a Counter of the calls of one thread that strace has written down so far."""
+    found = (re.match(r"(\w+)\(", line) for line in log.read_text().splitlines())
+    return Counter(call[1] for call in found if call)
 
 
 def let_go(pid):

@@ -160,7 +160,7 @@ def stored_chunks(bed):
 
 
 def test_an_upload_that_says_it_is_too_large_is_not_even_begun(bed):
-    connection = http.client.HTTPConnection(api(bed).base_url.netloc.decode(), timeout=30)
+    connection = http.client.HTTPConnection(api(bed).base_url.netloc.decode(), timeout=120)
     connection.putrequest("POST", "/v1/bundles")
     connection.putheader("Content-Length", str(2**40))
     connection.putheader("Authorization", api(bed).headers["authorization"])

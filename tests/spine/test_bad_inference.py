@@ -33,7 +33,7 @@ def device(bed):
 
 def asked(device, body, *, method="POST", path=INFER, headers=None):
     """Return status and body of the answer to one request."""
-    connection = http.client.HTTPConnection("127.0.0.1", device.port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", device.port, timeout=120)
     try:
         connection.request(method, path, body, headers or {})
         answer = connection.getresponse()

@@ -82,7 +82,7 @@ class Asker(threading.Thread):
             f"Content-Length: {len(body)}\r\n\r\n"
         )
         request = head.encode() + body
-        with socket.create_connection(("127.0.0.1", self._port), timeout=60) as connection:
+        with socket.create_connection(("127.0.0.1", self._port), timeout=240) as connection:
             while self.answered < self._count:
                 connection.sendall(request)
                 answer = connection.recv(65_536)

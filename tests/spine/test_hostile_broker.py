@@ -100,7 +100,7 @@ def test_a_broker_cannot_fill_the_memory(tmp_path, scheme, attack, is_hung_up):
         agent = Program("agent", ["fleet-agent", "run", "--config", "agent.toml"], tmp_path)
         agent.start()
         try:
-            connected.get(timeout=60)
+            connected.get(timeout=120)
             until("a runtime is there", lambda: agent.children("agent.runtime"))
             Path(f"/proc/{agent.pid}/clear_refs").write_text("5")  # the peak counts from here
             before = figure(agent.pid, "VmRSS")

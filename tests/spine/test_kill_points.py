@@ -15,6 +15,7 @@ import itertools
 import json
 import os
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from tests.spine.kills import (
     THREADS,
     Point,
     Tracer,
-    count_start,
+    calls,
     counted_start,
     counting,
     drawn,
@@ -123,7 +124,8 @@ class Range:
             self._kills_in_a_row = 0
         is_bad, before = point.is_bad, self._serves
         version = self._next(is_bad)
-        tracer = Tracer(*injection(point.call, point.number))
+        log = self._folder / "shot.log"
+        tracer = Tracer(*injection(point.call, point.number, log))
         tids = thread_ids(self._device.pid)
         tracer.attach(tids[point.thread])
         restore_s, kill_count, torn = 0.0, 0, ""
@@ -135,6 +137,9 @@ class Range:
             )
         finally:
             tracer.detach()
+        if calls(log)[point.call] >= point.number:
+            # The last call of a rollout: the kill was sent when the rollout was seen to be over.
+            until(f"{point}: the agent is dead", lambda: not self._device.is_alive)
         if not self._device.is_alive:
             kill_count, restore_s, torn = self._start_again(point, {before, version})
         self._kills_in_a_row += kill_count
@@ -174,7 +179,7 @@ class Range:
         self._device.start(counted_start(log))
         self._bed.until_served(DEVICE, self._serves)
         self._bed.until_online(DEVICE)
-        counts["start"] = count_start(log)
+        counts["start"] = Counter({("loop", call): n for call, n in calls(log).items()})
         self._device.end()
         self._device.start()
         self._bed.until_online(DEVICE)

@@ -68,7 +68,7 @@ class Network:
             there = stack.enter_context(open(self.path))  # noqa: PTH123
             _setns(there.fileno())
             try:
-                return socket.create_connection(address, timeout=30)
+                return socket.create_connection(address, timeout=120)
             finally:
                 _setns(home.fileno())
 
@@ -244,7 +244,7 @@ class Device:
 
     def ask(self, path, body=None, *, unix=None):
         """Ask the inference server over TCP, or over a unix socket; return status and body."""
-        client = http.client.HTTPConnection("127.0.0.1", 8600, timeout=30)
+        client = http.client.HTTPConnection("127.0.0.1", 8600, timeout=120)
         if unix is None:
             client.sock = self._network.connect(("127.0.0.1", 8600))
         else:

@@ -31,7 +31,7 @@ def tool(name: str) -> str:
 
 def run(*argv: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [str(arg) for arg in argv], capture_output=True, text=True, timeout=60, check=False
+        [str(arg) for arg in argv], capture_output=True, text=True, timeout=240, check=False
     )
 
 

@@ -26,7 +26,7 @@ def test_small_packets_are_not_held_back(listener):
     with broker:
         assert broker.recv(1024)[0] >> 4 == 1, "a CONNECT comes first"
         broker.sendall(CONNACK)
-        assert events.get(timeout=20) == Connected()
+        assert events.get(timeout=120) == Connected()
         ours = link._client.socket()
         assert ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
         link.stop()

@@ -48,7 +48,7 @@ class Device:
                 self.fetcher.on_chunk(digest, payload)
 
     def result(self):
-        return self.events.get(timeout=20)
+        return self.events.get(timeout=120)
 
     def stop(self):
         self.fetcher.stop()

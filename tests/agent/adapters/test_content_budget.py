@@ -70,7 +70,7 @@ def fetch(root, bundle, max_bytes):
     fetcher.start()
     fetcher.fetch(bundle.assignment)
     try:
-        return told.get(timeout=60), max(link.peak_bytes, taken(root))
+        return told.get(timeout=120), max(link.peak_bytes, taken(root))
     finally:
         fetcher.stop()
 

@@ -43,7 +43,7 @@ def test_chunks_published_later_are_asked_for_by_name_and_arrive(device, control
     late = digest_of(bundle.files[MODEL][:30_000])
     publish(controller, {d: p for d, p in payloads.items() if d != late})
     device.fetcher.fetch(bundle.assignment)
-    assert list(device.asked_again.get(timeout=20)) == [late]
+    assert list(device.asked_again.get(timeout=120)) == [late]
     publish(controller, {late: payloads[late]})
     assert device.result() == bundle.staged
 
@@ -55,7 +55,7 @@ def test_a_restart_goes_on_where_it_was(broker, controller, make_bundle, tmp_pat
     publish(controller, {d: p for d, p in payloads.items() if d != last})
     first = Device(broker, tmp_path)
     first.fetcher.fetch(bundle.assignment)
-    first.asked_again.get(timeout=20)
+    first.asked_again.get(timeout=120)
     first.stop()
     publish(controller, {last: payloads[last]})
     second = Device(broker, tmp_path)
@@ -70,7 +70,7 @@ def test_a_cut_link_goes_on_after_it_is_back(broker, device, controller, make_bu
     bundle = make_bundle()
     payloads = bundle.payloads()
     device.fetcher.fetch(bundle.assignment)
-    device.asked_again.get(timeout=20)
+    device.asked_again.get(timeout=120)
     broker.cut("cam-01")
     publish(controller, payloads)
     device.link.connect()
@@ -100,7 +100,7 @@ def test_a_lying_chunk_is_refused_and_the_true_one_taken(device, controller, mak
     lie = digest_of(bundle.files[MODEL][:30_000])
     publish(controller, {**payloads, lie: encode_chunk(b"something else")})
     device.fetcher.fetch(bundle.assignment)
-    assert lie in device.asked_again.get(timeout=20)
+    assert lie in device.asked_again.get(timeout=120)
     publish(controller, {lie: payloads[lie]})
     assert device.result() == bundle.staged
 
@@ -163,7 +163,7 @@ def test_a_newer_job_replaces_the_one_under_way(device, controller, make_bundle)
     bundle = make_bundle(version="3.0.0")
     bundle.version = "3.0.0"
     device.fetcher.fetch(never.assignment)
-    device.asked_again.get(timeout=20)
+    device.asked_again.get(timeout=120)
     publish(controller, bundle.payloads())
     device.fetcher.fetch(bundle.assignment)
     assert device.result() == bundle.staged

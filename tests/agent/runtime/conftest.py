@@ -232,7 +232,7 @@ class Bench:
         return self.wait(Promoted)
 
     def request(self, method, path, body=None, headers=None):
-        client = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        client = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
         try:
             payload = json.dumps(body) if isinstance(body, dict) else body
             client.request(method, path, payload, headers or {})

@@ -49,7 +49,7 @@ def test_a_real_runtime_tells_what_it_answered(bench, make_model, count):
     bench.serve(make_model("1"))
     for _ in range(count):
         assert bench.infer()[0] == 200
-    client = http.client.HTTPConnection("127.0.0.1", bench.port, timeout=30)
+    client = http.client.HTTPConnection("127.0.0.1", bench.port, timeout=120)
     client.request("GET", "/metrics")
     answer = client.getresponse()
     text = answer.read().decode()

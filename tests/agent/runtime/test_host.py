@@ -241,7 +241,7 @@ def test_a_killed_supervisor_leaves_no_orphan(tmp_path):
             RuntimeSettings(listen=None, socket=Path({str(tmp_path)!r}) / "s"), events.put)
         host.open()
         host.start_candidate((), auto_promote=True)
-        while not isinstance(events.get(timeout=30), Promoted):
+        while not isinstance(events.get(timeout=120), Promoted):
             pass
         print(host._serving.pid, flush=True)
         time.sleep(60)

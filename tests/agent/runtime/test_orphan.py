@@ -28,7 +28,7 @@ def test_a_runtime_whose_supervisor_ended_before_it_could_tell_ends_itself():
         runtime = subprocess.run(
             [sys.executable, "-m", "agent.runtime", "--control", str(theirs.fileno()),
              "--parent", str(ended.pid)],
-            pass_fds=[theirs.fileno()], capture_output=True, text=True, timeout=60, check=False,
+            pass_fds=[theirs.fileno()], capture_output=True, text=True, timeout=240, check=False,
         )  # fmt: skip
     assert runtime.returncode == 1
     assert runtime.stderr == "the supervisor is gone\n"

@@ -39,7 +39,7 @@ class Client(threading.Thread):
     def connect(self):
         if self.kind == "unix":
             return UnixConnection(self.bench.socket)
-        return http.client.HTTPConnection("127.0.0.1", self.bench.port, timeout=30)
+        return http.client.HTTPConnection("127.0.0.1", self.bench.port, timeout=120)
 
     def run(self):
         ask = self.trickle if self.kind == "trickle" else self.plain

@@ -58,7 +58,7 @@ def tried(wall, tmp_path):
     (tmp_path / wall / "secret").write_text("a secret")
     done = subprocess.run(
         [sys.executable, str(Path(intruder.__file__)), wall, str(tmp_path / wall)],
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=60,
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=240,
     )  # fmt: skip
     assert done.returncode == -signal.SIGABRT, done.stderr
     said = json.loads(done.stdout)

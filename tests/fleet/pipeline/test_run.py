@@ -214,7 +214,7 @@ def test_a_run_that_was_ended_in_the_middle_goes_on(tmp_path, fleet, records, to
     )  # fmt: skip
     descriptor = os.open(pipe, os.O_RDONLY)  # until the training opens it too
     process.send_signal(end)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=240)
     os.close(descriptor)
     assert process.returncode != 0
     assert b"Traceback" not in said
