@@ -7,7 +7,8 @@ code counts as `other`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter as Counts
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Final
 
@@ -66,33 +67,45 @@ class Metrics:
 
     def stored(self, tx: Tx, records: Iterable[m.Record]) -> None:
         """Count records that were stored just now; a release that the store does not know is `other`."""
-        for record in records:
-            self._records.labels(CHANNELS[type(record)]).inc()
+        batch = list(records)
+        names = self._names_of(tx, batch)
+        answered: dict[tuple[str, str], list[m.InferenceTelemetry]] = {}
+        for channel, count in Counts(CHANNELS[type(record)] for record in batch).items():
+            self._records.labels(channel).inc(count)
+        for record in batch:
             match record:
                 case m.InferenceTelemetry():
-                    self._inference(record, self._name(tx, record.manifest))
+                    labels = names.get(record.manifest, (OTHER, OTHER))
+                    answered.setdefault(labels, []).append(record)
                 case PerformanceTelemetry():
-                    self._performance(record, self._name(tx, record.manifest))
+                    self._performance(record, names.get(record.manifest, (OTHER, OTHER)))
                 case m.AlarmEvent(code=code):
                     self._alarms.labels(_known(code)).inc()
                 case m.UpdateEvent(to=to, code=code):
                     self._steps.labels(str(to), _known(code)).inc()
                 case _:
                     pass
+        for labels, group in answered.items():
+            self._inference(group, labels)
 
-    def _name(self, tx: Tx, manifest: str) -> tuple[str, str]:
-        """Return the model and version of a release, which never change, so that it is read once."""
-        if manifest not in self._names:
-            release = tx.releases.by_manifest(manifest)
-            if release is None:
-                return OTHER, OTHER
+    def _names_of(self, tx: Tx, records: Iterable[m.Record]) -> dict[str, tuple[str, str]]:
+        """Return model and version by manifest; a release never changes, so it is read once."""
+        told = {
+            r.manifest
+            for r in records
+            if isinstance(r, m.InferenceTelemetry | PerformanceTelemetry)
+        }
+        for manifest, release in tx.releases.by_manifests(told - self._names.keys()).items():
             self._names[manifest] = (release.model, release.version)
-        return self._names[manifest]
+        return self._names
 
-    def _inference(self, record: m.InferenceTelemetry, labels: tuple[str, str]) -> None:
-        self._requests.labels(*labels).inc(record.request_count)
-        self._rows.labels(*labels).inc(record.row_count)
-        for cause, count in record.error_count.model_dump().items():
+    def _inference(self, records: Sequence[m.InferenceTelemetry], labels: tuple[str, str]) -> None:
+        self._requests.labels(*labels).inc(sum(record.request_count for record in records))
+        self._rows.labels(*labels).inc(sum(record.row_count for record in records))
+        errors: Counts[str] = Counts()
+        for record in records:
+            errors.update(record.error_count.model_dump())
+        for cause, count in errors.items():
             self._errors.labels(*labels, cause).inc(count)
 
     def _performance(self, record: PerformanceTelemetry, labels: tuple[str, str]) -> None:

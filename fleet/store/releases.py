@@ -44,6 +44,17 @@ class Releases:
         ).one_or_none()
         return ReleaseRow(*row) if row is not None else None
 
+    def by_manifests(self, manifests: Iterable[str]) -> dict[str, ReleaseRow]:
+        """Return those releases that digests of manifests identify, by these."""
+        wanted = sorted(set(manifests))
+        found: dict[str, ReleaseRow] = {}
+        for start in range(0, len(wanted), BATCH):
+            part = wanted[start : start + BATCH]
+            query = select(RELEASES).where(RELEASES.c.manifest.in_(part))
+            rows = (ReleaseRow(*row) for row in self._connection.execute(query))
+            found.update((row.manifest, row) for row in rows)
+        return found
+
     def page(self, model: str, *, after: str, limit: int) -> list[ReleaseRow]:
         """Return the releases of a model that follow version `after`, newest first.
 
