@@ -53,6 +53,13 @@ from .trust import read_bootstrap
 
 BROKER_TIMEOUT_S: Final = 5.0
 OF_OTHERS: Final = (f"{topics.ROOT}/device/+/presence", f"{topics.ROOT}/device/+/desired")
+CONFINE: Final = (
+    "`fleet broker config` prints how the broker is to confine each device to its own topics"
+)
+HEARD_TIMEOUT_S: Final = 2.0
+"""The broker passes on within milliseconds what a device may write, and the controller takes in what
+comes at least once a second."""
+HEARD_POLL_S: Final = 0.2
 RETAINED_TIMEOUT_S: Final = 1.0
 """Retained messages come right after the subscription; longer than this, there are none."""
 
@@ -91,7 +98,7 @@ def examine(path: Path) -> Iterator[Finding]:
         yield _judge_identity(member.identity)
     broker = _ask_broker(config.device.id, member.endpoint)
     yield from _judge_broker(member.endpoint.url, broker, state.generation if state else None)
-    yield _ask_second_source(member.identity)
+    yield from _ask_controller(member.identity, broker)
     if state is not None:
         waiting = count_records(config.state.dir / "outbox.db")
         yield judge_records(waiting, is_controller_online=broker.is_controller_online)
@@ -213,6 +220,8 @@ def _check_content(root: Path, state: DeviceState) -> Finding:
 class _Broker:
     """What the broker says about this device, as far as it answers."""
 
+    nobody: str = ""
+    """A device that is none, in whose name was written."""
     fault: str | None = None
     is_controller_online: bool | None = None
     reported: Reported | None = None
@@ -243,12 +252,14 @@ def _ask_broker(device: str, endpoint: Endpoint) -> _Broker:
         match _next(events, BROKER_TIMEOUT_S):
             case Connected():
                 # What must not be heard is asked for first: had it been granted, it would come first.
-                nobody = topics.Reported(f"doctor-{secrets.token_hex(4)}").text
-                link.subscribe([nobody, *OF_OTHERS], qos=1)
-                link.publish(nobody, b"{}", qos=1, retain=False)
+                nobody = f"doctor-{secrets.token_hex(4)}"
+                topic = topics.Reported(nobody).text
+                link.subscribe([topic, *OF_OTHERS], qos=1)
+                said = Reported(boot=secrets.token_hex(8), seq=1, generation=0)
+                link.publish(topic, codec.encode(said), qos=1, retain=False)
                 wanted = [topics.ControllerPresence().text, topics.Reported(device).text]
                 link.subscribe(wanted, qos=1)
-                return _listen(events, device, len(wanted))
+                return _listen(events, _Broker(nobody), device, len(wanted))
             case Disconnected(reason=reason):
                 return _Broker(fault=reason)
             case _:
@@ -257,25 +268,42 @@ def _ask_broker(device: str, endpoint: Endpoint) -> _Broker:
         link.stop()
 
 
-def _ask_second_source(identity: Identity | None) -> Finding:
-    """Ask the controller itself for the newest timestamp, as an update would."""
+def _ask_controller(identity: Identity | None, broker: _Broker) -> Iterator[Finding]:
+    """Ask the controller for the newest timestamp, as an update would, and for what it heard of us."""
     subject = "second source"
     if identity is None:
-        return Finding(subject, Verdict.OK, "none: set up by hand, it has the broker alone")
+        yield Finding(subject, Verdict.OK, "none: set up by hand, it has the broker alone")
+        return
     source = SecondSource(identity)
     try:
         source.document("timestamp.json")
+        yield Finding(subject, Verdict.OK, f"{identity.place().door_url} answers")
+        subject = "writing"
+        if broker.is_controller_online is True:
+            yield _judge_writing(source, broker.nobody)
     except ModelfleetError as exc:
         remedy = exc.hint or "updates come by the broker alone meanwhile"
-        return Finding(subject, Verdict.WARNING, str(exc), remedy)
+        yield Finding(subject, Verdict.WARNING, str(exc), remedy)
     finally:
         source.close()
-    return Finding(subject, Verdict.OK, f"{identity.place().door_url} answers")
 
 
-def _listen(events: queue.SimpleQueue[LinkEvent], device: str, wanted_count: int) -> _Broker:
+def _judge_writing(source: SecondSource, nobody: str) -> Finding:
+    """Return whether what was written in the name of a device that is none has come to the controller."""
+    until_s = time.monotonic() + HEARD_TIMEOUT_S
+    while not source.is_heard(nobody):
+        if time.monotonic() > until_s:
+            text = "what it writes in another's name does not get through"
+            return Finding("writing", Verdict.OK, text)
+        time.sleep(HEARD_POLL_S)
+    text = f"the controller heard what this device wrote in the name of {nobody}"
+    return Finding("writing", Verdict.FAULT, text, CONFINE)
+
+
+def _listen(
+    events: queue.SimpleQueue[LinkEvent], seen: _Broker, device: str, wanted_count: int
+) -> _Broker:
     """Take the retained messages; a missing one is waited for in vain, but not for long."""
-    seen = _Broker()
     until_s = time.monotonic() + RETAINED_TIMEOUT_S
     while wanted_count and (event := _next(events, until_s - time.monotonic())) is not None:
         if not isinstance(event, Delivered):
@@ -322,7 +350,7 @@ def _judge_broker(url: str, broker: _Broker, generation: int | None) -> Iterator
             "confinement",
             Verdict.FAULT if parse_broker_url(url).is_encrypted else Verdict.WARNING,
             f"this device hears what is of others: {', '.join(sorted(broker.foreign)[:3])}",
-            "`fleet broker config` prints how the broker is to confine each device to its own topics",
+            CONFINE,
         )
     else:
         yield Finding("confinement", Verdict.OK, "heard nothing that is of another device")

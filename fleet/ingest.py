@@ -81,6 +81,10 @@ class Ingest:
         self._strangers = RateLimit(UNKNOWN_EVERY_MS)
         self._clocks = RateLimit(CLOCK_EVERY_MS)
 
+    def has_ignored(self, device: str) -> bool:
+        """Return whether something came in the name of a device that is not in the fleet; from any thread."""
+        return device in self._strangers
+
     def apply(self, tx: Tx, deliveries: Iterable[Delivered], now_unix_ms: int) -> Outcome:
         """Store a batch; total over what deliveries may hold.
 

@@ -15,6 +15,10 @@ class RateLimit:
         self._period_ms = period_ms
         self._passed: dict[str, int] = {}
 
+    def __contains__(self, key: object) -> bool:
+        """Whether `key` has passed, and is not forgotten; from any thread."""
+        return key in self._passed
+
     def allows(self, key: str, now_unix_ms: int) -> bool:
         """Return whether `key` may pass now; if so, that is remembered."""
         last = self._passed.get(key)

@@ -271,7 +271,7 @@ def _make_door(
     )
     controller.admit_by(enrolment)
     return Door(
-        build_device_app(enrolment, store, settings.captures),
+        build_device_app(enrolment, store, controller.ingest.has_ignored, settings.captures),
         listener,
         authority=authority,
         enrolment=enrolment,

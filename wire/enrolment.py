@@ -77,6 +77,12 @@ class EnrollRequest(Part):
     csr: Pem
 
 
+class UnknownDevice(Part):
+    """Whether the controller heard something lately in the name of a device that is not in the fleet."""
+
+    is_heard: bool
+
+
 class RenewRequest(Part):
     """A device asks for its next certificate; the key of the one before signs."""
 

@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from wire import codec
 from wire.codec import MAX_MESSAGE_BYTES
+from wire.enrolment import UnknownDevice
 from wire.errors import ModelfleetError
 
 from .https import Connection
@@ -57,6 +59,16 @@ class SecondSource:
             TransferError, StorageError, ConfigError: As `chunk`.
         """
         return self._ask(f"/v1/trust/{name}")
+
+    def is_heard(self, device: str) -> bool:
+        """Return whether the controller heard something in the name of a device that it does not know.
+
+        Raises:
+            PeerError: As `chunk`; `not_found` from a controller that is older.
+            TransferError, StorageError, ConfigError: As `chunk`.
+        """
+        answer = self._ask(f"/v1/unknown-devices/{device}")
+        return codec.decode(UnknownDevice, answer).is_heard
 
     def close(self) -> None:
         """End the connection until it is needed again."""

@@ -6,6 +6,7 @@ to those that show the certificate of a device.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from fastapi import FastAPI, Request, Response
@@ -17,9 +18,16 @@ from fleet.capture_limits import CaptureLimits
 from fleet.pki.enrolment import Enrolment
 from fleet.store.store import Store
 from fleet.version import VERSION
-from wire.enrolment import Confirmed, ConfirmRequest, EnrollRequest, RenewRequest, Welcome
+from wire.enrolment import (
+    Confirmed,
+    ConfirmRequest,
+    EnrollRequest,
+    RenewRequest,
+    UnknownDevice,
+    Welcome,
+)
 from wire.errors import PeerError
-from wire.ids import Digest
+from wire.ids import DeviceId, Digest
 from wire.packs import MAX_PACK_BYTES, PackTaken
 
 from . import errors, trust
@@ -33,13 +41,17 @@ MAX_BODY_BYTES: Final = MAX_PACK_BYTES
 
 
 def build_device_app(
-    enrolment: Enrolment, store: Store, limits: CaptureLimits | None = None
+    enrolment: Enrolment,
+    store: Store,
+    has_ignored: Callable[[str], bool],
+    limits: CaptureLimits | None = None,
 ) -> FastAPI:
     """Return the API for devices.
 
     Args:
         enrolment: Lets devices in, and knows them.
         store: The controller's.
+        has_ignored: Whether something came in the name of an unknown device.
         limits: How much of captured rows is taken.
     """
     kept = limits or CaptureLimits()
@@ -88,6 +100,11 @@ def build_device_app(
     def show_document(file: str) -> Response:
         """Return a document as it was signed; without a version in its name, the newest."""
         return trust.answer_with(store, file)
+
+    @app.get("/v1/unknown-devices/{device}", openapi_extra=for_devices())
+    def show_unknown_device(device: DeviceId) -> UnknownDevice:
+        """Tell a device whether what it sent in another's name came through; its doctor tries that."""
+        return UnknownDevice(is_heard=has_ignored(device))
 
     @app.post("/v1/captures", openapi_extra=for_devices())
     async def take_pack(request: Request) -> PackTaken:

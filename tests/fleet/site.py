@@ -24,6 +24,7 @@ class Site:
     def __init__(self, folder, **more):
         self.late_ms = 0
         self.told = []
+        self.strangers = set()
         self.store = Store(folder / "fleet.db", folder)
         authority = found_pki(PkiFolder(folder / "pki"), (), self.now())
         with self.store.write() as tx:
@@ -40,7 +41,7 @@ class Site:
         self.url = f"https://127.0.0.1:{listener.getsockname()[1]}"
         self.folder = authority.folder
         self._door = Door(
-            build_device_app(self.enrolment, self.store), listener, authority=authority,
+            build_device_app(self.enrolment, self.store, self.strangers.__contains__), listener, authority=authority,
             enrolment=self.enrolment, access=access, hosts=(), clock=self.now,
         )  # fmt: skip
         self._door.start()

@@ -114,12 +114,13 @@ ROUTES = {
     ("GET", "/v1/chunks/{digest}"): CHUNK,
     ("GET", "/v1/trust/{file}"): DOCUMENT,
     ("POST", "/v1/captures"): "/v1/captures",
+    ("GET", "/v1/unknown-devices/{device}"): "/v1/unknown-devices/doctor-12",
 }
 """Every route of the listener, and a request for those that are for devices only."""
 
 
 def test_every_route_is_open_to_all_or_to_devices_alone(site, identity, tmp_path):
-    app = build_device_app(site.enrolment, site.store)
+    app = build_device_app(site.enrolment, site.store, site.strangers.__contains__)
     assert {(method, r.path) for r in app.routes for method in r.methods} == ROUTES.keys()
     callers = {
         "nobody": (nobody(site), (401, "no_certificate")),

@@ -253,7 +253,7 @@ def test_an_observer_renews_and_confirms_nothing(site, path):
     body = {"certificate": certificate, "signature": signature}
     if path == "/v1/renew":
         body["csr"] = csr
-    app = build_device_app(site.enrolment, site.store)
+    app = build_device_app(site.enrolment, site.store, site.strangers.__contains__)
     with TestClient(app, raise_server_exceptions=False) as client:
         answer = client.post(path, json=body)
     assert (answer.status_code, answer.json()["code"]) == (403, "not_a_device")

@@ -18,6 +18,7 @@ KINDS = (
     enrolment.ConfirmRequest,
     enrolment.Welcome,
     enrolment.Confirmed,
+    enrolment.UnknownDevice,
 )
 URL = "https://c/"
 NOW_UNIX_MS = 1_700_000_000_000

@@ -104,10 +104,32 @@ def test_a_device_that_is_put_out_gets_nothing_from_either(bed):
     assert examined(bed) == ("warning", f"this certificate of {DEVICE} is revoked")
 
 
-def examined(bed):
-    """Return what the device's own doctor says of the second source."""
+def test_its_doctor_finds_out_that_it_can_write_in_the_name_of_others(bed):
+    no = "what it writes in another's name does not get through"
+    assert examined(bed, "writing") == ("ok", no)
+    path = bed.pki.mosquitto_acl
+    path.write_text(f"{path.read_text()}\npattern write fleet/v1/device/+/reported\n")
+    bed._broker.reload()
+    verdict, text = examined(bed, "writing")
+    assert verdict == "fault"
+    assert text.startswith("the controller heard what this device wrote in the name of doctor-")
+    assert examined(bed, "confinement")[0] == "ok", "what it cannot read shows nothing"
+    check_end(bed)
+
+
+def test_on_nats_its_doctor_finds_it_confined(make_bed):
+    bed = make_bed("nats")
+    bed.add(DEVICE)
+    bed.install("1.0.0")
+    for subject in ("broker", "confinement", "controller", "second source", "writing"):
+        assert examined(bed, subject)[0] == "ok", subject
+    check_end(bed)
+
+
+def examined(bed, subject="second source"):
+    """Return what the device's own doctor says of a subject."""
     ended = run(bed.fleet_dir, "fleet-agent", "doctor", "--json", "--config", f"{DEVICE}.toml")
-    (found,) = [each for each in json.loads(ended.text) if each["subject"] == "second source"]
+    (found,) = [each for each in json.loads(ended.text) if each["subject"] == subject]
     return found["verdict"], found["text"]
 
 
