@@ -24,7 +24,7 @@ from wire.errors import BundleError
 from wire.graph import scan_model
 from wire.lifecycle import Code
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("corpus")]
+pytestmark = pytest.mark.slow
 
 SECRET = b"\x00\x00\x80\x3f" * 4
 REFUSED, FAILED, TEST = Code.MODEL_REFUSED, Code.LOAD_FAILED, Code.SELF_TEST_FAILED
