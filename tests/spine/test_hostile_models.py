@@ -33,7 +33,7 @@ ONES = np.ones((8, hostile.N_FEATURES), np.float32)
 SUMS = ONES.sum(axis=1, keepdims=True)
 MOST = 127.0
 """The highest feature that is asked for, where it rises."""
-SERVE = "[serve]\nstart_timeout_s = 5\nrequest_deadline_s = 1"
+SERVE = "[serve]\nstart_timeout_s = 12\nrequest_deadline_s = 1"
 
 
 @dataclass(frozen=True)

@@ -201,12 +201,12 @@ class Bench:
         self.settings = RuntimeSettings(
             listen=("127.0.0.1", self.port),
             socket=self.socket,
-            **{"start_timeout_s": 30, "drain_s": 5, **settings},
+            **{"start_timeout_s": 120, "drain_s": 5, **settings},
         )
         self.host = ProcessRuntimeHost(self.settings, self.events.put)
         self.host.open()
 
-    def wait(self, *kinds, timeout_s=40):
+    def wait(self, *kinds, timeout_s=180):
         """Return the next event of one of `kinds`, ticking the host meanwhile."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:

@@ -124,7 +124,7 @@ class Field:
             files={path: folder / path for path in content},
         )  # fmt: skip
 
-    def judge(self, what, model, *, start_timeout_s=30.0, meanwhile=None):
+    def judge(self, what, model, *, start_timeout_s=120.0, meanwhile=None):
         """Return how a candidate ended; the honest runtime answered all the time."""
         host = self.bench.host
         host._settings = replace(self.bench.settings, start_timeout_s=start_timeout_s)
@@ -184,7 +184,7 @@ def field(shared_bench, tmp_path_factory):
 def test_the_corpus(field, name):
     make, codes, says = ROWS[name]
     is_endless = codes is TIMEOUT
-    ended = field.judge(name, field.bundle(make()), start_timeout_s=3.0 if is_endless else 60.0)
+    ended = field.judge(name, field.bundle(make()), start_timeout_s=3.0 if is_endless else 120.0)
     assert isinstance(ended, CandidateFailed), ended
     assert ended.code in (codes if isinstance(codes, set) else {codes}), ended
     assert says in ended.detail
