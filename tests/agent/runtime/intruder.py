@@ -106,8 +106,13 @@ def attempts(folder, tcp, unix, log):
         "signal the supervisor": lambda: os.kill(supervisor, 0),
         "signal a thread of the supervisor": lambda: call(arch.tgkill, supervisor, supervisor, 0),
         "queue a signal to the supervisor": lambda: by_name("rt_sigqueueinfo", supervisor, 0, -1),
-        "limit the supervisor": lambda: resource.prlimit(supervisor, resource.RLIMIT_CORE, (0, 0)),
-        "slow the supervisor": lambda: os.setpriority(os.PRIO_PROCESS, supervisor, 19),
+        # To what they are: without a wall both are done, to the process of the tests.
+        "limit the supervisor": lambda: resource.prlimit(
+            supervisor, resource.RLIMIT_CORE, resource.prlimit(supervisor, resource.RLIMIT_CORE)
+        ),
+        "slow the supervisor": lambda: os.setpriority(
+            os.PRIO_PROCESS, supervisor, os.getpriority(os.PRIO_PROCESS, supervisor)
+        ),
         "read by process_vm_readv": lambda: by_name("process_vm_readv", supervisor, 0, 0, 0, 0, 0),
         "outlive the supervisor": lambda: call(arch.prctl, 1, 0, 0, 0, 0),
         "type into the terminal": lambda: call(arch.ioctl, 0, 0x5412, b"x"),
