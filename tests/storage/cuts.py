@@ -6,6 +6,7 @@ step, is the disk as the cut left it. Mounting it replays ext4's journal, as a d
 
 import contextlib
 import copy
+import ctypes
 import fcntl
 import os
 import shutil
@@ -33,6 +34,8 @@ PER_DISK = 50
 """Cuts before a device gets a new disk: its outbox fills with what is never acknowledged."""
 LINGERS_S = 30
 _FICLONE = 0x40049409  # linux/fs.h
+_CLONE_NEWNS = 0x20000  # linux/sched.h
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Unavailable(Exception):  # noqa: N818 - a reason to skip
@@ -108,6 +111,7 @@ def _disks():
     """Give the directory of the pool, and the mounted disk whose image is `disk.img` in it."""
     if os.geteuid() != 0:
         raise Unavailable("only root may mount")
+    _mount_for_itself()
     folder = Path(tempfile.mkdtemp(dir=SHM if SHM.is_dir() else None, prefix="modelfleet-cut-"))
     pool, disk = folder / "pool", folder / "disk"
     try:
@@ -121,6 +125,17 @@ def _disks():
                 yield pool, disk
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _mount_for_itself():
+    """Have nobody else see what is mounted from here on.
+
+    A container that starts meanwhile would copy the mounts of the machine, and hold them for as long
+    as it lives: what is busy cannot be unmounted.
+    """
+    if _libc.unshare(_CLONE_NEWNS) != 0:
+        raise Unavailable(f"no mounts of its own: {os.strerror(ctypes.get_errno())}")
+    _command("mount", "--make-rprivate", "/")
 
 
 @contextlib.contextmanager

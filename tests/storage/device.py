@@ -7,7 +7,9 @@ that are ready at once, after they have read every byte of what they shall serve
 import hashlib
 import json
 import logging
+import logging.handlers
 import secrets
+import signal
 import sys
 import time
 
@@ -36,6 +38,7 @@ from agent.service import _open_outbox, _open_state
 from agent.telemetry import TelemetryReporter
 from agent.trust import Trust
 from agent.uplink import Uplink
+from tests.storage import tracer
 from tests.storage.scenario import BAD, DEVICE, STAGES
 from wire import codec, topics
 from wire.errors import StorageError
@@ -63,7 +66,10 @@ def live(root, scenario, witness, *, generation=1, stage=0, is_endless=False):
         stage: The stage of that.
         is_endless: Whether the last stage is followed by the first, for ever.
     """
-    logging.basicConfig(stream=sys.stderr, level=logging.CRITICAL)
+    stderr = logging.StreamHandler()
+    stderr.setFormatter(logging.Formatter("%(asctime)s %(threadName)s %(name)s %(message)s"))
+    logged = logging.handlers.MemoryHandler(10_000, logging.CRITICAL, stderr)
+    logging.basicConfig(handlers=[logged], level=logging.INFO, force=True)
     begun_s = time.monotonic()
     counter = StartCounter(root)
     counter.begin()
@@ -141,6 +147,13 @@ def live(root, scenario, witness, *, generation=1, stage=0, is_endless=False):
             case Connected() | Disconnected():
                 inbox.put(event)
 
+    def tell(_number, _frame):
+        logged.flush()
+        known = vars(trust) | {"_delivered": trust._delivered._documents.keys(), "_store": None}
+        told = f"state {loop._state}\ntrust {known}\nretained {scenario.trust.messages().keys()}\n"
+        sys.stderr.write(told)
+
+    signal.signal(tracer.TELL, tell)
     controller.begin(generation, stage)
     fetcher.start()
     link.start(on_link, uplink.will)

@@ -44,6 +44,9 @@ NUMBERS = {
 
 DEADLINE_S = 600
 """For a life of a second or two on a quiet machine, and of more than a minute on a busy one."""
+TELL = signal.SIGUSR1
+"""Asks a life that is stuck for what it knows of itself."""
+TELLS_S = 5
 BY_DESCRIPTOR = {
     "write", "pwrite64", "writev", "pwritev", "fsync", "fdatasync", "ftruncate", "fallocate", "read",
     "pread64", "getdents64", "fstat",
@@ -114,6 +117,10 @@ def run(main, calls, root, decide):
         _follow(child, names, str(root), decide, ended)
     except TimeoutError:
         ended.is_stuck = True
+        os.kill(child, TELL)
+        signal.alarm(TELLS_S)
+        with contextlib.suppress(TimeoutError):
+            _follow(child, names, str(root), decide, ended)
         os.kill(child, signal.SIGABRT)
         _follow(child, names, str(root), decide, ended)
     except BaseException:
