@@ -4,6 +4,7 @@ In memory are only what is not the storage's: the broker, a controller that ackn
 that are ready at once, after they have read every byte of what they shall serve.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -66,10 +67,32 @@ def live(root, scenario, witness, *, generation=1, stage=0, is_endless=False):
         stage: The stage of that.
         is_endless: Whether the last stage is followed by the first, for ever.
     """
+    with _remembered() as logged:
+        return _live(
+            root, scenario, witness, logged,
+            generation=generation, stage=stage, is_endless=is_endless,
+        )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _remembered():
+    """Keep what is logged, for one that is stuck; give the handler, whose `flush` prints it."""
     stderr = logging.StreamHandler()
     stderr.setFormatter(logging.Formatter("%(asctime)s %(threadName)s %(name)s %(message)s"))
     logged = logging.handlers.MemoryHandler(10_000, logging.CRITICAL, stderr)
-    logging.basicConfig(handlers=[logged], level=logging.INFO, force=True)
+    root = logging.getLogger()
+    level = root.level
+    root.addHandler(logged)
+    root.setLevel(logging.INFO)
+    try:
+        yield logged
+    finally:
+        root.removeHandler(logged)
+        root.setLevel(level)
+        logged.setTarget(None)
+
+
+def _live(root, scenario, witness, logged, *, generation, stage, is_endless):
     begun_s = time.monotonic()
     counter = StartCounter(root)
     counter.begin()
