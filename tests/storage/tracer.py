@@ -117,12 +117,13 @@ def run(main, calls, root, decide):
         _follow(child, names, str(root), decide, ended)
     except TimeoutError:
         ended.is_stuck = True
-        os.kill(child, TELL)
-        signal.alarm(TELLS_S)
-        with contextlib.suppress(TimeoutError):
+        try:
+            os.kill(child, TELL)
+            signal.alarm(TELLS_S)
+            _follow(child, names, str(root), decide, ended)  # it may come to its end after all
+        except TimeoutError:
+            os.kill(child, signal.SIGABRT)
             _follow(child, names, str(root), decide, ended)
-        os.kill(child, signal.SIGABRT)
-        _follow(child, names, str(root), decide, ended)
     except BaseException:
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
