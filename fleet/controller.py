@@ -29,20 +29,21 @@ from wire import messages as m
 from wire.errors import StorageError
 from wire.link import Connected, Delivered, Disconnected, Link, LinkEvent, Published, Will
 
-from . import alert_evidence, registry, rollouts, shadows
-from .alerts import Watch
+from . import registry, rollouts, shadows
+from .alerts import evidence as alert_evidence
+from .alerts.watch import Watch
 from .audit import Witness
-from .capture_limits import CaptureLimits
+from .capture.limits import CaptureLimits
 from .commands import Commands, ResultT
-from .drift import DriftSettings
 from .evidence import Sight
 from .inbox import Inbox
 from .ingest import Ingest, Outcome, ack_messages
 from .metrics import Metrics, Moment, render
+from .monitoring.drift import DriftSettings
+from .monitoring.windows import KEEP_DAYS_MS, WindowKeeper
 from .pki.enrolment import Enrolment
 from .publisher import Publisher
 from .version import VERSION
-from .windows import KEEP_DAYS_MS, WindowKeeper
 
 log = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from wire.link import Link
 from wire.topics import Qos
 
 from . import desired
-from .feedback import LabelQueue, Labels
+from .monitoring.feedback import LabelQueue, Labels
 from .ratelimit import RateLimit
 
 log = logging.getLogger(__name__)

@@ -10,9 +10,9 @@ from pydantic import Field, field_validator, model_validator
 from wire.endpoint import parse_broker_url
 from wire.errors import ConfigError
 
-from .alert_settings import LOOPBACK
+from .alerts.settings import LOOPBACK
 from .broker import EVERYWHERE, HOST
-from .capture_limits import CaptureLimits
+from .capture.limits import CaptureLimits
 from .pki.grants import DEVICE_DAYS
 from .section import Section
 

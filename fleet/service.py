@@ -16,13 +16,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
-from fleet.alert_settings import AlertsSection, Receiver
-from fleet.alerts import Watch
+from fleet.alerts.courier import Courier
+from fleet.alerts.settings import AlertsSection, Receiver
+from fleet.alerts.watch import Watch
 from fleet.api.app import build_app
 from fleet.api.device_app import build_device_app
 from fleet.api.patience import MAX_CONNECTIONS
-from fleet.capture_limits import CaptureLimits
-from fleet.courier import Courier
+from fleet.capture.limits import CaptureLimits
 from fleet.pki.access import Access, found_pki
 from fleet.pki.authority import CertificateAuthority
 from fleet.pki.door import Door
@@ -40,7 +40,7 @@ from wire.link_paho import PahoLink
 
 from .audit import KEY_FILE, Witness
 from .controller import Controller
-from .drift import DriftSettings, DriftWatch
+from .monitoring.drift import DriftSettings, DriftWatch
 
 __all__ = ["Controller", "ControllerSettings", "run_controller"]
 

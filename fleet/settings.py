@@ -15,7 +15,7 @@ from pydantic_core import ErrorDetails
 from wire.endpoint import parse_broker_url
 from wire.errors import ConfigError
 
-from .alert_settings import LOOPBACK, AlertsSection
+from .alerts.settings import LOOPBACK, AlertsSection
 from .broker import HOST
 from .pki.folder import PkiFolder
 from .section import Section as _Section

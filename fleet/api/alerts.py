@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import FastAPI, Path, Query
 
-from fleet import alert_acts
+from fleet.alerts import acts as alert_acts
 from fleet.controller import Controller
 from fleet.core import alerts as core
 from fleet.core.rights import Right

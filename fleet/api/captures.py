@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import FastAPI
 from fastapi.responses import StreamingResponse
 
-from fleet import captures
+from fleet.capture import captures
 from fleet.controller import Controller
 from fleet.core.rights import Right
 from fleet.store.devices import Selection

@@ -13,8 +13,8 @@ from fastapi import FastAPI, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import PlainTextResponse
 
-from fleet import captures
-from fleet.capture_limits import CaptureLimits
+from fleet.capture import captures
+from fleet.capture.limits import CaptureLimits
 from fleet.pki.enrolment import Enrolment
 from fleet.store.store import Store
 from fleet.version import VERSION

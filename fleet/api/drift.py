@@ -9,7 +9,7 @@ from fastapi import FastAPI, Query
 from fleet import aliases
 from fleet.controller import Controller
 from fleet.core.rights import Right, Scope
-from fleet.drift import words_of
+from fleet.monitoring.drift import words_of
 from fleet.store.devices import Selection
 from fleet.store.drift import FindingRow
 from fleet.store.releases import ReleaseRow
@@ -111,8 +111,8 @@ def _report(
     tx: Tx, controller: Controller, release: ReleaseRow, selection: Selection, since: int
 ) -> DriftReport:
     # These bring numpy and scipy, which the controller starts without.
-    from fleet.drift import gather
-    from fleet.drift_report import budget_of, report_of
+    from fleet.monitoring.drift import gather
+    from fleet.monitoring.drift_report import budget_of, report_of
 
     now = controller.now_unix_ms()
     head = DriftReport(

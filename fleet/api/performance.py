@@ -6,10 +6,11 @@ from typing import Annotated
 
 from fastapi import FastAPI, Query
 
-from fleet import aliases, feedback
+from fleet import aliases
 from fleet.controller import Controller
 from fleet.core.cbpe import CAVEAT
 from fleet.core.rights import Right
+from fleet.monitoring import feedback
 from fleet.store.devices import Selection
 from fleet.store.store import Tx
 from wire.performance import GivenLabel
@@ -36,7 +37,7 @@ def add_routes(app: FastAPI, controller: Controller) -> None:
         since_s: Annotated[float, Query(gt=0, le=MAX_SPAN_S)] = DAY_S,
     ) -> s.PerformanceReport:
         """Say how right each release was: by labels, else an estimate by scores; `group` divides it."""
-        from fleet.performance import report
+        from fleet.monitoring.performance import report
 
         now = controller.now_unix_ms()
         selection = Selection(match=parse_match(match), device=device, scope=by.scope)

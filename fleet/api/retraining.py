@@ -7,7 +7,7 @@ from typing import Annotated, Final
 from fastapi import FastAPI, Path
 
 from fleet import acts
-from fleet.alerts import Finding
+from fleet.alerts.watch import Finding
 from fleet.controller import Controller
 from fleet.core.rights import Right
 from wire.ids import NAME_PATTERN

@@ -196,7 +196,7 @@ def export(
 
 
 def _export_arrays(client: Client, body: CaptureExportIn, output: Path) -> None:
-    from fleet.capture_export import Export
+    from fleet.capture.export import Export
 
     rows = Export.read(client.fetch("/v1/capture-exports", body))
     rows.write(output)

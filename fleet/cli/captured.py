@@ -79,7 +79,7 @@ def export_table(client: Client, body: CaptureExportIn, wanted: Wanted) -> None:
 
 
 def _read(client: Client, body: CaptureExportIn, wanted: Wanted) -> CapturedRows:
-    from fleet.capture_export import read_packs
+    from fleet.capture.export import read_packs
     from fleet.pipeline.captured import CapturedRows
 
     # Whole first: the releases are asked for over the same connection.

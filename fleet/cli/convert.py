@@ -178,7 +178,7 @@ def _verified(
     source: str, signature: Path | None, public_key: Path | None, certificates: list[Path]
 ) -> tuple[str | None, str | None]:
     """Return the digest of a source that is signed, and by whom."""
-    from fleet.openssf import verify_source
+    from fleet.interop.openssf import verify_source
 
     if signature is None:
         if public_key or certificates:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from fleet.durable import folder_durably, write_durably
-from fleet.triton import (
+from fleet.interop.triton import (
     CONFIG,
     DEFAULT_BATCH_SIZE,
     MAX_BATCH_SIZE,

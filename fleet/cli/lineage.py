@@ -143,7 +143,7 @@ def show_lineage(
             path = f"/v1/devices/{name}/lineage"
             found = client.list(path, Lineage, at_unix_ms=then)
     if json:
-        from fleet.openlineage import merged
+        from fleet.interop.openlineage import merged
 
         show_json(merged(found))
         return

@@ -21,7 +21,7 @@ from fleet.core.mirror import (
     plan_aliases,
     stale_tags,
 )
-from fleet.mlflow import Registry
+from fleet.interop.mlflow import Registry
 
 from .client import Client, all_pages
 from .console import Controller, Json, given_name, say, show, show_json

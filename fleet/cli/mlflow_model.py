@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from fleet.mlflow import SCHEME, Registry
+from fleet.interop.mlflow import SCHEME, Registry
 from wire.ids import NAME_PATTERN
 
 from .console import say

@@ -36,7 +36,7 @@ def compile_pipeline(
 
     project = load_project(folder)
     try:
-        from fleet.kubeflow import compile_pipeline as compiled
+        from fleet.interop.kubeflow import compile_pipeline as compiled
     except ImportError as exc:
         raise ConfigError(
             f"the SDK of Kubeflow Pipelines is not installed: {exc}",

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColu
 from fleet.api.run_schemas import RunRecord, StoredRun
 from fleet.api.schemas import Model, PushResult, Release
 from fleet.durable import write_durably
-from fleet.openssf import sign_files
+from fleet.interop.openssf import sign_files
 from fleet.pipeline.made import to_tell
 from fleet.pipeline.record import MAX_RECORD_BYTES, parse_record
 from fleet.trust.documents import TARGETS

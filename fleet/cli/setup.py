@@ -17,9 +17,9 @@ from typing import Annotated, Final
 import typer
 
 from fleet.broker import EVERYWHERE, HOST, BrokerProcess, find_broker, free_port, run_reload
-from fleet.drift import DriftSettings
 from fleet.expiries import expiries, observer_words, soon_words
 from fleet.lease import already_up, hold_lease, lease_holder
+from fleet.monitoring.drift import DriftSettings
 from fleet.pki.access import found_pki
 from fleet.sections import DEFAULT_API_PORT, DEFAULT_BROKER_PORT, DEFAULT_DEVICES_PORT
 from fleet.settings import FILE_NAME, FleetSettings, require_settings, write_settings

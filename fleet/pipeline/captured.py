@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import numpy as np
 import numpy.typing as npt
 
-from fleet.capture_packs import GroupRows, read_pack
+from fleet.capture.packs import GroupRows, read_pack
 from fleet.durable import write_durably
 from wire.errors import ConfigError, StorageError
 from wire.histogram import column_names

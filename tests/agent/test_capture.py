@@ -13,7 +13,7 @@ from agent.loop import CaptureNews, Inbox
 from agent.ports import RowsCaptured
 from agent.service import _open_capture, _sink
 from agent.status import capture_words
-from fleet.capture_packs import read_pack
+from fleet.capture.packs import read_pack
 from tests.agent.captured import row
 from wire.capture import CaptureRequest
 from wire.errors import PeerError, TransferError

@@ -12,7 +12,7 @@ from typing import Any
 from tuf.api.metadata import Signed
 
 from fleet import tokens
-from fleet.alerts import Watch
+from fleet.alerts.watch import Watch
 from fleet.api.schemas import DeviceIn, RolloutIn
 from fleet.controller import Controller
 from fleet.core.rights import Caller, Role

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
-from fleet.alerts import Finding
+from fleet.alerts.watch import Finding
 from fleet.api.app import build_app
 from fleet.api.schemas import DeviceIn
 from fleet.core.rights import Role

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
-from fleet.alert_settings import AlertsSection
-from fleet.alerts import Finding, Watch
+from fleet.alerts.settings import AlertsSection
+from fleet.alerts.watch import Finding, Watch
 from fleet.api.app import build_app
 from fleet.api.schemas import DeviceIn
 from tests.fleet.peers import Device, refuses

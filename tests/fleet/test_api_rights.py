@@ -18,7 +18,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from fleet import aliases, rollouts, runs
-from fleet.alerts import Finding
+from fleet.alerts.watch import Finding
 from fleet.api.app import build_app
 from fleet.api.run_schemas import RunRecord
 from fleet.api.schemas import DEFAULT_EXPIRY_S, DeviceIn, RolloutIn

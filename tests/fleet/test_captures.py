@@ -10,12 +10,13 @@ import pytest
 
 from agent.adapters.capture_upload import PackUpload
 from agent.core.captured import pack
-from fleet import captures, desired
+from fleet import desired
 from fleet.api import app as api
 from fleet.api.capture_schemas import CaptureDeletionIn, CaptureExportIn, CaptureRequestIn
-from fleet.capture_export import Export
-from fleet.capture_limits import CaptureLimits
-from fleet.capture_packs import read_pack
+from fleet.capture import captures
+from fleet.capture.export import Export
+from fleet.capture.limits import CaptureLimits
+from fleet.capture.packs import read_pack
 from fleet.core.rights import Role
 from tests.agent.captured import MANIFEST, row, text_row
 from tests.fleet.peers import Fleet

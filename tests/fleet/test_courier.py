@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleet import courier
-from fleet.alert_settings import Receiver
-from fleet.courier import Courier, backoff_s, post_all
+from fleet.alerts import courier
+from fleet.alerts.courier import Courier, backoff_s, post_all
+from fleet.alerts.settings import Receiver
 from fleet.pki.authority import CertificateAuthority
 from fleet.pki.folder import PkiFolder
 from fleet.store.store import Store

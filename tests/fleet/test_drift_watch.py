@@ -10,7 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from fleet.api.app import build_app
-from fleet.drift import DriftSettings, DriftWatch, words_of
+from fleet.monitoring.drift import DriftSettings, DriftWatch, words_of
 from fleet.store.devices import Selection
 from tests.fleet.bundles import bundle
 from tests.fleet.peers import Fleet

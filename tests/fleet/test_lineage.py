@@ -14,7 +14,7 @@ from fleet.api.app import build_app
 from fleet.api.lineage_schemas import BundleFile, Lineage
 from fleet.api.run_schemas import MAX_RUN_BYTES
 from fleet.cli.lineage import drawn, tree
-from fleet.openlineage import events
+from fleet.interop.openlineage import events
 from fleet.store.devices import Selection
 from fleet.store.schema import SCHEMA_VERSION
 from tests.fleet.peers import Fleet, refuses

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fleet.mlmodel import MAX_MLMODEL_BYTES, ModelFile, read_mlmodel
+from fleet.interop.mlmodel import MAX_MLMODEL_BYTES, ModelFile, read_mlmodel
 from wire.errors import PeerError
 
 ONNX = """

@@ -10,7 +10,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from fleet.openssf import MAX_SIGNATURE_BYTES, sign_files, verify_source
+from fleet.interop.openssf import MAX_SIGNATURE_BYTES, sign_files, verify_source
 from tests.fleet.authors import Author, verify
 from tests.fleet.secured import new_key
 from wire.errors import ConfigError, PeerError

@@ -13,10 +13,10 @@ from fleet.api.app import build_app
 from fleet.core.cbpe import CAVEAT
 from fleet.core.performance import PerformanceSums, Refused, wilson
 from fleet.core.rights import Role
+from fleet.monitoring.windows import DAY_MS, HOUR_MS
 from fleet.store.devices import Selection
 from fleet.store.slots import SlotRow
 from fleet.store.store import Store
-from fleet.windows import DAY_MS, HOUR_MS
 from tests.fleet.bundles import bundle
 from tests.fleet.test_metrics import scraped
 from tests.fleet.watched import Fold

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from fleet.cli.main import app
 from fleet.durable import folder_durably
-from fleet.triton import Numbered, make_config
+from fleet.interop.triton import Numbered, make_config
 from tests.fleet.bundles import bundle
 from wire.errors import ModelfleetError
 from wire.manifest import parse_manifest

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fleet.alert_settings import AlertsSection, Receiver
-from fleet.alerts import Finding, Watch
+from fleet.alerts.settings import AlertsSection, Receiver
+from fleet.alerts.watch import Finding, Watch
 from tests.fleet.peers import Fleet
 from wire import codec, topics
 from wire.alerts import ControllerAlert

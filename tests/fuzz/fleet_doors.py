@@ -12,11 +12,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from agent.core.captured import pack
 from converter import handover
-from fleet import audit, capture_packs, settings
+from fleet import audit, settings
 from fleet.api import app as api
 from fleet.api import query, schemas
 from fleet.api.schemas import DeviceIn
-from fleet.capture_export import Export
+from fleet.capture import packs as capture_packs
+from fleet.capture.export import Export
 from fleet.cli import client, console, devices, events
 from fleet.core.audit import Checkpoint
 from fleet.pki import authority
@@ -165,7 +166,7 @@ def _captured():
         (PeerError,),
         _pack,
         None,  # written by devices
-        ("fleet.capture_packs",),
+        ("fleet.capture.packs",),
         repaired=with_crcs,
         weight=0.5,
     )
@@ -178,7 +179,7 @@ def _captured():
             for body in (_pack(random) for _ in range(random.randrange(3)))
         ),
         None,  # written by the controller
-        ("fleet.capture_export",),
+        ("fleet.capture.export",),
         weight=0.3,
     )
 

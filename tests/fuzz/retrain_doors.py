@@ -2,9 +2,9 @@
 
 import json
 
-from fleet import mlmodel
 from fleet.api.run_schemas import RunRecord
 from fleet.cli import releases
+from fleet.interop import mlmodel
 from fleet.pipeline import record, retrain_state
 from tests.fuzz.device_doors import as_file, folder, some
 from tests.fuzz.door import Door
@@ -43,7 +43,7 @@ def doors():
         (PeerError,),
         _mlmodel,
         lambda found: _flavor(found.flavor, found.path).encode(),
-        ("fleet.mlmodel",),
+        ("fleet.interop.mlmodel",),
     )
 
 

@@ -4,7 +4,7 @@ from functools import cache
 
 from cryptography.hazmat.primitives import serialization
 
-from fleet.openssf import sign_files, verify_source
+from fleet.interop.openssf import sign_files, verify_source
 from tests.fleet.secured import new_key
 from tests.fuzz.device_doors import as_file, folder
 from tests.fuzz.door import Door
@@ -21,7 +21,7 @@ def doors():
             {"model.onnx": b"onnx"}, matching(r"[a-z0-9-]{1,64}", random), _author() / "key.pem"
         ),
         None,  # written by the author's tools
-        ("fleet.openssf",),
+        ("fleet.interop.openssf",),
         weight=0.2,
     )
 

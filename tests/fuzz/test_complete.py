@@ -41,7 +41,7 @@ ELSEWHERE = {
     "fleet.store.drift": OWN_ROWS,
     "fleet.store.performance": OWN_ROWS,
     "fleet.store.windows": OWN_ROWS,
-    "fleet.baselines": "a file of a signed bundle, which agent.runtime.outputs reads too",
+    "fleet.monitoring.baselines": "a file of a signed bundle, which agent.runtime.outputs reads too",
     "fleet.expiries": "certificates of our own, out of our own folder",
     "fleet.store.journal": OWN_ROWS,
     "fleet.store.rollouts": OWN_ROWS,

@@ -10,7 +10,7 @@ import pytest
 
 from agent.adapters.capture_ring import Bounds, CaptureRing
 from agent.core.captured import CaptureRules
-from fleet.capture_packs import read_pack
+from fleet.capture.packs import read_pack
 from tests.agent.captured import row
 from tests.storage import tracer
 from tests.storage.kills import SHM, killing

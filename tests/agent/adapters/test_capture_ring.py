@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from agent.adapters import capture_ring
 from agent.adapters.capture_ring import Bounds, CaptureRing, peek
 from agent.core.captured import CaptureRules
-from fleet.capture_packs import read_pack
+from fleet.capture.packs import read_pack
 from tests.agent.captured import row
 from wire.capture import CaptureRequest
 

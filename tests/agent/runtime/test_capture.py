@@ -15,7 +15,7 @@ from agent.ports import ServedModel
 from agent.runtime import capture as capture_module
 from agent.runtime.capture import RowCapture, _Model
 from agent.runtime.oip import Request
-from fleet.capture_packs import read_pack
+from fleet.capture.packs import read_pack
 from tests.agent.captured import MANIFEST
 from wire.manifest import TensorSpec
 

@@ -18,7 +18,7 @@ from wire.codec import parse_json
 from wire.errors import ConfigError, PeerError, StorageError
 from wire.packs import MAX_PACK_BYTES
 
-from .capture_packs import GroupRows, read_pack
+from .packs import GroupRows, read_pack
 
 Array = npt.NDArray[Any]
 

@@ -10,12 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from fleet.api.drift_schemas import DriftBin, DriftColumn, DriftReport
-from fleet.baselines import cells_of
 from fleet.core.distances import jensen_shannon_bits, wasserstein_bins
 from fleet.core.drift import Level, Reference, Verdict, judge
 from fleet.core.streams import Budget, Evidence, history_of, together_of
 from fleet.core.windows import ColumnSums, WindowSums, merged
 from wire.histogram import Baseline, CategoryColumn, Column, psi, reference_counts
+
+from .baselines import cells_of
 
 MAX_BINS: Final = 16
 """Bins or labels of a column that are shown; further labels are one."""

@@ -7,7 +7,9 @@ from typing import Final
 
 from fleet.core import alerts as core
 from fleet.core.performance import wilson
+from fleet.evidence import Sight
 from fleet.expiries import certificate_end, expiries, observer_label
+from fleet.ingest import Outcome
 from fleet.metrics import KNOWN_CODES, OTHER
 from fleet.store.alerts import MAX_COUNTED
 from fleet.store.store import Store, Tx
@@ -15,9 +17,7 @@ from fleet.trust.stored import load
 from wire import codec
 from wire import messages as m
 
-from .alerts import Finding, Watch
-from .evidence import Sight
-from .ingest import Outcome
+from .watch import Finding, Watch
 
 MINUTE_MS: Final = 60_000
 REQUESTS_EVERY_MS: Final = 10_000

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from fleet.alerts.watch import Finding, Watch
 from fleet.store.devices import Selection
 from fleet.store.drift import FindingRow
 from fleet.store.journal import EventRow
@@ -20,7 +21,6 @@ from fleet.store.releases import ReleaseRow
 from fleet.store.store import Store, Tx
 from wire.errors import ModelfleetError, StorageError
 
-from .alerts import Finding, Watch
 from .windows import WindowKeeper
 
 if TYPE_CHECKING:

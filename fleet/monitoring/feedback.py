@@ -12,15 +12,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from fleet import acts
+from fleet import acts, registry
 from fleet.core.rights import WHOLE_FLEET, Scope
 from fleet.store.devices import Selection
 from fleet.store.store import Tx
 from wire import codec
 from wire.errors import PeerError
 from wire.performance import MAX_RELAYED_LABELS, Feedback, GivenLabel
-
-from . import registry
 
 MAX_MESSAGE_BYTES: Final = codec.MAX_CONTROL_BYTES
 MAX_WAITING: Final = 1_000

@@ -1,6 +1,6 @@
 """`[alerts]` of `fleet.toml`: every rule with its limits, and who is told.
 
-This is the one list of the rules. What a rule looks at is in `fleet.alerts`.
+This is the one list of the rules. What a rule looks at is in `fleet.alerts.evidence`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator, model_validator
 
 from fleet.core.alerts import Rule, Severity
+from fleet.section import Section
 from wire.ids import ModelName
-
-from .section import Section
 
 MAX_WEBHOOKS: Final = 8
 LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})

@@ -17,7 +17,7 @@ from wire.performance import PerformanceTelemetry
 from wire.windows import WindowTelemetry
 
 if TYPE_CHECKING:
-    from fleet.baselines import Baselines
+    from .baselines import Baselines
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class WindowKeeper:
     def baselines(self) -> Baselines:
         """The baselines of releases; the first use brings numpy, which the start does without."""
         if self._baselines is None:
-            from fleet.baselines import Baselines
+            from .baselines import Baselines
 
             self._baselines = Baselines(self._chunks)
         return self._baselines
@@ -67,7 +67,7 @@ class WindowKeeper:
         release = tx.releases.by_manifest(manifest) if known is None else None
         if release is None:
             return known
-        from fleet.baselines import cells_of
+        from .baselines import cells_of
 
         try:
             cells = cells_of(self.baselines.of(release))

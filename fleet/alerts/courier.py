@@ -19,13 +19,13 @@ from typing import Final
 
 import httpx
 
-from fleet.alerts import MAX_AGE_MS
 from fleet.store.deliveries import Delivery
 from fleet.store.store import Store
 from fleet.version import VERSION
 from wire.errors import ConfigError, StorageError
 
-from .alert_settings import Receiver
+from .settings import Receiver
+from .watch import MAX_AGE_MS
 
 log = logging.getLogger(__name__)
 # It logs each URL whole, and those of webhooks hold secrets.

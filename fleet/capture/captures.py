@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from fleet import acts
+from fleet import acts, desired, registry
 from fleet.api.capture_schemas import (
     CaptureDeletionIn,
     CaptureExportIn,
@@ -26,14 +26,13 @@ from fleet.store.devices import Selection
 from fleet.store.journal import EventRow
 from fleet.store.states import ReportedRow
 from fleet.store.store import Store, Tx
+from fleet.tokens import out_of_scope
 from wire.errors import PeerError
 from wire.manifest import digest_of
 from wire.packs import PackTaken
 
-from . import desired, registry
-from .capture_limits import CaptureLimits
-from .capture_packs import PackRows, read_pack
-from .tokens import out_of_scope
+from .limits import CaptureLimits
+from .packs import PackRows, read_pack
 
 MEDIA_TYPE: Final = "application/vnd.modelfleet.packs"
 

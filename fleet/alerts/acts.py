@@ -15,12 +15,12 @@ from fleet.store.alerts import AlertRow, SilenceRow
 from fleet.store.deliveries import MQTT
 from fleet.store.devices import Selection
 from fleet.store.store import Store, Tx
+from fleet.tokens import out_of_scope
 from wire.errors import PeerError
 
-from . import alert_message as say
-from .alerts import HISTORY_MS, Watch, tags_of
+from . import message as say
 from .courier import Answer, post_all
-from .tokens import out_of_scope
+from .watch import HISTORY_MS, Watch, tags_of
 
 TEST_RULE: Final = Rule("test", "info")
 BROKER_S: Final = 5.0

@@ -23,8 +23,8 @@ from fleet.store.devices import Selection
 from fleet.store.journal import EventRow
 from fleet.store.store import Tx
 
-from . import alert_message as say
-from .alert_settings import AlertsSection, Receiver
+from . import message as say
+from .settings import AlertsSection, Receiver
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""Alerts: what is looked at, what is raised and closed, and who is told."""

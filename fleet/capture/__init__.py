@@ -1,0 +1,1 @@
+"""Rows that devices captured: asked for, checked, kept for a time, and exported."""

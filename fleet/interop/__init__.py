@@ -1,0 +1,1 @@
+"""Other systems' formats, read and written: each a module, its library imported there alone."""
