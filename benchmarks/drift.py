@@ -12,7 +12,7 @@ from typing import Any
 import drift_tail
 import numpy as np
 from drift_peers import Rules
-from drift_streams import Stream, move_of
+from drift_streams import Stream, lengthened, move_of, no_history
 from models import Models
 from result import Line, Outcome
 
@@ -181,7 +181,7 @@ class _Device:
     def __init__(self, generator: np.random.Generator, lag_one: float) -> None:
         self._stream = Stream(generator, lag_one=lag_one, reference_rows=REFERENCE_ROWS)
         self.rules = Rules(self._stream.reference_values).all()
-        self._history = drift.no_history(len(self._stream.reference.counts))
+        self._history = no_history(len(self._stream.reference.counts))
 
     def next_window(
         self, move: float, *, with_ours: bool, with_rules: bool = True
@@ -189,7 +189,7 @@ class _Device:
         values = self._stream.values(ROWS, move)
         verdicts = {name: rule(values) for name, rule in self.rules.items() if with_rules}
         if with_ours:
-            self._history = drift.lengthened(self._history, self._stream.window_of(values))
+            self._history = lengthened(self._history, self._stream.window_of(values))
             if with_rules:
                 verdict = drift.judge(self._stream.reference, self._history, LEVEL)
                 verdicts["ours"] = verdict.kind is Kind.DRIFTED

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from drift_streams import Stream
+from drift_streams import Stream, lengthened, no_history
 
 from fleet.core import drift
 from fleet.core.drift import Kind, Level
@@ -44,14 +44,14 @@ def main() -> None:
 
 def _stream(seed: int, lag_one: float) -> dict[str, Any]:
     stream = Stream(np.random.default_rng(seed), lag_one=lag_one, reference_rows=10_000)
-    history = drift.no_history(11)
+    history = no_history(11)
     below = {
         tolerance: np.zeros((len(drift.SCALES), len(CLAIMS)), int) for tolerance in (0.0, TOLERANCE)
     }
     drifted = raised = 0
     alarm = None
     for window in stream.windows(PER_STREAM, 500):
-        history = drift.lengthened(history, window)
+        history = lengthened(history, window)
         strict = drift.judge(stream.reference, history, LEVEL, tolerance=0.0)
         verdict = drift.judge(stream.reference, history, LEVEL)
         for tolerance, seen in ((0.0, strict), (TOLERANCE, verdict)):

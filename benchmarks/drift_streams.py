@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,11 +12,70 @@ import numpy.typing as npt
 from scipy import optimize, signal, stats
 
 from fleet.core import drift
-from fleet.core.windows import block_rows
+from fleet.core.windows import NO_BLOCKS, block_rows, blocks_of
 from wire.histogram import count, reference_edges
 
 Array = npt.NDArray[Any]
 BINS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Counts of one window of a stream, and what says how its rows depend on each other.
+
+    All but the start add up over devices and time.
+
+    Attributes:
+        start_unix_ms: Of its time.
+        counts: One per cell of the reference.
+        blocks: Sums for `dependence.within`: between blocks as sent, expected, degrees of
+            freedom, squared rows, rows. All 0 where the device sent none.
+    """
+
+    start_unix_ms: int
+    counts: tuple[int, ...]
+    blocks: tuple[float, ...] = NO_BLOCKS
+
+
+def window_of(start_unix_ms: int, counts: Iterable[int], between: float | None = None) -> Window:
+    """Return a window as a device sent it.
+
+    Args:
+        start_unix_ms: Of its time.
+        counts: Of all cells, none negative.
+        between: Sum of squares between its blocks of rows; None where it sent none.
+    """
+    cells = tuple(counts)
+    blocks = NO_BLOCKS if between is None else blocks_of(cells, between)
+    return Window(start_unix_ms, cells, blocks)
+
+
+def merged(windows: Iterable[Window]) -> Window:
+    """Return the sum of windows of one time, of several devices; at least one."""
+    every = list(windows)
+    return Window(
+        min(window.start_unix_ms for window in every),
+        tuple(sum(cell) for cell in zip(*(window.counts for window in every), strict=True)),
+        # fsum: exact, so that the order of the devices does not matter.
+        tuple(math.fsum(part) for part in zip(*(window.blocks for window in every), strict=True)),
+    )
+
+
+def no_history(cell_count: int) -> drift.History:
+    """Return the history of a stream before its first window."""
+    return drift.History(
+        np.empty(0, np.int64), np.empty((0, cell_count), np.int64), np.empty((0, 5), np.float64)
+    )
+
+
+def lengthened(history: drift.History, window: Window) -> drift.History:
+    """Return `history` with a newer window, without those that are too old."""
+    kept = slice(-(drift.HISTORY - 1), None)
+    return drift.History(
+        np.append(history.starts[kept], window.start_unix_ms),
+        np.append(history.counts[kept], [np.asarray(window.counts, np.int64)], axis=0),
+        np.append(history.blocks[kept], [window.blocks], axis=0),
+    )
 
 
 def between(positions: Array) -> float:
@@ -66,13 +127,13 @@ class Stream:
             self._last = float(noise[-1])
         return noise + move
 
-    def window_of(self, values: Array) -> drift.Window:
+    def window_of(self, values: Array) -> Window:
         """Return what a device sends of them."""
         positions = np.searchsorted(self._edges, values, side="right")
         counts = np.append(np.bincount(positions, minlength=BINS), 0).tolist()
-        return drift.window_of(0, counts, between(positions))
+        return window_of(0, counts, between(positions))
 
-    def windows(self, number: int, rows: int, move: float = 0.0) -> Iterator[drift.Window]:
+    def windows(self, number: int, rows: int, move: float = 0.0) -> Iterator[Window]:
         """Yield the next windows."""
         for _ in range(number):
             yield self.window_of(self.values(rows, move))

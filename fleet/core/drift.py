@@ -7,8 +7,6 @@ alarms allows; rows that depend on each other count as fewer (`dependence`).
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
@@ -22,7 +20,6 @@ from . import dependence
 from .dependence import Effect
 from .distances import jensen_shannon_bits, wasserstein_bins
 from .shift_test import TOLERANCE, harmonic_rows, pooled, statistic, tail
-from .windows import NO_BLOCKS, blocks_of
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
@@ -118,24 +115,6 @@ class Reference:
     effect: float = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
-    """Counts of one window of a stream, and what says how its rows depend on each other.
-
-    All but the start add up over devices and time.
-
-    Attributes:
-        start_unix_ms: Of its time.
-        counts: One per cell of the reference.
-        blocks: Sums for `dependence.within`: between blocks as sent, expected, degrees of
-            freedom, squared rows, rows. All 0 where the device sent none.
-    """
-
-    start_unix_ms: int
-    counts: tuple[int, ...]
-    blocks: tuple[float, ...] = NO_BLOCKS
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class History:
     """The newest windows of one column of a stream, oldest first; about 10 kB when full.
@@ -170,47 +149,6 @@ def reference_of(column: Column | CategoryColumn) -> Reference:
     """Return what a baseline says of a column."""
     counts = tuple(int(count) for count in reference_counts(column))
     return Reference(counts, is_ordered=isinstance(column, Column))
-
-
-def window_of(start_unix_ms: int, counts: Iterable[int], between: float | None = None) -> Window:
-    """Return a window as a device sent it.
-
-    Args:
-        start_unix_ms: Of its time.
-        counts: Of all cells, none negative.
-        between: Sum of squares between its blocks of rows; None where it sent none.
-    """
-    cells = tuple(counts)
-    blocks = NO_BLOCKS if between is None else blocks_of(cells, between)
-    return Window(start_unix_ms, cells, blocks)
-
-
-def merged(windows: Iterable[Window]) -> Window:
-    """Return the sum of windows of one time, of several devices; at least one."""
-    every = list(windows)
-    return Window(
-        min(window.start_unix_ms for window in every),
-        tuple(sum(cell) for cell in zip(*(window.counts for window in every), strict=True)),
-        # fsum: exact, so that the order of the devices does not matter.
-        tuple(math.fsum(part) for part in zip(*(window.blocks for window in every), strict=True)),
-    )
-
-
-def no_history(cell_count: int) -> History:
-    """Return the history of a stream before its first window."""
-    return History(
-        np.empty(0, np.int64), np.empty((0, cell_count), np.int64), np.empty((0, 5), np.float64)
-    )
-
-
-def lengthened(history: History, window: Window) -> History:
-    """Return `history` with a newer window, without those that are too old."""
-    kept = slice(-(HISTORY - 1), None)
-    return History(
-        np.append(history.starts[kept], window.start_unix_ms),
-        np.append(history.counts[kept], [np.asarray(window.counts, np.int64)], axis=0),
-        np.append(history.blocks[kept], [window.blocks], axis=0),
-    )
 
 
 def chance_per_test(

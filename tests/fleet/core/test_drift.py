@@ -13,9 +13,9 @@ COLUMN = Column(name="temp_c", edges=(1.0, 2.0), counts=(4000, 3000, 3000), miss
 
 
 def history_of(windows, cells=11):
-    history = drift.no_history(cells)
+    history = drift_streams.no_history(cells)
     for window in windows:
-        history = drift.lengthened(history, window)
+        history = drift_streams.lengthened(history, window)
     return history
 
 
@@ -26,7 +26,7 @@ def first_drifted(seed, *, share, lag_one=0.0, rows=500, windows=16):
     history = history_of(stream.windows(drift.HISTORY, rows))
     move = drift_streams.move_of(share)
     for number, window in enumerate(stream.windows(windows, rows, move), 1):
-        history = drift.lengthened(history, window)
+        history = drift_streams.lengthened(history, window)
         if drift.judge(stream.reference, history, LEVEL).kind is Kind.DRIFTED:
             return number
     return windows + 1
@@ -49,9 +49,9 @@ def test_no_drift_is_found_where_there_is_none(lag_one):
     generator = np.random.default_rng(5)
     for _ in range(3):
         stream = drift_streams.Stream(generator, lag_one=lag_one, reference_rows=10_000)
-        history = drift.no_history(11)
+        history = drift_streams.no_history(11)
         for window in stream.windows(40, 500):
-            history = drift.lengthened(history, window)
+            history = drift_streams.lengthened(history, window)
             verdict = drift.judge(stream.reference, history, LEVEL)
             # A test at 0.001 would not see these either: far from the level that raises an alarm.
             assert verdict.p_value > 1e-4
@@ -73,23 +73,25 @@ def test_dependent_rows_count_as_as_many_as_they_are_worth(lag_one, effect):
 def test_without_a_number_from_the_device_the_scatter_tells():
     generator = np.random.default_rng(7)
     stream = drift_streams.Stream(generator, lag_one=0.9, reference_rows=10_000)
-    windows = [drift.window_of(0, w.counts) for w in stream.windows(96, 500)]
+    windows = [drift_streams.window_of(0, w.counts) for w in stream.windows(96, 500)]
     verdict = drift.judge(stream.reference, history_of(windows), LEVEL)
     assert 10 < verdict.rows / verdict.effective_rows < 40
 
 
 def test_without_any_knowledge_rows_count_as_a_twentieth():
     verdict = drift.judge(
-        drift.reference_of(COLUMN), history_of([drift.window_of(0, (400, 300, 300, 0))], 4), LEVEL
+        drift.reference_of(COLUMN),
+        history_of([drift_streams.window_of(0, (400, 300, 300, 0))], 4),
+        LEVEL,
     )
     assert verdict.effective_rows == pytest.approx(50)
 
 
 def test_a_constant_column_that_takes_another_value_has_drifted():
     reference = drift.reference_of(Column(name="x", edges=(1.0,), counts=(0, 10_000)))
-    before = [drift.window_of(0, (0, 500, 0), 0.0)] * 10
+    before = [drift_streams.window_of(0, (0, 500, 0), 0.0)] * 10
     assert drift.judge(reference, history_of(before, 3), LEVEL).kind is not Kind.DRIFTED
-    after = [*before, drift.window_of(900_000, (500, 0, 0), 0.0)]
+    after = [*before, drift_streams.window_of(900_000, (500, 0, 0), 0.0)]
     verdict = drift.judge(reference, history_of(after, 3), LEVEL)
     assert (verdict.kind, verdict.since_unix_ms) == (Kind.DRIFTED, 900_000)
 
@@ -97,13 +99,13 @@ def test_a_constant_column_that_takes_another_value_has_drifted():
 def test_what_cannot_be_judged_says_why():
     reference = drift.reference_of(COLUMN)
     small = drift.Reference((4, 3, 3, 0), is_ordered=True)
-    one = history_of([drift.window_of(0, (4, 3, 3, 0), 9.0)], 4)
-    many = history_of([drift.window_of(0, (400, 300, 300, 0), 9.0)] * 40, 4)
+    one = history_of([drift_streams.window_of(0, (4, 3, 3, 0), 9.0)], 4)
+    many = history_of([drift_streams.window_of(0, (400, 300, 300, 0), 9.0)] * 40, 4)
     assert drift.judge(None, one, LEVEL).kind is Kind.NO_BASELINE
     assert (
         drift.judge(drift.Reference((0, 0), is_ordered=True), one, LEVEL).kind is Kind.NO_BASELINE
     )
-    assert drift.judge(reference, drift.no_history(4), LEVEL).kind is Kind.TOO_FEW_ROWS
+    assert drift.judge(reference, drift_streams.no_history(4), LEVEL).kind is Kind.TOO_FEW_ROWS
     assert drift.judge(reference, one, LEVEL).kind is Kind.TOO_FEW_ROWS
     assert drift.judge(small, many, LEVEL).kind is Kind.REFERENCE_TOO_SMALL
     assert drift.judge(reference, many, LEVEL).kind is Kind.STABLE
@@ -111,7 +113,9 @@ def test_what_cannot_be_judged_says_why():
 
 def test_a_verdict_describes_the_stretch_that_it_is_about():
     reference = drift.Reference((500, 500, 0), is_ordered=True)
-    verdict = drift.judge(reference, history_of([drift.window_of(7, (100, 300, 0))], 3), LEVEL)
+    verdict = drift.judge(
+        reference, history_of([drift_streams.window_of(7, (100, 300, 0))], 3), LEVEL
+    )
     # 0.25 ln 1.5 + 0.25 ln 2, and by hand from the definition in bits.
     assert verdict.psi == pytest.approx(0.25 * np.log(1.5) + 0.25 * np.log(2))
     assert verdict.js_bits == pytest.approx(0.0487949406953985)
@@ -142,7 +146,7 @@ def test_one_lasting_drift_is_one_alarm_that_ends_with_it():
     alarm, raised, seen = None, 0, []
     moves = [drift_streams.move_of(0.1)] * 60 + [0.0] * 80
     for move in moves:
-        history = drift.lengthened(history, next(stream.windows(1, 500, move)))
+        history = drift_streams.lengthened(history, next(stream.windows(1, 500, move)))
         before, alarm = alarm, drift.follow(alarm, drift.judge(stream.reference, history, LEVEL))
         raised += before is None and alarm is not None
         seen.append(alarm is not None)
@@ -157,10 +161,10 @@ def test_a_merged_stream_waits_for_its_scatter():
         drift_streams.Stream(generator, lag_one=0.5, reference_rows=10_000) for _ in range(5)
     ]
     reference, move = streams[0].reference, drift_streams.move_of(2.0)
-    history, kinds = drift.no_history(11), []
+    history, kinds = drift_streams.no_history(11), []
     for _ in range(40):
-        window = drift.merged(next(s.windows(1, 500, move)) for s in streams)
-        history = drift.lengthened(history, window)
+        window = drift_streams.merged(next(s.windows(1, 500, move)) for s in streams)
+        history = drift_streams.lengthened(history, window)
         kinds.append(drift.judge(reference, history, 1e-7, is_merged=True).kind)
     assert set(kinds[:20]) == {Kind.TOO_FEW_ROWS}
     assert kinds[-1] is Kind.DRIFTED
