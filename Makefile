@@ -52,7 +52,7 @@ soak: $(STAMP)  ## the long counts of docs/reliability.md, hours; what was cut g
 	$(BIN)/python -m tests.outbox.soak --journal build/soak/outbox.jsonl $(OUTBOX_ARGS)
 	$(BIN)/python -m tests.storage.soak --journal build/soak/storage.jsonl $(STORAGE_ARGS)
 
-audit: build/audit/.installed  ## known vulnerabilities in what requirements.lock names; needs pypi.org
+audit: build/audit/.installed  ## known vulnerabilities in what requirements.lock and .ci/interop.lock name; needs pypi.org
 	build/audit/bin/python .ci/audit.py $(AUDIT_ARGS)
 
 build/audit/.installed: .ci/audit.lock

@@ -1,6 +1,6 @@
-"""Looks for known vulnerabilities in all that requirements.lock names, by pip-audit.
+"""Looks for known vulnerabilities in all that the locks name which people install, by pip-audit.
 
-Exit code 0: the whole lock was looked up, and nothing is known. 1: something is. 2: it could not be
+Exit code 0: all of it was looked up, and nothing is known. 1: something is. 2: it could not be
 looked up, in whole or in part; `--may-be-unreachable` makes that 0, and says so all the same.
 """  # noqa: INP001 - a program of CI, not a package
 
@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+LOCKS = (ROOT / "requirements.lock", ROOT / ".ci/interop.lock")
+"""What is installed beside people's own data: the programs, and the extras `kubeflow` and `mlflow`."""
 CLEAN, VULNERABLE, NOT_AUDITED = 0, 1, 2
 SHOWN = 5
 
@@ -55,13 +57,18 @@ def judge(report: dict[str, Any] | None, said: str) -> tuple[int, list[str]]:
 def main() -> int:
     """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--lock", type=Path, default=ROOT / "requirements.lock")
+    parser.add_argument("--lock", type=Path, action="append", help="repeatable; default: all")
     parser.add_argument("--python", default=sys.executable, help="one that has pip-audit")
     parser.add_argument("--may-be-unreachable", action="store_true")
     options = parser.parse_args()
-    code, lines = judge(*ask(options.python, options.lock))
-    sys.stdout.write("".join(f"{line}\n" for line in lines))
-    return CLEAN if code == NOT_AUDITED and options.may_be_unreachable else code
+    codes = set()
+    for lock in options.lock or LOCKS:
+        code, lines = judge(*ask(options.python, lock))
+        codes.add(code)
+        sys.stdout.write("".join(f"{lock.name}: {line}\n" for line in lines))
+    if VULNERABLE in codes:
+        return VULNERABLE
+    return NOT_AUDITED if NOT_AUDITED in codes and not options.may_be_unreachable else CLEAN
 
 
 if __name__ == "__main__":

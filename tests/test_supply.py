@@ -139,7 +139,8 @@ def test_without_pip_audit_or_its_database_nothing_passes():
         command, capture_output=True, text=True, env=os.environ | nowhere, check=False
     )
     assert done.returncode == audit.NOT_AUDITED
-    assert "NOT AUDITED" in done.stdout
+    assert "requirements.lock: NOT AUDITED" in done.stdout
+    assert "interop.lock: NOT AUDITED" in done.stdout
     told = subprocess.run(
         [*command, "--may-be-unreachable"],
         capture_output=True,
