@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fleet.api.lineage_schemas import AliasIn, AliasMove
 from fleet.api.run_schemas import StoredRun
-from fleet.api.schemas import Release, Rollout, RolloutIn
+from fleet.api.schemas import Release, Rollout
 from fleet.pipeline.made import to_tell
 from fleet.pipeline.project import Rollout as Plan
 from fleet.pipeline.record import RunRecord
@@ -14,7 +14,6 @@ from fleet.pipeline.release import Registered
 from wire.errors import PeerError
 
 from .client import Client
-from .console import parse_tags
 from .releases import open_bundle, send
 
 
@@ -84,13 +83,5 @@ class CommandFleet:
 
     def start(self, model: str, version: str, plan: Plan) -> str:
         """See the protocol."""
-        match = [plan.match] if plan.match else None
-        body = RolloutIn(
-            model=model,
-            version=version,
-            match=parse_tags(match, option="[rollout] match"),
-            phases=[share.strip() for share in plan.phases.split(",")],
-            soak_s=plan.soak_s,
-        )
         with Client(self._controller) as client:
-            return client.post("/v1/rollouts", body, Rollout).id
+            return client.post("/v1/rollouts", plan.of(model, version), Rollout).id

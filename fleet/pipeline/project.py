@@ -18,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from fleet.api.schemas import ProbationIn, RolloutIn
 from fleet.section import Section
 from wire.errors import ConfigError
 from wire.ids import NAME_PATTERN, VERSION_PATTERN
@@ -60,6 +61,8 @@ def _finite(value: JsonValue) -> JsonValue:
 
 
 Duration = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
+UpToAYear = Annotated[Duration, Field(le=86_400 * 365)]
+"""The longest that the wire has."""
 ColumnName = Annotated[str, Field(min_length=1, max_length=128)]
 Settings = dict[str, Annotated[JsonValue, AfterValidator(_finite)]]
 
@@ -204,8 +207,37 @@ class Rollout(Section):
 
     match: Annotated[str, Field(pattern=r"^[^=\s]+=[^=\s]+$")] | None = None
     phases: str = "1,50%,100%"
-    soak_s: Duration = Field(600.0, alias="soak")
+    probation_s: UpToAYear = Field(60.0, alias="probation")
+    """How long each device tries it at least before it counts as good there."""
+    soak_s: UpToAYear = Field(600.0, alias="soak")
     auto: bool = False
+
+    @model_validator(mode="after")
+    def _can_be_started(self) -> Self:
+        # Known before anything is trained, not when the release is on its way.
+        try:
+            self.of("m", "1")
+        except ValidationError as exc:
+            fault = exc.errors(include_url=False)[0]
+            name = str(fault["loc"][0])
+            why = fault["msg"].removeprefix("Value error, ")
+            if fault["type"] == "string_pattern_mismatch" and name == "phases":
+                why = f"{fault['input']!r} is neither a number of devices nor a share of them"
+            raise ValueError(f"{name}: {why}") from exc
+        return self
+
+    def of(self, model: str, version: str) -> RolloutIn:
+        """Return the rollout of a release to start."""
+        key, _, value = (self.match or "").partition("=")
+        usual = ProbationIn()
+        return RolloutIn(
+            model=model,
+            version=version,
+            match={key: value} if key else {},
+            phases=[share.strip() for share in self.phases.split(",")],
+            soak_s=self.soak_s,
+            probation=ProbationIn(min_s=self.probation_s, max_s=max(self.probation_s, usual.max_s)),
+        )
 
 
 class Retrain(Section):

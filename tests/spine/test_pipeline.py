@@ -20,6 +20,7 @@ alias = "candidate"
 [rollout]
 phases = "100%"
 soak = "1s"
+probation = "90m"
 """
 
 
@@ -65,6 +66,17 @@ def test_what_is_blessed_is_released_once_and_compared_with_the_one_before(make_
     (rollout,) = bed.get("/v1/rollouts")
     assert rollout["id"] == second["release"]["rollout"]
     assert rollout["version"] == "1.1.0"
+    bed.until(
+        "the device is given its trial",
+        lambda: (
+            [
+                (model["probation"]["min_s"], model["probation"]["max_s"])
+                for one in bed.observer.of("desired")
+                for model in one.body["models"]
+            ][-1:]
+            == [(90 * 60, 90 * 60)]
+        ),
+    )
 
     strict = (folder / "pipeline.toml").read_text().replace("min = 0.7", "min = 0.999")
     (folder / "pipeline.toml").write_text(strict)

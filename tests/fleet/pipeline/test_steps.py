@@ -85,6 +85,7 @@ def test_nothing_changes_with_the_folder(tmp_path):
         ('timeout = "1m"', 'timeout = "2m"', set()),
         ('version = "auto"', "push = true", set()),
         ('soak = "1m"', 'soak = "2m"', set()),
+        ('soak = "1m"', 'probation = "2m"', set()),
         ('C = 1.0, penalty = "l2"', 'penalty = "l2", C = 1.0', set()),
     ],
 )
