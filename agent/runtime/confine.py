@@ -57,8 +57,10 @@ def die_with_parent(parent: int) -> None:
 
 def step_aside() -> None:
     """Have this process run only while nothing else wants the CPU: it is a shadow (sched(7))."""
-    with contextlib.suppress(OSError):
+    try:
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    except OSError as exc:
+        sys.stderr.write(f"the shadow competes for the CPU with what serves: {exc.strerror}\n")
 
 
 def confine(readable: Iterable[Path], *, is_aside: bool = False) -> tuple[str, ...]:
@@ -148,7 +150,9 @@ def _allow_reading(ruleset: int, path: Path) -> None:
 def _interpreter_paths() -> set[Path]:
     names = {sys.prefix, sys.base_prefix, sys.exec_prefix, *sysconfig.get_paths().values()}
     names |= {entry for entry in sys.path if entry}
-    names |= {"/usr", "/lib", "/lib64", "/etc", "/proc/self", "/proc/cpuinfo", "/proc/meminfo"}
+    names |= {"/usr", "/lib", "/lib64", "/proc/self", "/proc/cpuinfo", "/proc/meminfo"}
+    # Not all of /etc: the agent's configuration and key may be there, and belong to its user.
+    names |= {"/etc/ld.so.cache", "/etc/localtime"}
     names |= {"/dev/null", "/dev/urandom"}
     names |= {"/sys/devices", "/sys/bus/pci"}  # onnxruntime looks for accelerators, and warns
     return {Path(name) for name in names}

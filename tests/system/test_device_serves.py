@@ -21,6 +21,14 @@ pytestmark = [pytest.mark.system, pytest.mark.broker, pytest.mark.slow, pytest.m
 NAME = "cam-02"
 KILLS = 20
 SERVICE = "fleet-agent.service"
+OFFLINE = """
+[Unit]
+Before=network-online.target
+[Service]
+Type=oneshot
+ExecStart=/bin/sleep 20
+"""
+"""What waits for a network at each boot, for minutes as a rule."""
 TRANSITION = re.compile(r"INFO (digits [0-9a-f]{12}: \w+ -> \w+ .*)")
 
 
@@ -94,9 +102,21 @@ def test_stopped_and_started_it_loses_no_request(serving):
 
 def test_it_starts_without_any_network_and_serves(serving, fleet):
     fleet.down()  # neither broker nor controller: there is nobody but the device
+    units = serving.files / "etc/systemd/system"
+    (units / "offline.service").write_text(OFFLINE)
+    for wants, unit in (
+        ("network-online", "offline.service"),
+        ("multi-user", "network-online.target"),
+    ):
+        (units / f"{wants}.target.wants").mkdir(exist_ok=True)
+        (units / f"{wants}.target.wants" / unit).symlink_to(f"/etc/systemd/system/{unit}")
+    (units / "network-online.target").symlink_to("/lib/systemd/system/network-online.target")
     serving.power_off()
     serving.boot()
     assert until(lambda: infer(serving), "it serves") == "1.0.0"
+    assert seconds(serving, "ActiveEnterTimestamp") < int(
+        serving.shown("ActiveEnterTimestampMonotonic", "network-online.target")
+    ) / 1e6, "it waited for a network"  # fmt: skip
     took_s = seconds(serving, "ActiveEnterTimestamp") - seconds(serving, "ExecMainStartTimestamp")
     print(f"from exec to READY=1, which is sent when it serves: {took_s:.2f} s")  # noqa: T201
     assert "cannot reach" in journal(serving)

@@ -68,6 +68,16 @@ def fork():
     os.waitpid(child, 0)
 
 
+def change_mode(path):
+    with path.open("rb") as file:
+        os.fchmod(file.fileno(), os.fstat(file.fileno()).st_mode & 0o7777)
+
+
+def give_away(path):
+    with path.open("rb") as file:
+        os.fchown(file.fileno(), -1, -1)
+
+
 def take_descriptors():
     taken = []
     try:
@@ -85,6 +95,7 @@ def attempts(folder, tcp, unix, log):
     return {
         "read a foreign file": lambda: (folder / "secret").read_text(),
         "list a foreign directory": lambda: os.listdir(folder),
+        "read the machine's settings": lambda: Path("/etc/passwd").read_text(),
         "read the supervisor's memory": lambda: Path(f"/proc/{supervisor}/mem").open("rb"),
         "read the supervisor's environment": lambda: Path(
             f"/proc/{supervisor}/environ"
@@ -94,6 +105,8 @@ def attempts(folder, tcp, unix, log):
         "append to a model": lambda: model.open("ab").close(),
         "write beside the models": lambda: (folder / "secret").open("r+b").close(),
         "cut a model": lambda: os.truncate(model, 1),
+        "change who may read a model": lambda: change_mode(model),
+        "give a model away": lambda: give_away(model),
         "move a model": lambda: os.rename(model, new),
         "delete a model": lambda: os.unlink(folder / "models" / "spare"),
         "make a directory": lambda: (folder / "models" / "dir").mkdir(),
