@@ -83,9 +83,13 @@ class StopAccepting(msgspec.Struct, frozen=True, tag="stop_accepting"):
 
 
 class Drain(msgspec.Struct, frozen=True, tag="drain"):
-    """Hand every idle connection over, end when none is left or after `drain_s`."""
+    """Hand every idle connection over, end when none is left or after `drain_s`.
+
+    Without an heir, connections are kept and closed after their next answer, or when they stay idle.
+    """
 
     drain_s: float
+    has_heir: bool = True
 
 
 class Adopt(msgspec.Struct, frozen=True, tag="adopt"):

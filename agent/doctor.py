@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import queue
 import secrets
 import shutil
 import time
@@ -24,6 +23,7 @@ from wire.endpoint import Endpoint, parse_broker_url
 from wire.errors import ConfigError, ModelfleetError, PeerError, StorageError
 from wire.link import Connected, Delivered, Disconnected, LinkEvent
 from wire.link_paho import PahoLink
+from wire.mailbox import Mailbox
 from wire.messages import ControllerPresence, Inventory, Reported
 
 from .adapters.content_files import find_damage
@@ -246,10 +246,10 @@ def _judge_identity(identity: Identity) -> Finding:
 def _ask_broker(device: str, endpoint: Endpoint) -> _Broker:
     url = endpoint.url
     link = PahoLink(url, f"{device}-doctor", tls=endpoint.tls)
-    events: queue.SimpleQueue[LinkEvent] = queue.SimpleQueue()
+    events: Mailbox[LinkEvent] = Mailbox()
     link.start(events.put, lambda: None)
     try:
-        match _next(events, BROKER_TIMEOUT_S):
+        match events.get(BROKER_TIMEOUT_S):
             case Connected():
                 # What must not be heard is asked for first: had it been granted, it would come first.
                 nobody = f"doctor-{secrets.token_hex(4)}"
@@ -300,12 +300,10 @@ def _judge_writing(source: SecondSource, nobody: str) -> Finding:
     return Finding("writing", Verdict.FAULT, text, CONFINE)
 
 
-def _listen(
-    events: queue.SimpleQueue[LinkEvent], seen: _Broker, device: str, wanted_count: int
-) -> _Broker:
+def _listen(events: Mailbox[LinkEvent], seen: _Broker, device: str, wanted_count: int) -> _Broker:
     """Take the retained messages; a missing one is waited for in vain, but not for long."""
     until_s = time.monotonic() + RETAINED_TIMEOUT_S
-    while wanted_count and (event := _next(events, until_s - time.monotonic())) is not None:
+    while wanted_count and (event := events.get(until_s - time.monotonic())) is not None:
         if not isinstance(event, Delivered):
             continue
         topic = topics.parse(event.topic)
@@ -325,13 +323,6 @@ def _listen(
         except PeerError:
             continue
     return seen
-
-
-def _next(events: queue.SimpleQueue[LinkEvent], timeout_s: float) -> LinkEvent | None:
-    try:
-        return events.get(timeout=max(0.0, timeout_s))
-    except queue.Empty:
-        return None
 
 
 def _judge_broker(url: str, broker: _Broker, generation: int | None) -> Iterator[Finding]:

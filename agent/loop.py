@@ -10,7 +10,6 @@ So no candidate starts whose try is not on disk.
 from __future__ import annotations
 
 import logging
-import queue
 import time
 from collections import deque
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from wire import codec, topics
 from wire.capture import CaptureFacts
 from wire.errors import PeerError, StorageError
 from wire.link import Connected, Delivered, Disconnected, LinkEvent
+from wire.mailbox import Mailbox
 from wire.messages import ControllerPresence, Desired, Inventory
 from wire.performance import Feedback
 
@@ -102,8 +102,7 @@ class Inbox:
     """The queue into the loop; safe from any thread and from signal handlers."""
 
     def __init__(self) -> None:
-        # SimpleQueue.put is reentrant, so a signal handler may use it.
-        self._queue: queue.SimpleQueue[Item] = queue.SimpleQueue()
+        self._items: Mailbox[Item] = Mailbox()
         # Each is counted up by one thread alone, the link's and the loop's, and needs no lock.
         self._put_bytes = 0
         self._got_bytes = 0
@@ -113,18 +112,15 @@ class Inbox:
         """Add an item; a delivery is dropped when too many wait."""
         if isinstance(item, Delivered):
             waiting_bytes = self._put_bytes - self._got_bytes
-            if self._queue.qsize() >= MAX_INBOX or waiting_bytes > MAX_INBOX_BYTES:
+            if len(self._items) >= MAX_INBOX or waiting_bytes > MAX_INBOX_BYTES:
                 self.dropped_count += 1
                 return
             self._put_bytes += len(item.payload)
-        self._queue.put(item)
+        self._items.put(item)
 
     def get(self, timeout_s: float) -> Item | None:
         """Return the next item, or None after the timeout."""
-        try:
-            item = self._queue.get(timeout=max(0.0, timeout_s))
-        except queue.Empty:
-            return None
+        item = self._items.get(timeout_s)
         if isinstance(item, Delivered):
             self._got_bytes += len(item.payload)
         return item

@@ -218,7 +218,7 @@ class ProcessRuntimeHost:
             self.discard_candidate()
             self._drop_held()
             if self._serving is not None:
-                self._drain(self._serving, self._settings.drain_s)
+                self._drain(self._serving, self._settings.drain_s, has_heir=False)
                 self._serving = None
         deadline_s = time.monotonic() + self._settings.drain_s + KILL_AFTER_S
         while self._leaving and time.monotonic() < deadline_s:
@@ -260,11 +260,11 @@ class ProcessRuntimeHost:
         self._selector.register(child.channel, selectors.EVENT_READ, child)
         os.write(self._wake_in, b"x")
 
-    def _drain(self, child: Child, drain_s: float) -> None:
+    def _drain(self, child: Child, drain_s: float, *, has_heir: bool = True) -> None:
         grace_s = KILL_AFTER_S if self._settings.swap == "overlap" else REPLACE_GRACE_S
         child.leave_by_s = time.monotonic() + drain_s + grace_s
         self._leaving.append(child)
-        if not child.tell(control.Drain(drain_s)):
+        if not child.tell(control.Drain(drain_s, has_heir)):
             child.kill()
 
     def _end(self, child: Child) -> None:

@@ -124,7 +124,7 @@ class ChunkPulls:
         """
         self._make = make
         self._deliver = deliver
-        self._wanted: queue.SimpleQueue[tuple[int, str]] = queue.SimpleQueue()
+        self._wanted: queue.Queue[tuple[int, str]] = queue.Queue()
         self._round = 0
         self._is_stopping = False
         self._sources: list[SecondSource] = []

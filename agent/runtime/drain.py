@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable
+import time
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
 import uvicorn
@@ -19,6 +20,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 log = logging.getLogger(__name__)
 
 SWEEP_S: Final = 0.005
+LINGER_S: Final = 1.0
+"""A connection that nobody takes over is idle for this long at least before it is closed: the request
+may be on its way."""
 
 GiveAway = Callable[[int], bool]
 """Sends a descriptor to the next runtime; returns False when that is impossible."""
@@ -102,14 +106,37 @@ class DrainableServer(uvicorn.Server):
             drain_s: When to stop waiting for connections that are at work.
         """
         moved = 0
-        loop = asyncio.get_running_loop()
-        deadline_s = loop.time() + drain_s
-        while self.server_state.connections and loop.time() < deadline_s:
-            for protocol in list(self.server_state.connections):
-                if isinstance(protocol, TrackedProtocol) and protocol.is_idle():
-                    moved += self._move(protocol, give_away)
-            await asyncio.sleep(SWEEP_S)
+        deadline_s = time.monotonic() + drain_s
+        async for idle in self._sweeps(deadline_s):
+            moved += sum(self._move(protocol, give_away) for protocol in idle)
         return moved, len(self.server_state.connections)
+
+    async def let_end(self, drain_s: float) -> int:
+        """Close every connection after its next answer, or when none is asked for; return how many remain.
+
+        Args:
+            drain_s: When to stop waiting for connections that are at work.
+        """
+        self._close_after_answers()
+        now_s = time.monotonic()
+        lingers_until_s, deadline_s = now_s + min(LINGER_S, drain_s), now_s + drain_s
+        async for idle in self._sweeps(deadline_s):
+            if time.monotonic() >= lingers_until_s:
+                for protocol in idle:
+                    protocol.transport.close()
+        return len(self.server_state.connections)
+
+    async def _sweeps(self, deadline_s: float) -> AsyncIterator[list[TrackedProtocol]]:
+        """Yield the idle connections again and again, until none is left at all or it is late."""
+        # asyncio takes a connection from the queue some turns before it is one of these.
+        await asyncio.sleep(SWEEP_S)
+        while self.server_state.connections and time.monotonic() < deadline_s:
+            yield [
+                protocol
+                for protocol in list(self.server_state.connections)
+                if isinstance(protocol, TrackedProtocol) and protocol.is_idle()
+            ]
+            await asyncio.sleep(SWEEP_S)
 
     async def run_ticks(self) -> None:
         """Keep the Date header current, as uvicorn's own main loop does."""
@@ -127,11 +154,14 @@ class DrainableServer(uvicorn.Server):
             return 1
         # Nobody takes it: ask the client to close after its next answer, which loses nothing.
         transport.resume_reading()
+        self._close_after_answers()
+        return 0
+
+    def _close_after_answers(self) -> None:
         close = (b"connection", b"close")
         for headers in (self.config.encoded_headers, self.server_state.default_headers):
             if close not in headers:
                 headers.append(close)
-        return 0
 
     def _protocol(self) -> TrackedProtocol:
         return TrackedProtocol(

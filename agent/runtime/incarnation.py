@@ -149,8 +149,8 @@ class Incarnation:
             case control.StopAccepting():
                 self._server.stop_accepting()
                 self._tell(control.Stopped())
-            case control.Drain(drain_s=drain_s):
-                self._spawn(self._drain(drain_s))
+            case control.Drain():
+                self._spawn(self._drain(command))
             case control.Adopt() if descriptor is not None:
                 self._spawn(self._server.adopt(descriptor))
             case control.CloseWindow():
@@ -197,9 +197,12 @@ class Incarnation:
         await self._server.accept(self._listeners)
         self._tell(control.Accepting())
 
-    async def _drain(self, drain_s: float) -> None:
+    async def _drain(self, command: control.Drain) -> None:
         self._server.stop_accepting()
-        moved, cut = await self._server.hand_over(self._give_away, drain_s)
+        if command.has_heir:
+            moved, cut = await self._server.hand_over(self._give_away, command.drain_s)
+        else:
+            moved, cut = 0, await self._server.let_end(command.drain_s)
         self._tell(self._close_windows())
         await self._tell_columns()
         self._tell_captured()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import queue
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -14,6 +13,7 @@ from fleet.store.store import Store
 from wire.endpoint import TlsFiles
 from wire.link import Connected, LinkEvent
 from wire.link_paho import PahoLink
+from wire.mailbox import Mailbox
 
 from . import brokers
 from .authority import CertificateAuthority
@@ -148,12 +148,10 @@ class Access:
             return self._take_over(device, files)
 
     def _take_over(self, device: str, files: TlsFiles) -> bool:
-        first: queue.SimpleQueue[LinkEvent] = queue.SimpleQueue()
+        first: Mailbox[LinkEvent] = Mailbox()
         link = PahoLink(self.broker_url, device, tls=files)
         link.start(first.put, lambda: None)
         try:
-            return isinstance(first.get(timeout=CUT_S), Connected)
-        except queue.Empty:
-            return False
+            return isinstance(first.get(CUT_S), Connected)
         finally:
             link.stop()

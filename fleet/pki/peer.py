@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import queue
 import time
 from collections.abc import Callable
 from typing import Final
@@ -10,6 +9,7 @@ from typing import Final
 from wire.endpoint import TlsFiles
 from wire.link import Connected, Delivered, Disconnected, LinkEvent
 from wire.link_paho import PahoLink
+from wire.mailbox import Mailbox
 
 CONNECT_S: Final = 20.0
 """NATS reads its users a moment after it was told to."""
@@ -28,7 +28,7 @@ class Peer:
     """
 
     def __init__(self, url: str, client_id: str, files: TlsFiles) -> None:
-        self._events: queue.SimpleQueue[LinkEvent] = queue.SimpleQueue()
+        self._events: Mailbox[LinkEvent] = Mailbox()
         self.heard: set[tuple[str, bytes]] = set()
         self.ends = 0
         self.link = PahoLink(url, client_id, tls=files)
@@ -72,10 +72,7 @@ class Peer:
         return False
 
     def _take(self, timeout_s: float) -> LinkEvent | None:
-        try:
-            event = self._events.get(timeout=max(0.0, timeout_s))
-        except queue.Empty:
-            return None
+        event = self._events.get(timeout_s)
         if isinstance(event, Delivered):
             self.heard.add((event.topic, event.payload))
         elif isinstance(event, Disconnected):

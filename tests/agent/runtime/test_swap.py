@@ -6,7 +6,10 @@ import socket
 import threading
 import time
 
+import psutil
 import pytest
+
+from agent.runtime.drain import LINGER_S
 
 BODY = json.dumps(
     {"inputs": [{"name": "X", "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 3, 4]}]}
@@ -136,3 +139,51 @@ def seen_by_all(clients, version, timeout_s=30):
             return
         time.sleep(0.01)
     raise AssertionError(f"{version} did not reach {[c.name for c in clients]}")
+
+
+def answer_on(connection):
+    """Read one answer; return the status and whether the connection stays open."""
+    answer = http.client.HTTPResponse(connection)
+    answer.begin()
+    answer.read()
+    return answer.status, not answer.will_close
+
+
+def test_a_request_that_is_on_its_way_at_the_end_is_answered(start_bench, make_model):
+    for _ in range(10):
+        bench = start_bench(drain_s=30)
+        bench.serve(make_model("1"))
+        # One that has never asked, one that has, and one that never will.
+        fresh, used, silent = connections = [
+            socket.create_connection(("127.0.0.1", bench.port), timeout=60) for _ in range(3)
+        ]
+        used.sendall(HEAD + BODY)
+        assert answer_on(used) == (200, True)
+        runtime = psutil.Process(bench.host._serving.pid)
+        wait_for(lambda runtime=runtime: len(open_sockets(runtime, "ESTABLISHED")) >= 3)
+        began_s = time.monotonic()
+        ending = threading.Thread(target=bench.host.stop)
+        ending.start()
+        wait_for(lambda runtime=runtime: not open_sockets(runtime, "LISTEN"))
+        for connection in (fresh, used):
+            connection.sendall(HEAD + BODY)
+        if time.monotonic() - began_s < LINGER_S:
+            break  # else this machine was too busy to show anything
+    assert answer_on(fresh) == (200, False)
+    assert answer_on(used) == (200, False)
+    assert silent.recv(1) == b""
+    ending.join(60)
+    assert not ending.is_alive()
+    for connection in connections:
+        connection.close()
+
+
+def open_sockets(process, status):
+    return [one for one in process.net_connections() if one.status == status]
+
+
+def wait_for(is_so, timeout_s=60):
+    deadline = time.monotonic() + timeout_s
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
