@@ -7,6 +7,9 @@ STAMP := $(VENV)/.installed
 JOBS ?= 3
 PYTEST := $(BIN)/python -m pytest -n $(JOBS)
 
+# The tests start thousands of processes: each would compile the whole project without its bytecode.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: demo test interop lint check fire audit wheel wheelhouse docs bench soak env clean
 
 demo: $(STAMP)  ## the main job from end to end on loopback
