@@ -11,7 +11,7 @@ from securesystemslib.signer import Key, SSlibKey
 from fleet.api.schemas import TrustKey, TrustKeyIn
 from fleet.trust.documents import ROOT, TARGETS
 from fleet.trust.draft import Draft
-from fleet.trust.keys import KeyFile, KeyFolder, match_keyid, read_public
+from fleet.trust.keys import KeyFile, KeyFolder, has_own_id, match_keyid, read_public
 from fleet.trust.repository import ONLINE_ROLES, Repository
 from fleet.trust.session import Done, Session
 from wire.errors import ConfigError, PeerError
@@ -204,9 +204,23 @@ def make_key(folder: KeyFolder, name: str, hsm: int | None, token: str | None) -
 
 
 def online_key(client: Client, role: str) -> SSlibKey:
-    """Have the controller make a key; return its public half."""
+    """Have the controller make a key; return its public half.
+
+    Raises:
+        PeerError: `key_unusable`; and what the controller refuses.
+    """
     made = client.post("/v1/trust/keys", TrustKeyIn.model_validate({"role": role}), TrustKey)
-    return SSlibKey.from_dict(made.keyid, dict(made.key))
+    try:
+        key = SSlibKey.from_dict(made.keyid, dict(made.key))
+    except (ValueError, KeyError, TypeError):
+        key = None
+    if key is None or not has_own_id(key):
+        raise PeerError(
+            f"the controller gave something for {role} that is no key, or not the one of its id",
+            code="key_unusable",
+            hint="sign nothing for it before you know why; its keys are in `trust` of its store",
+        )
+    return key
 
 
 def _set(

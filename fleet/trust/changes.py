@@ -2,57 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from tuf.api.metadata import Role
 
 from .documents import ROOT, TARGETS, model_of
 from .releases import floor_of, releases_of
-from .repository import Repository, delegated_roles
+from .repository import Repository
 
 
 def changes(before: Repository | None, after: Repository) -> Iterator[str]:
-    """Yield one line for each change, and one for each document that is only renewed."""
+    """Yield one line for each change, and a last one that says until when the documents are good."""
     if before is None:
         yield f"founded: root version {after.root.version}, models: {', '.join(after.models) or 'none'}"
         return
-    renewed = []
-    for document in after.documents():
-        if before.newest(document.role) is document:
-            continue
-        lines = list(_of_role(document.role, before, after))
-        yield from lines
-        if not lines:
-            renewed.append(f"{document.role} to {document.signed.expires:%Y-%m-%d}")
-    # A renewal beside a change is part of it: targets, say, when its key is replaced in the root.
-    if renewed and len(renewed) == sum(before.newest(d.role) is not d for d in after.documents()):
-        yield f"renewed: {', '.join(renewed)}"
+    new = [d for d in after.documents() if before.newest(d.role) is not d]
+    lines = [line for document in new for line in _of_role(document.role, before, after)]
+    yield from lines
+    if new:
+        # Without a word on its content a document is only renewed.
+        until = ", ".join(f"{d.role} to {d.signed.expires:%Y-%m-%d}" for d in new)
+        yield f"{'good' if lines else 'renewed'}: {until}"
 
 
 def _of_role(role: str, before: Repository, after: Repository) -> Iterator[str]:
     if role == ROOT:
-        for name, new in after.root.signed.roles.items():
-            yield from _of_keys(name, before.root.signed.roles.get(name), new)
+        old_roles: Mapping[str, Role] = before.root.signed.roles
+        roles: Mapping[str, Role] = after.root.signed.roles
     elif role == TARGETS:
-        old_roles = delegated_roles(before.targets.signed)
-        for name, delegated in delegated_roles(after.targets.signed).items():
-            yield from _of_keys(name, old_roles.get(name), delegated)
-    elif (model := model_of(role)) is not None:
-        yield from _of_model(model, before, after)
-
-
-def _of_keys(name: str, old: Role | None, new: Role) -> Iterator[str]:
-    if old is None:
-        yield f"new role {name}: key {', '.join(k[:8] for k in new.keyids)}"
+        old_roles, roles = before.delegated(), after.delegated()
+    else:
+        yield from _of_model(model_of(role) or "", before, after)
         return
-    for keyid in new.keyids:
-        if keyid not in old.keyids:
-            yield f"{name}: key {keyid[:8]} is added"
-    for keyid in old.keyids:
-        if keyid not in new.keyids:
-            yield f"{name}: key {keyid[:8]} is taken away"
-    if new.threshold != old.threshold:
-        yield f"{name}: {new.threshold} of {len(new.keyids)} must sign"
+    for name, new in roles.items():
+        if name not in old_roles:
+            yield f"new role {name}: key {', '.join(new.keyids)}; {_threshold(new)}"
+        else:
+            yield from _of_keys(name, before, after)
+
+
+def _of_keys(name: str, before: Repository, after: Repository) -> Iterator[str]:
+    old, new = before.keys(name), after.keys(name)
+    lines = []
+    for keyid, key in new.items():
+        # Whole ids: of a key that is made for it the first digits can be anybody's.
+        if keyid not in old:
+            lines.append(f"{name}: key {keyid} is added")
+        elif key != old[keyid]:
+            lines.append(f"{name}: another key is behind the id {keyid}")
+    lines += [f"{name}: key {keyid} is taken away" for keyid in old if keyid not in new]
+    yield from lines
+    if lines or after.role(name).threshold != before.role(name).threshold:
+        yield f"{name}: {_threshold(after.role(name))}"
+
+
+def _threshold(role: Role) -> str:
+    return f"{role.threshold} of {len(role.keyids)} must sign"
 
 
 def _of_model(model: str, before: Repository, after: Repository) -> Iterator[str]:

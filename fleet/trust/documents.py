@@ -29,6 +29,9 @@ KINDS: Final[dict[str, type[Signed]]] = {
     SNAPSHOT: Snapshot,
     TIMESTAMP: Timestamp,
 }
+OFFLINE_DAYS: Final = 365
+"""How long root, targets and models are good for: one ceremony a year, and any push renews its
+model's. A device past it keeps serving and installs nothing new."""
 MAX_VERSION: Final = 999_999_999
 """What the topics of root versions have room for; at one a second it lasts 31 years."""
 _FILE_NAME: Final = re.compile(r"(?:([1-9][0-9]{0,8})\.)?([A-Za-z0-9][A-Za-z0-9_-]{0,79})\.json")

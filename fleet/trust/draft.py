@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final
 
 from securesystemslib.signer import Key, Signer
 from tuf.api.metadata import (
@@ -22,13 +21,19 @@ from wire.errors import PeerError
 from wire.manifest import digest_of
 from wire.trust import DIRECTOR, DIRECTOR_PATHS, model_paths, model_role, target_path
 
-from .documents import ROOT, SNAPSHOT, TARGETS, TIMESTAMP, Document, expiry, freeze, model_of
+from .documents import (
+    OFFLINE_DAYS,
+    ROOT,
+    SNAPSHOT,
+    TARGETS,
+    TIMESTAMP,
+    Document,
+    expiry,
+    freeze,
+    model_of,
+)
 from .releases import SignedRelease, next_number, put_release, releases_of, set_floor
 from .repository import Repository, delegated_roles, succeed
-
-OFFLINE_DAYS: Final = 365
-"""How long root, targets and models are good for: one ceremony a year, and any push renews its
-model's. A device past it keeps serving and installs nothing new."""
 
 
 @dataclass(frozen=True, slots=True)

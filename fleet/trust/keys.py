@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 from securesystemslib.exceptions import KeyMismatchError, UnsupportedLibraryError
-from securesystemslib.signer import CryptoSigner, HSMSigner, Signature, Signer, SSlibKey
+from securesystemslib.signer import CryptoSigner, HSMSigner, Key, Signature, Signer, SSlibKey
 
 from fleet.durable import write_durably
 from wire.codec import parse_json
@@ -250,16 +250,30 @@ def read_public(path: Path) -> KeyFile:
         uri = raw.pop("uri", None)
         keyid = raw.pop("keyid")
         key = SSlibKey.from_dict(keyid, raw)
-        right = SSlibKey.from_crypto(key._crypto_key(), scheme=key.scheme)  # noqa: SLF001
     except (OSError, PeerError, ValueError, KeyError, TypeError, AttributeError) as exc:
         raise ConfigError(f"{path} is no public key: {exc}"[:300], code="key_unreadable") from exc
-    if key.scheme not in SCHEMES or right.keyid != keyid or not isinstance(uri, str | None):
+    if not has_own_id(key) or not isinstance(uri, str | None):
         raise ConfigError(
             f"{path} is no public key that can be used here",
             code="key_unreadable",
             hint=f"it must be of {' or '.join(sorted(SCHEMES))}, under its own key id",
         )
     return KeyFile(path.stem, key, uri)
+
+
+def has_own_id(key: Key) -> bool:
+    """Return whether devices verify with this key, and its id is the digest of no other one.
+
+    People compare ids, and signatures are counted by them: with a key of a thief's behind somebody
+    else's id, the thief signs in that name.
+    """
+    if not isinstance(key, SSlibKey) or key.scheme not in SCHEMES:
+        return False
+    try:
+        right = SSlibKey.from_crypto(key._crypto_key(), scheme=key.scheme)  # noqa: SLF001
+    except (ValueError, KeyError, TypeError, AttributeError, UnsupportedAlgorithm):
+        return False
+    return right.keyid == key.keyid
 
 
 def public_text(file: KeyFile, *, with_uri: bool = True) -> bytes:

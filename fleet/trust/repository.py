@@ -6,7 +6,6 @@ nothing on top of anything else, whatever a stolen controller shows it.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, cast
@@ -16,16 +15,28 @@ from tuf.api.exceptions import UnsignedMetadataError
 from tuf.api.metadata import DelegatedRole, Role, Root, Signed, Targets
 
 from wire.errors import PeerError
-from wire.ids import DIGEST_PATTERN
 from wire.trust import DIRECTOR, DIRECTOR_PATHS, model_paths, model_role
 
-from .documents import ROOT, SNAPSHOT, TARGETS, TIMESTAMP, Document, malformed, mismatch, model_of
-from .keys import SCHEMES
+from .documents import (
+    OFFLINE_DAYS,
+    ROOT,
+    SNAPSHOT,
+    TARGETS,
+    TIMESTAMP,
+    Document,
+    expiry,
+    malformed,
+    mismatch,
+    model_of,
+)
+from .keys import SCHEMES, has_own_id
 from .releases import floor_of, releases_of
 
 Verify = Callable[[Root | Targets, Document[Any]], None]
 ONLINE_ROLES: Final = (SNAPSHOT, TIMESTAMP, DIRECTOR)
 """Roles whose keys the controller holds."""
+CLOCKS_DAYS: Final = 1
+"""How far the clock of who drafted may be ahead of that of who signs or of the controller."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,26 +107,30 @@ def succeed(
     Args:
         current: What there is; None takes a first set, whose root is believed as it is.
         handed_in: New versions: of the root any number in a row, of other roles one each.
-        now_unix_ms: Nothing that has expired is taken in.
+        now_unix_ms: Nothing is taken in that has expired, or is to be good for longer than
+            `OFFLINE_DAYS`.
         check_signatures: False for drafts that are not signed yet.
         may_skip: Whether versions may be left out, of other roles than the root: a store that was
             set back gets what was signed since.
 
     Raises:
-        PeerError: `version_conflict`, `trust_signature`, `trust_expired`, `trust_malformed`,
-            `trust_mismatch` or `trust_rollback`.
+        PeerError: `version_conflict`, `trust_signature`, `trust_expired`, `expiry_too_far`,
+            `trust_malformed`, `key_id_foreign`, `trust_mismatch` or `trust_rollback`.
     """
     roots, others = _sorted(handed_in)
     verify = _verify if check_signatures else _do_not_verify
     if current is None:
         current = _first(roots, others, verify)
+    else:  # older programs did not look behind the ids
+        _check_keys(ROOT, current.root.signed.keys)
+        _check_keys(TARGETS, _delegated_keys(current.targets.signed))
     root = current.root
     for newer in roots:
         if _is_news(root, newer):
             verify(root.signed, newer)
+            _check_root(newer.signed)
             verify(newer.signed, newer)
             _check_fresh(newer, now_unix_ms)
-            _check_root(newer.signed)
             root = newer
     targets = current.targets
     new = others.pop(TARGETS, None)
@@ -146,8 +161,10 @@ def follow(root: Document[Root], shown: Iterable[Document[Signed]]) -> Repositor
     """Return the repository that a controller shows, believed from `root` on; expired or not.
 
     Raises:
-        PeerError: `trust_signature`, `trust_malformed`, `trust_mismatch` or `trust_unavailable`.
+        PeerError: `trust_signature`, `trust_malformed`, `key_id_foreign`, `trust_mismatch` or
+            `trust_unavailable`.
     """
+    _check_root(root.signed)
     roots, others = _sorted(shown)
     for newer in roots:
         if newer.version == root.version:
@@ -273,14 +290,22 @@ def _check_fresh(document: Document[Root] | Document[Targets], now_unix_ms: int)
             code="trust_expired",
             hint="is this machine's clock right? else run the command again",
         )
+    if document.signed.expires > expiry(now_unix_ms, OFFLINE_DAYS + CLOCKS_DAYS):
+        raise PeerError(
+            f"{document.file_name} would be good until {document.signed.expires:%Y-%m-%d}, and the"
+            f" longest is {OFFLINE_DAYS} days",
+            code="expiry_too_far",
+            hint="is this machine's clock right? else do not sign it: `fleet` drafts nothing so long",
+        )
 
 
 def _check_root(root: Root) -> None:
     for name, role in root.roles.items():
         if not role.keyids:
             raise malformed(ROOT, f"{name} has no key")
-        for keyid in role.keyids:
-            _check_key(ROOT, keyid, root.keys.get(keyid))
+        if gone := set(role.keyids) - root.keys.keys():
+            raise malformed(ROOT, f"key {min(gone)[:16]} of {name} is missing")
+    _check_keys(ROOT, root.keys)
     if not root.consistent_snapshot:
         raise malformed(ROOT, "its snapshots are not consistent")
 
@@ -288,7 +313,7 @@ def _check_root(root: Root) -> None:
 def _check_targets(old: Targets, new: Targets) -> None:
     if new.targets:
         raise malformed(TARGETS, "it names files itself")
-    roles = delegated_roles(new)
+    roles, keys = delegated_roles(new), _delegated_keys(new)
     if DIRECTOR not in roles:
         raise malformed(TARGETS, f"it does not name the {DIRECTOR}")
     for name, role in roles.items():
@@ -300,17 +325,28 @@ def _check_targets(old: Targets, new: Targets) -> None:
             raise malformed(TARGETS, f"{name} may sign other paths than {', '.join(paths)}")
         if not role.keyids:
             raise malformed(TARGETS, f"{name} has no key")
-        for keyid in role.keyids:
-            assert new.delegations is not None  # noqa: S101 - roles come from there
-            _check_key(TARGETS, keyid, new.delegations.keys.get(keyid))
+        if gone := set(role.keyids) - keys.keys():
+            raise malformed(TARGETS, f"key {min(gone)[:16]} of {name} is missing")
+    _check_keys(TARGETS, keys)
     # TUF's clients refuse a snapshot that a role has vanished from.
-    if gone := delegated_roles(old).keys() - roles.keys():
-        raise malformed(TARGETS, f"it does not name {', '.join(sorted(gone))} any more")
+    if vanished := delegated_roles(old).keys() - roles.keys():
+        raise malformed(TARGETS, f"it does not name {', '.join(sorted(vanished))} any more")
 
 
-def _check_key(role: str, keyid: str, key: Key | None) -> None:
-    if key is None or key.scheme not in SCHEMES or not re.fullmatch(DIGEST_PATTERN, keyid):
-        raise malformed(role, f"key {keyid[:16]} is missing or of a kind that devices do not know")
+def _delegated_keys(targets: Targets) -> Mapping[str, Key]:
+    return targets.delegations.keys if targets.delegations else {}
+
+
+def _check_keys(role: str, keys: Mapping[str, Key]) -> None:
+    for keyid, key in keys.items():
+        if key.scheme not in SCHEMES:
+            raise malformed(role, f"key {keyid[:16]} is of a kind that devices do not know")
+        if key.keyid != keyid or not has_own_id(key):
+            raise PeerError(
+                f"the document of {role} has another key behind the id {keyid[:16]} than the id is of",
+                code="key_id_foreign",
+                hint="do not sign it: whoever made it can sign in the name of that key's owner",
+            )
 
 
 def _check_releases(name: str, old: Document[Targets] | None, new: Document[Targets]) -> None:

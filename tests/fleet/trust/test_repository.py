@@ -6,16 +6,18 @@ import copy
 import json
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from securesystemslib.signer import CryptoSigner
-from tuf.api.metadata import Metadata, Targets
+from securesystemslib.signer import CryptoSigner, SSlibKey
+from tuf.api.metadata import Metadata, Root, Targets
 
-from fleet.trust.documents import Document, expiry, freeze
+from fleet.trust.documents import OFFLINE_DAYS, Document, expiry, freeze
 from fleet.trust.draft import Draft
 from fleet.trust.releases import SignedRelease, put_release, releases_of, set_floor
+from fleet.trust.repository import follow, succeed
 from tests.fleet.peers import Fleet
 from tests.fleet.trust.device import DeviceSight
 from wire.errors import PeerError
@@ -133,6 +135,38 @@ def robbed(root: Any) -> None:
     root.roles["snapshot"].keyids[:] = [key.keyid]
 
 
+def swapped(signed: Any, keyid: str) -> None:
+    """Put another key behind the id of one that is known."""
+    holder = signed if isinstance(signed, Root) else signed.delegations
+    raw = CryptoSigner.generate_ed25519().public_key.to_dict()
+    holder.keys[keyid] = SSlibKey.from_dict(keyid, raw)
+
+
+def swapped_root(root: Root) -> None:
+    swapped(root, root.roles["root"].keyids[0])
+
+
+def swapped_timestamp(root: Root) -> None:
+    swapped(root, root.roles["timestamp"].keyids[0])
+
+
+def swapped_model(targets: Targets) -> None:
+    swapped(targets, targets.get_delegated_role("model-digits").keyids[0])
+
+
+def swapped_director(targets: Targets) -> None:
+    swapped(targets, targets.get_delegated_role("director").keyids[0])
+
+
+def swapped_in_store(root: Root) -> None:
+    """Name no role's key, yet: whoever is added under this id later is somebody else."""
+    swapped(root, CryptoSigner.generate_ed25519().public_key.keyid)
+
+
+def for_ever(signed: Any) -> None:
+    signed.expires = expiry(NOW, OFFLINE_DAYS + 2)
+
+
 ATTACKS: dict[str, tuple[str, Callable[[Any], None], str]] = {
     "a-number-twice": ("model-digits", renumbered, "trust_malformed"),
     "a-number-too-low": ("model-digits", numbered_low, "trust_mismatch"),
@@ -143,6 +177,11 @@ ATTACKS: dict[str, tuple[str, Callable[[Any], None], str]] = {
     "no-director": ("targets", without_director, "trust_malformed"),
     "targets-name-files": ("targets", naming_files, "trust_malformed"),
     "root-without-key": ("root", keyless, "trust_malformed"),
+    "root-key-swapped": ("root", swapped_root, "key_id_foreign"),
+    "timestamp-key-swapped": ("root", swapped_timestamp, "key_id_foreign"),
+    "idle-key-swapped": ("root", swapped_in_store, "key_id_foreign"),
+    "model-key-swapped": ("targets", swapped_model, "key_id_foreign"),
+    "director-key-swapped": ("targets", swapped_director, "key_id_foreign"),
     "root-robs-controller": ("root", robbed, "trust_mismatch"),
     **{
         f"{role}-{name}": (role, change, code)
@@ -150,6 +189,7 @@ ATTACKS: dict[str, tuple[str, Callable[[Any], None], str]] = {
         for name, change, code in (
             ("skips", skipped, "version_conflict"),
             ("expired", stale, "trust_expired"),
+            ("for-ever", for_ever, "expiry_too_far"),
         )
     },
 }
@@ -160,6 +200,24 @@ def test_what_must_not_be_signed_is_refused_though_it_is(
     fleet: Fleet, role: str, change: Callable[[Any], None], code: str
 ) -> None:
     refused(fleet, next_of(fleet, role, change), code)
+
+
+@pytest.mark.parametrize(("role", "change"), [("root", swapped_root), ("targets", swapped_model)])
+def test_nothing_follows_documents_that_took_a_swapped_key_in_before(
+    fleet: Fleet, role: str, change: Callable[[Any], None]
+) -> None:
+    base = fleet.session().base
+    poisoned = replace(base, **{role: next_of(fleet, role, change)})
+    shown: list[Document[Any]] = [*poisoned.documents()]
+    for believe in (
+        lambda: succeed(poisoned, [next_of(fleet, "model-digits", lambda _: None)], NOW),
+        lambda: follow(poisoned.root, shown),
+        lambda: follow(base.root, shown),
+        lambda: succeed(None, shown, NOW),
+    ):
+        with pytest.raises(PeerError) as refusal:
+            believe()
+        assert refusal.value.code == "key_id_foreign"
 
 
 @pytest.mark.parametrize("role", ["root", "targets", "model-digits"])
@@ -276,7 +334,10 @@ def test_a_retired_release_is_gone_for_devices_and_its_number_stays_taken(
     draft = session.draft()
     draft.retire("digits", "1.0.0")
     done = session.complete(draft)
-    assert done.changes == ("digits:1.0.0 is retired",)
+    assert done.changes == (
+        "digits:1.0.0 is retired",
+        f"good: model-digits to {expiry(NOW, OFFLINE_DAYS):%Y-%m-%d}",
+    )
     assert device.number("digits", "1.0.0") is None
     fleet.release("3.0.0")
     assert device.number("digits", "3.0.0") == 3

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from securesystemslib.signer import SSlibKey
 
-from fleet.trust.documents import Document
+from fleet.api.schemas import TrustKey
+from fleet.cli.client import Client
+from fleet.cli.key_roles import online_key
+from fleet.trust.changes import changes
+from fleet.trust.documents import Document, freeze
 from fleet.trust.draft import Draft
 from fleet.trust.drill import drill_all
 from fleet.trust.keys import KeyFolder
@@ -110,8 +117,84 @@ def test_a_file_that_goes_round_says_what_it_changes(fleet: Fleet, tmp_path: Pat
     path = tmp_path / "x.sign"
     path.write_bytes(proposal_text(draft.documents()))
     again = Draft.of(session.base, read_proposal(path), fleet.now_unix_ms)
-    (words,) = session.words(again)
+    words, until = session.words(again)
     assert words.startswith("release digits:6.6.6, number 2, ")
+    assert until == "good: model-digits to 2031-03-17"
+
+
+def test_who_signs_is_shown_keys_thresholds_and_how_long_it_lasts(fleet: Fleet) -> None:
+    bob, team = person(fleet.folder, "bob"), person(fleet.folder, "team")
+    session = fleet.session()
+    (alice,) = session.base.keys("targets").values()
+    draft = set_keys(session, "targets", [alice, key_of(bob)], 2)
+    draft.add_model("digits", [key_of(team)])
+    draft.set_keys("model-digits", [key_of(team), key_of(bob)], 2)
+    assert session.words(draft) == (
+        f"targets: key {key_of(bob).keyid} is added",
+        "targets: 2 of 2 must sign",
+        f"new role model-digits: key {key_of(team).keyid}, {key_of(bob).keyid}; 2 of 2 must sign",
+        "good: root to 2031-03-17, targets to 2031-03-17, model-digits to 2031-03-17",
+    )
+    renewal = session.draft()
+    renewal.renew("root")
+    assert session.words(renewal) == ("renewed: root to 2031-03-17",)
+
+
+def test_another_key_behind_a_known_id_is_a_change(fleet: Fleet) -> None:
+    session = fleet.session()
+    draft = session.draft()
+    draft.renew("root")
+    (document,) = draft.documents()
+    (keyid,) = document.signed.roles["root"].keyids
+    document.signed.keys[keyid] = key_of(person(fleet.folder, "eve"))
+    after = replace(session.base, root=document)
+    assert list(changes(session.base, after))[:2] == [
+        f"root: another key is behind the id {keyid}",
+        "root: 1 of 1 must sign",
+    ]
+
+
+def test_nobody_signs_a_file_with_a_swapped_key(fleet: Fleet, tmp_path: Path) -> None:
+    bob, carol, eve = (person(fleet.folder, name) for name in ("bob", "carol", "eve"))
+    session = fleet.session()
+    keys = [*session.base.keys("root").values(), key_of(bob), key_of(carol)]
+    done = session.complete(set_keys(session, "root", keys, 2))
+    path = tmp_path / "x.sign"
+    path.write_bytes(proposal_text(done.documents))
+    assert sign(fleet, path, bob)
+    session = fleet.session()
+    draft = session.draft()
+    draft.renew("root")
+    metadata = copy.deepcopy(draft.documents()[0].metadata)
+    swapped = key_of(carol).keyid
+    metadata.signed.keys[swapped] = SSlibKey.from_dict(swapped, key_of(eve).to_dict())
+    for signer in fleet.keys.signers(set(session.base.role("root").keyids)):
+        metadata.sign(signer, append=True)
+    path.write_bytes(proposal_text([freeze("root", metadata)]))
+    with pytest.raises(PeerError, match="another key behind the id") as refusal:
+        sign(fleet, path, bob)
+    assert refusal.value.code == "key_id_foreign"
+    assert "do not sign" in refusal.value.hint
+
+
+@pytest.mark.parametrize("garble", ["other-id", "no-key"])
+def test_a_controllers_key_that_is_not_the_one_of_its_id_gets_no_office(
+    fleet: Fleet, garble: str
+) -> None:
+    made = fleet.controller.make_trust_key("director")
+    given = {"keyid": "a" * 64, "key": made.to_dict()}
+    if garble == "no-key":
+        given = {"keyid": made.keyid, "key": {"keytype": "ed25519"}}
+
+    class Stolen:
+        """A controller that answers what it likes."""
+
+        def post(self, *_: object) -> TrustKey:
+            return TrustKey.model_validate(given)
+
+    with pytest.raises(PeerError) as refusal:
+        online_key(cast("Client", Stolen()), "director")
+    assert refusal.value.code == "key_unusable"
 
 
 @pytest.mark.parametrize(
