@@ -33,7 +33,7 @@ def write_durably(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
-    _sync(path.parent)
+    sync_folder(path.parent)
 
 
 @contextlib.contextmanager
@@ -54,15 +54,20 @@ def folder_durably(path: Path) -> Iterator[Path]:
     part.mkdir()
     try:
         yield part
-        _sync(part)
+        sync_folder(part)
         part.rename(path)  # what came there meanwhile makes it fail, unless it is an empty folder
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
-    _sync(path.parent)
+    sync_folder(path.parent)
 
 
-def _sync(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder survive a power cut.
+
+    Raises:
+        OSError: It cannot be read.
+    """
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

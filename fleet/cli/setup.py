@@ -265,7 +265,7 @@ def _found(settings: FleetSettings) -> Path | None:
 
     store = Store(settings.database, settings.store_dir)
     try:
-        audit.found(settings.root, settings.store_dir)
+        audit.found(settings.root, settings.store_dir, store)
         return tokens.found(settings.root, store)
     finally:
         store.close()

@@ -26,6 +26,11 @@ class Audit:
         """Return the newest row."""
         return next(iter(self.page(before=None, limit=1)), None)
 
+    def at(self, seq: int) -> Entry | None:
+        """Return one row, None where it is not there."""
+        row = self._connection.execute(select(AUDIT).where(AUDIT.c.seq == seq)).first()
+        return Entry(*row) if row is not None else None
+
     def page(self, *, before: int | None, limit: int) -> list[Entry]:
         """Return the newest rows with numbers below `before`, newest first."""
         query = select(AUDIT).order_by(AUDIT.c.seq.desc()).limit(limit)

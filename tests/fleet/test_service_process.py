@@ -35,7 +35,7 @@ from fleet.service import ControllerSettings, run_controller
 from fleet.store.store import Store
 url, port, folder = sys.argv[1:]
 store = Store(Path(folder) / "fleet.db", Path(folder))
-audit.found(Path(folder), Path(folder))
+audit.found(Path(folder), Path(folder), store)
 tokens.found(Path(folder), store)
 store.close()
 run_controller(ControllerSettings(

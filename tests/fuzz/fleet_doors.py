@@ -12,14 +12,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from agent.core.captured import pack
 from converter import handover
-from fleet import audit, settings
+from fleet import checkpoints, settings
 from fleet.api import app as api
 from fleet.api import query, schemas
 from fleet.api.schemas import DeviceIn
 from fleet.capture import packs as capture_packs
 from fleet.capture.export import Export
 from fleet.cli import client, console, devices, events
-from fleet.core.audit import Checkpoint
+from fleet.core.audit import Beginning, Checkpoint
 from fleet.pki import authority
 from fleet.pki.folder import PkiFolder
 from fleet.trust import documents
@@ -149,9 +149,18 @@ def doors():
                 )
                 for n in range(random.randint(1, 3))
             ]
+            + [
+                Beginning(
+                    random.randrange(9),
+                    "0" * 64,
+                    "lost",
+                    random.random() < 0.5,
+                    random.randrange(2**40),
+                )
+            ]
         ),
         _checkpoint_lines,
-        ("fleet.audit",),
+        ("fleet.checkpoints",),
     )
     yield from _captured()
     yield from _left_by_a_child()
@@ -195,20 +204,20 @@ def _pack(random):
 
 
 def _checkpoints(path):
-    found, bad_line = audit.read_checkpoints(path, _signing_key().public_key())
-    if bad_line is not None:
+    found = checkpoints.read_lines(path, _signing_key().public_key())
+    if found.bad_line is not None:
         raise Refused
-    return found
+    return list(found.lines)
 
 
-def _checkpoint_lines(checkpoints):
+def _checkpoint_lines(lines):
     return b"".join(
         json.dumps(
-            {**audit._fields(c), "sig": _signing_key().sign(c.signed_bytes).hex()},
+            {**checkpoints.fields(c), "sig": _signing_key().sign(c.signed_bytes).hex()},
             separators=(",", ":"),
         ).encode()
         + b"\n"
-        for c in checkpoints
+        for c in lines
     )
 
 
