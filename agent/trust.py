@@ -318,7 +318,10 @@ class Trust:
 
     def _refresh(self) -> bool:
         """Bring the view up to date; return whether that worked."""
-        self._due_s, self._unsettled_s = time.monotonic() + AGAIN_S, None
+        # What the broker brought while the controller was asked waits no minute.
+        is_more_here = self._pulled is not None and self._delivered.has_unasked()
+        self._due_s = time.monotonic() + (SETTLE_S if is_more_here else AGAIN_S)
+        self._unsettled_s = None
         if self._view is None:
             self._load()  # what has expired is known on, should there be nothing newer
         self.is_director_gone = False
@@ -337,7 +340,7 @@ class Trust:
             else:
                 self._tell(exc.code, str(exc))
             return False
-        self._delivered.clear()
+        self._delivered.forget(view.versions)
         self._failed = ""
         for model, fault in view.faults.items():
             if fault.code not in (Code.TRUST_UNAVAILABLE, Code.NOT_SIGNED):

@@ -14,6 +14,7 @@ from typing import Final
 from wire.errors import PeerError
 from wire.lifecycle import Code
 from wire.messages import Desired
+from wire.trust import model_role
 
 TOP_LEVEL: Final = ("root", "timestamp", "snapshot", "targets")
 ISSUED: Final = "issued"
@@ -91,6 +92,12 @@ class TrustView:
     def snapshot(self) -> int:
         """Version of the snapshot, by which a director says how much it knew."""
         return self.roles["snapshot"].version
+
+    @property
+    def versions(self) -> dict[str, int]:
+        """Version of each verified document, by its role."""
+        models = {model_role(model): facts.role for model, facts in self.models.items()}
+        return {role: facts.version for role, facts in {**self.roles, **models}.items()}
 
     def expired(self, now_unix_ms: int) -> str | None:
         """Return the name of a top-level role that has expired, the least lasting first."""
