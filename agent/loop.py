@@ -47,6 +47,7 @@ from .core.events import (
     Stopping,
     TryDue,
 )
+from .core.postponed import with_postponed
 from .core.states import DeviceState, OnProbation, RollingBack, SelfTesting
 from .core.update import step
 from .effects import Effects
@@ -67,9 +68,6 @@ SAVE_EVIDENCE_S: Final = 5.0
 """Evidence of a probation is put on disk this often: one sync per second would wear flash."""
 SAVE_AGAIN_S: Final = 5.0
 """A store that fails (locked, full disk) is left alone this long: each try may block for 2 s."""
-MAX_POSTPONED: Final = 64
-"""Events that wait for the store; the desired state, of which alone there could be more, repeats."""
-
 KEEPS_SERVING: Final = (Started, Stopping, RuntimeEnded, RuntimeAccepts, CandidateRefused)
 
 
@@ -306,8 +304,8 @@ class Loop:
                 # What was heard of a runtime that is gone means nothing to the next one.
                 stale = (CandidatePassed, GoldenRowsChecked)
                 self._postponed = deque(e for e in self._postponed if not isinstance(e, stale))
-        elif (self._postponed or not self._step(event)) and len(self._postponed) < MAX_POSTPONED:
-            self._postponed.append(event)
+        elif self._postponed or not self._step(event):
+            self._postponed = deque(with_postponed(self._postponed, event))
 
     def _step(self, event: Event) -> bool:
         """Step the machine and run its effects; return whether its state allowed that."""

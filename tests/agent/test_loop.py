@@ -1,0 +1,45 @@
+"""The loop on a disk that fails, and at its end: what it keeps for later, and which tries it gives back."""
+
+import pytest
+
+from agent.core import events as ev
+from agent.core.states import DeviceState, Fetching
+from tests.agent.test_second_look import Device
+from wire.errors import StorageError
+from wire.lifecycle import Code, Outcome
+
+
+class Fetcher:
+    """Fetches nothing."""
+
+    def fetch(self, assignment, wait_s):
+        pass
+
+    def cancel(self):
+        pass
+
+
+@pytest.fixture
+def device(tmp_path):
+    device = Device(tmp_path)
+    device.effects._fetcher = Fetcher()
+    return device
+
+
+def full(state):
+    raise StorageError("no space left", code="state_unwritable", hint="make room")
+
+
+def test_what_comes_once_while_the_disk_fails_is_not_lost_among_what_repeats(device, monkeypatch):
+    loop, target = device.loop, device.target
+    loop._state = DeviceState(1, (target,), update=Fetching(target))
+    with monkeypatch.context() as broken:
+        broken.setattr(loop._store, "save", full)
+        for generation in range(2, 102):
+            loop._apply(ev.DesiredReceived(generation, (target,)))
+        manifest = target.ref.manifest
+        loop._apply(ev.FetchFailed(manifest, Outcome.FAILED, Code.DISK_FULL, "no room"))
+    loop._save_again_at_s = 0.0
+    loop._catch_up()
+    assert device.state.generation == 101
+    assert device.state.record(target.name).code == Code.DISK_FULL
