@@ -179,7 +179,7 @@ class Loop:
             item = self._inbox.get(min(next_tick_s, self._trust.due_s) - time.monotonic())
             match item:
                 case StopRequested(error=error):
-                    self._stop()
+                    self._stop(error)
                     return error
                 case None:
                     pass
@@ -403,10 +403,11 @@ class Loop:
         self._notifier.status(self._effects.summary(self._state))
         self._notifier.watchdog()
 
-    def _stop(self) -> None:
+    def _stop(self, error: str | None) -> None:
         self._notifier.stopping()
         log.info("stopping")
-        self._apply(Stopping())
+        if error is None:  # else the model under trial may have brought a part of this process down
+            self._apply(Stopping())
         if not self._is_on_disk:
             self._write(self._state)
         self._runtimes.stop()

@@ -1,9 +1,12 @@
 """The loop on a disk that fails, and at its end: what it keeps for later, and which tries it gives back."""
 
+import math
+
 import pytest
 
 from agent.core import events as ev
-from agent.core.states import DeviceState, Fetching
+from agent.core.states import DeviceState, Fetching, ModelRecord, OnProbation
+from agent.loop import StopRequested
 from tests.agent.test_second_look import Device
 from wire.errors import StorageError
 from wire.lifecycle import Code, Outcome
@@ -26,6 +29,27 @@ def device(tmp_path):
     return device
 
 
+class Still:
+    """The other parts of an agent that ends: there is nothing for them to do."""
+
+    due_s = math.inf
+
+    def start(self, models):
+        pass
+
+    def on_trust(self):
+        pass
+
+    def stopping(self):
+        pass
+
+    def stop(self):
+        pass
+
+    def leave(self):
+        pass
+
+
 def full(state):
     raise StorageError("no space left", code="state_unwritable", hint="make room")
 
@@ -43,3 +67,19 @@ def test_what_comes_once_while_the_disk_fails_is_not_lost_among_what_repeats(dev
     loop._catch_up()
     assert device.state.generation == 101
     assert device.state.record(target.name).code == Code.DISK_FULL
+
+
+@pytest.mark.parametrize(
+    ("error", "count"), [(None, 1), ("the ear for the runtimes has ended unexpectedly", 2)]
+)
+def test_only_an_orderly_stop_gives_a_try_back(device, error, count):
+    loop, target = device.loop, device.target
+    record = ModelRecord(target.name, active=target.ref)
+    trial = OnProbation(target, start_count=1)
+    loop._store.save(DeviceState(1, (target,), (record,), trial))
+    loop._trust = loop._fetcher = loop._notifier = Still()
+    device.host.stop = device.host.discard_candidate = Still().stop
+    loop._uplink.leave = Still().leave
+    loop._inbox.put(StopRequested(error))
+    assert loop.run() == error
+    assert loop._store.load().update.start_count == count
