@@ -50,6 +50,9 @@ def serve_again(state: DeviceState) -> Result:
     """Start a runtime with the same models, the later the oftener that failed."""
     count = state.serve_failure_count + 1
     state = replace(state, is_serving=False, serve_failure_count=count)
+    if isinstance(state.update, OnProbation):
+        # The runtime before answers nothing any more that it was asked.
+        state = replace(state, update=replace(state.update, is_golden_due=False))
     return state, (serve(state),)
 
 

@@ -188,6 +188,7 @@ class OnProbation:
         shift: How far its answers are from the reference; likewise. None of too few rows.
         start_count: Starts of the agent during it that did not end in good order.
         is_golden_due: Set while the golden rows run again for want of traffic.
+        golden_asked_s: `served_s` when that was asked for last.
     """
 
     assignment: Assignment
@@ -202,6 +203,7 @@ class OnProbation:
     shift: OutputShift | None = None
     start_count: int = 0
     is_golden_due: bool = False
+    golden_asked_s: float = 0.0
     kind: Literal["on_probation"] = "on_probation"
 
 

@@ -84,6 +84,9 @@ from .states import (
 MAX_PROBATION_STARTS: Final = 3
 """Starts of the agent during one probation, bad ends only, before the model is blamed."""
 
+GOLDEN_AGAIN_S: Final = 60.0
+"""Seconds of service after which the golden rows are asked for again: a few rows take far less."""
+
 
 def step(state: DeviceState, event: Event) -> Result:
     """Return the state after `event`, and what shall be done once that state is on disk."""
@@ -372,11 +375,16 @@ def _judge(state: DeviceState, trial: OnProbation) -> Result:
             return roll_back(state, target, code, detail)
         case Verdict.CONFIRM:
             return confirm(state, target, Outcome.CONFIRMED)
-        case Verdict.CHECK_GOLDEN if not trial.is_golden_due:
-            state = replace(state, update=replace(trial, is_golden_due=True))
-            return state, (CheckGolden(target.name),)
+        case Verdict.CHECK_GOLDEN if _may_ask_golden(trial):
+            trial = replace(trial, is_golden_due=True, golden_asked_s=trial.served_s)
+            return replace(state, update=trial), (CheckGolden(target.name),)
         case _:
             return state, ()
+
+
+def _may_ask_golden(trial: OnProbation) -> bool:
+    """Whether the golden rows are not asked for yet, or so long ago that the answer was lost."""
+    return not trial.is_golden_due or trial.served_s - trial.golden_asked_s >= GOLDEN_AGAIN_S
 
 
 def _golden_checked(state: DeviceState, event: GoldenRowsChecked) -> Result:

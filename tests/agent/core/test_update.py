@@ -144,6 +144,25 @@ def test_silence_at_the_end_of_probation_runs_the_golden_rows():
     assert state.record("digits").outcome is Outcome.CONFIRMED_WITHOUT_TRAFFIC
 
 
+def test_golden_rows_whose_answer_is_lost_are_asked_for_again():
+    state, _ = run(on_probation(), ev.Evidence(61, 0, 0))
+    state, effects = run(state, *[ev.Evidence(1, 0, 0)] * 59)
+    assert effects == []
+    state, effects = run(state, *[ev.Evidence(1, 0, 0)] * 60)
+    assert effects == [ev.CheckGolden("digits")]
+    state, _ = run(state, ev.GoldenRowsChecked(is_passed=True, detail=""))
+    assert state.record("digits").outcome is Outcome.CONFIRMED_WITHOUT_TRAFFIC
+
+
+def test_a_runtime_that_is_started_again_is_asked_for_the_golden_rows_at_once():
+    state, _ = run(on_probation(), ev.Evidence(61, 0, 0))
+    unread = ev.CandidateRefused("digits", Code.STORAGE_ERROR, "Input/output error")
+    state, _ = run(state, unread, ev.RuntimeAccepts())
+    late = ev.GoldenRowsChecked(is_passed=False, detail="of the runtime before")
+    state, effects = run(state, late, ev.Evidence(1, 0, 0))
+    assert ev.CheckGolden("digits") in effects
+
+
 def test_golden_rows_that_fail_at_the_end_roll_back():
     state, _ = run(
         on_probation(),
