@@ -85,6 +85,7 @@ class Runtimes:
         self._candidate: int | None = None
         self._is_auto = False
         self._serving: int | None = None
+        self._serving_since_s = 0.0
         self._is_replacing = is_replacing
         self._due: tuple[float, Serve] | None = None
         self._seen = NOTHING
@@ -211,6 +212,7 @@ class Runtimes:
             case Promoted(incarnation=number) if number == self._candidate:
                 self._serving, self._candidate = number, None
                 self._seen, self._seen_at_s = NOTHING, time.monotonic()
+                self._serving_since_s = self._seen_at_s
                 self._tapped = self._told = TapStats()  # its own tap counts from nothing
                 self._newest = {}
                 self._marks.clear()
@@ -219,7 +221,8 @@ class Runtimes:
                 self._serving = None
                 self._loaded.clear()
                 self.restart_count += 1
-                return (RuntimeEnded(item.code, item.detail),)
+                served_s = time.monotonic() - self._serving_since_s
+                return (RuntimeEnded(item.code, item.detail, served_s),)
             case RuntimeDied(incarnation=number) if number == self._candidate:
                 self._candidate = None
                 return (CandidateRefused(None, item.code, item.detail),)

@@ -117,7 +117,9 @@ class SqliteStateStore:
         """
         if not isinstance(state.update, Idle):
             return
-        state = replace(state, is_serving=False, serve_failure_count=0, step_count=0)
+        state = replace(
+            state, is_serving=False, serve_failure_count=0, short_life_count=0, step_count=0
+        )
         if self._copied is None:
             _, self._copied = self._read_copy()
         if state == self._copied:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from wire.lifecycle import Outcome, UpdateState
@@ -92,10 +93,14 @@ class TryDue:
 
 @dataclass(frozen=True, slots=True)
 class RuntimeEnded:
-    """The serving incarnation ended by itself or was killed for a stuck request."""
+    """The serving incarnation ended by itself or was killed for a stuck request.
+
+    `served_s` is how long it had accepted; infinite of one that made room for another.
+    """
 
     code: str
     detail: str
+    served_s: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)

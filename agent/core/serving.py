@@ -8,7 +8,7 @@ from typing import Final
 from wire.lifecycle import Code, Outcome
 
 from .endings import DISK_FAULTS, Result, advance, on_fallback, roll_back, serve
-from .events import Announce, CandidateRefused, DiscardCandidate, Ignored, RuntimeEnded
+from .events import Announce, CandidateRefused, DiscardCandidate, Ignored, RuntimeEnded, Serve
 from .states import (
     DeviceState,
     OnProbation,
@@ -25,6 +25,12 @@ the fallback is given up so that the other models serve."""
 
 MAX_READ_TRIES: Final = 3
 """Starts that could not read a model's files, which may be sound, before the model is left out."""
+
+
+SHORT_LIFE_S: Final = 60.0
+"""A runtime that has served for less has a part in a row: the next one starts the later, the longer the
+row is. What kills it may be a request that a client repeats, and a load at each half second would take
+the processor from everything else."""
 
 
 def without_try(test: SelfTesting) -> SelfTesting:
@@ -108,7 +114,8 @@ def _culprit(state: DeviceState, event: CandidateRefused) -> str | None:
 def ended(state: DeviceState, event: RuntimeEnded) -> Result:
     """Answer the end of what served: start another, without what its end is held against."""
     was_serving = state.is_serving
-    state = replace(state, is_serving=False)
+    in_a_row = state.short_life_count + 1 if event.served_s < SHORT_LIFE_S else 0
+    state = replace(state, is_serving=False, short_life_count=in_a_row)
     match state.update:
         case OnProbation() if not was_serving:
             # It ended what it served before; the candidate has been told to accept.
@@ -120,14 +127,15 @@ def ended(state: DeviceState, event: RuntimeEnded) -> Result:
             test = without_try(test)
             after = Staged(target, test.facts, test.try_count)
             state, effects = advance(state, after, target)
-            return state, (*effects, DiscardCandidate(), serve(state))
+            again = Serve(state.served_set(), max(state.serve_failure_count, in_a_row - 1))
+            return state, (*effects, DiscardCandidate(), again)
         case RollingBack() | Removing():
             return state, (Ignored("a runtime without this model is already starting"),)
         case _:
             state, notes = _without_unproven(state, event)
             count = state.serve_failure_count + 1
             state = replace(state, serve_failure_count=count)
-            return state, (*notes, serve(state))
+            return state, (*notes, Serve(state.served_set(), max(count, in_a_row)))
 
 
 def _without_unproven(state: DeviceState, event: RuntimeEnded) -> Result:

@@ -323,7 +323,8 @@ class DeviceState:
     One update runs at a time, so that a runtime's misbehaviour has one suspect; the others wait
     in `desired`. `desired` is None until the controller has ever said anything. `is_serving` is
     False from a start until a runtime accepts. `step_count` counts the transitions of the present
-    update and caps loops.
+    update and caps loops. `serve_failure_count` counts starts in a row that led to no service,
+    `short_life_count` runtimes in a row that ended soon after they had begun to serve.
     """
 
     generation: int = 0
@@ -335,6 +336,7 @@ class DeviceState:
     serve_failure_count: int = 0
     step_count: int = 0
     shadow: Shadow | None = None
+    short_life_count: int = 0
 
     def record(self, name: str) -> ModelRecord:
         """Return the record of `name`, a blank one if there is none yet."""

@@ -127,7 +127,9 @@ def _step(state: DeviceState, event: Event) -> Result:
 
 
 def _started(state: DeviceState) -> Result:
-    state = with_left_out(replace(state, is_serving=False, serve_failure_count=0))
+    state = with_left_out(
+        replace(state, is_serving=False, serve_failure_count=0, short_life_count=0)
+    )
     match state.update:
         case OnProbation(assignment=target) as trial:
             trial = replace(
@@ -266,7 +268,8 @@ def _candidate_passed(state: DeviceState, event: CandidatePassed) -> Result:
             advanced, effects = advance(state, after, target)
             if not isinstance(advanced.update, OnProbation):
                 return advanced, (DiscardCandidate(), *effects)
-            return replace(advanced.with_record(record), is_serving=False), (note, Promote())
+            advanced = replace(advanced, is_serving=False, short_life_count=0)
+            return advanced.with_record(record), (note, Promote())
         case _:
             return state, (Ignored("no candidate is under test"),)
 

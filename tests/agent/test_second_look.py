@@ -5,6 +5,7 @@ import pytest
 from agent.adapters.content_files import ContentStore
 from agent.adapters.state_sqlite import SqliteStateStore
 from agent.core import events as ev
+from agent.core.serving import SHORT_LIFE_S
 from agent.core.states import (
     BundleFacts,
     DeviceState,
@@ -160,7 +161,9 @@ def test_what_served_and_ended_by_itself_is_hashed_again(device):
     assert list(device.runtimes.translate(Promoted(1), device.state)) == [ev.RuntimeAccepts()]
     device.model.write_bytes(b"n" * 500)
     assert device.start() is None, "its bytes are known to be sound"
-    list(device.runtimes.translate(RuntimeDied(1, Code.RUNTIME_DIED, "killed"), device.state))
+    died = RuntimeDied(1, Code.RUNTIME_DIED, "killed")
+    (ended,) = device.runtimes.translate(died, device.state)
+    assert 0 <= ended.served_s < SHORT_LIFE_S
     assert device.start().code == Code.CONTENT_CORRUPT
 
 

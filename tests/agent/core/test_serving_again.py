@@ -3,7 +3,7 @@
 import pytest
 
 from agent.core import events as ev
-from agent.core.serving import MAX_READ_TRIES, MAX_ROLLBACK_STARTS
+from agent.core.serving import MAX_READ_TRIES, MAX_ROLLBACK_STARTS, SHORT_LIFE_S
 from agent.core.states import Fetching, Idle, RollingBack
 from tests.agent.core.journeys import V1, V2, V3, on_probation, run, serving, want
 from wire.lifecycle import Code, Outcome
@@ -138,6 +138,49 @@ def test_the_end_of_the_runtime_before_is_not_held_against_the_release_on_probat
     state, _ = run(state, ev.RuntimeAccepts())
     assert state.record("digits").active == V2.ref
     assert state.quarantined == ()
+
+
+# -- a release that serves, and whose runtime ends again and again
+
+
+def soon(served_s=2.0):
+    return ev.RuntimeEnded(Code.RUNTIME_DIED, "signal 11", served_s)
+
+
+def delays(state, *ends):
+    """Return by what count each new start is put off, when a runtime serves between two ends."""
+    counts = []
+    for end in ends:
+        state, effects = run(state, end)
+        counts += [e.failure_count for e in effects if isinstance(e, ev.Serve)]
+        state, _ = run(state, ev.RuntimeAccepts())
+    return state, counts
+
+
+def test_a_request_that_kills_each_runtime_soon_puts_the_next_one_off_ever_longer():
+    state, counts = delays(serving(V1), *[soon()] * 6)
+    assert counts == [1, 2, 3, 4, 5, 6]
+    assert state.record("digits").active == V1.ref
+    assert state.is_serving
+
+
+def test_one_that_has_served_for_a_minute_begins_a_new_row():
+    _, counts = delays(serving(V1), soon(), soon(), soon(SHORT_LIFE_S), soon(), soon(59.9))
+    assert counts == [1, 2, 1, 1, 2]
+    state, _ = delays(serving(V1), *[soon()] * 6)
+    state, _ = run(state, ev.Started(), ev.RuntimeAccepts())
+    assert delays(state, soon())[1] == [1], "and so does a start of the agent"
+
+
+def test_that_puts_off_no_fallback_and_no_self_test_for_ever():
+    state, _ = delays(serving(V1), *[soon()] * 6)
+    state, _ = run(state, ev.DesiredReceived(2, (V2,)), ev.BundleStaged(V2.ref.manifest))
+    again, counts = delays(state, *[soon()] * 3)
+    assert counts == [6, 7, 8]
+    state, _ = run(again, ev.CandidatePassed(), ev.RuntimeAccepts())
+    state, effects = run(state, soon())
+    assert effects[-1] == ev.Serve((("digits", V1.ref),), 0)
+    assert isinstance(state.update, RollingBack)
 
 
 # -- a release that was superseded on probation
