@@ -16,6 +16,7 @@ from .events import (
     Announce,
     BundleStaged,
     CancelFetch,
+    Collect,
     Effect,
     Event,
     Fetch,
@@ -87,9 +88,14 @@ def beside(state: DeviceState, effects: tuple[Effect, ...]) -> Result:
         return state, (*effects, Fetch(shadow.wish.assignment))
     is_same = shadow.stage == "fetching" or (active and active.manifest == shadow.against)
     if active is not None and is_same:
-        return state, effects
+        return state, _sparing_a_fetch(effects) if shadow.stage == "fetching" else effects
     # First of all: what takes its place may be fetched, or need its memory.
     return replace(state, shadow=_given_way(shadow)), (*_stop(shadow), *effects)
+
+
+def _sparing_a_fetch(effects: tuple[Effect, ...]) -> tuple[Effect, ...]:
+    """Leave a collection out: it would delete what is being fetched, and comes after the fetch."""
+    return tuple(effect for effect in effects if not isinstance(effect, Collect))
 
 
 def _comparable(state: DeviceState, wish: ShadowWish) -> Ref | None:
@@ -123,7 +129,7 @@ def _begin(state: DeviceState, event: BundleStaged) -> Result:
         shadow, stage="running", start_count=shadow.start_count + 1, against=active.manifest
     )
     note = _announce(shadow.wish, Code.SHADOW_STARTED, f"beside {active.version}")
-    return replace(state, shadow=shadow), (note, StartShadow(shadow.wish, active))
+    return replace(state, shadow=shadow), (note, StartShadow(shadow.wish, active), Collect())
 
 
 def _fail(state: DeviceState, code: str, detail: str) -> Result:
@@ -132,7 +138,8 @@ def _fail(state: DeviceState, code: str, detail: str) -> Result:
         return state, ()
     failed = replace(shadow, stage="failed", code=code, against=None)
     note = _announce(shadow.wish, code, detail)
-    return replace(state, shadow=failed), (*_stop(shadow), note)
+    left = (Collect(),) if shadow.stage == "fetching" else ()
+    return replace(state, shadow=failed), (*_stop(shadow), note, *left)
 
 
 def _given_way(shadow: Shadow) -> Shadow:

@@ -133,6 +133,23 @@ def test_a_fetch_that_fails_fails_it():
     assert (state.shadow.stage, state.shadow.code) == ("failed", Code.DISK_FULL)
 
 
+FETCH_FAILED = ev.FetchFailed(WISH.manifest, Outcome.FAILED, Code.DISK_FULL, "full")
+
+
+@pytest.mark.parametrize("end", [STAGED, FETCH_FAILED])
+def test_nothing_is_collected_under_its_fetch_but_after_it(end):
+    state, effects = asked()
+    assert effects.index(ev.Collect()) < effects.index(ev.Fetch(WISH.assignment)), "it makes room"
+    state, effects = asked(state, generation=3)
+    assert ev.Collect() not in effects
+    died = ev.RuntimeEnded(Code.RUNTIME_DIED, "signal 9")
+    state, effects = run(state, died, ev.RuntimeAccepts())
+    assert state.shadow.stage == "fetching"
+    assert ev.Collect() not in effects
+    state, effects = run(state, end)
+    assert effects[-1] == ev.Collect()
+
+
 def test_what_is_quarantined_here_is_no_shadow():
     state, _ = asked()
     known = Quarantine("9" * 64, Code.ERROR_RATIO, "a" * 64)
@@ -217,11 +234,17 @@ EVENTS = st.one_of(
 def test_no_walk_has_a_shadow_beside_an_update_nor_two_of_them(events):
     state, runs = serving(V1), False
     for event in events:
+        is_told = isinstance(event, ev.Started | ev.BundleStaged | ev.FetchFailed)
+        fetches = state.fetched() is not None and not is_told
         state, effects = run(state, event)
         if isinstance(event, ev.Started):
             runs = False
         for effect in effects:
             match effect:
+                case ev.Fetch() | ev.CancelFetch():
+                    fetches = isinstance(effect, ev.Fetch)
+                case ev.Collect():
+                    assert not fetches, "it would delete what is being fetched"
                 case ev.StartShadow(wish=wish, active=active):
                     assert not runs, "the one before was not ended"
                     assert active.manifest != wish.manifest
