@@ -395,7 +395,7 @@ class VitalsTelemetry(Record):
     """Share of all CPUs in use since the last report."""
     memory_available_bytes: Count
     disk_free_bytes: Count
-    """Where the agent keeps its state."""
+    """Where the agent keeps its state; 0 where that disk does not answer."""
     supervisor_rss_bytes: Count
     """Resident memory of the agent itself."""
     runtime_rss_bytes: Count

@@ -43,12 +43,20 @@ class Host:
             uptime_s=time.clock_gettime(time.CLOCK_BOOTTIME),
             cpu_ratio=min(1.0, psutil.cpu_percent() / 100),
             memory_available_bytes=psutil.virtual_memory().available,
-            disk_free_bytes=psutil.disk_usage(str(self._state_dir)).free,
+            disk_free_bytes=_disk_free_bytes(self._state_dir),
             supervisor_rss_bytes=self._process.memory_info().rss,
             temperature_c=_temperature_c(),
             is_throttled=self._throttling.is_throttled(),
             clock=clock_quality(),
         )
+
+
+def _disk_free_bytes(directory: Path) -> int:
+    """Return what is free where a directory is; 0 where the disk does not say, since nothing can be written."""
+    try:
+        return int(psutil.disk_usage(str(directory)).free)
+    except OSError:
+        return 0
 
 
 def architecture() -> str:

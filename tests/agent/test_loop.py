@@ -69,17 +69,33 @@ def test_what_comes_once_while_the_disk_fails_is_not_lost_among_what_repeats(dev
     assert device.state.record(target.name).code == Code.DISK_FULL
 
 
-@pytest.mark.parametrize(
-    ("error", "count"), [(None, 1), ("the ear for the runtimes has ended unexpectedly", 2)]
-)
-def test_only_an_orderly_stop_gives_a_try_back(device, error, count):
+def run_on_probation(device, error, *, start_count):
+    """Run a loop that finds a release on probation, until it is stopped."""
     loop, target = device.loop, device.target
     record = ModelRecord(target.name, active=target.ref)
-    trial = OnProbation(target, start_count=1)
+    trial = OnProbation(target, start_count=start_count)
     loop._store.save(DeviceState(1, (target,), (record,), trial))
     loop._trust = loop._fetcher = loop._notifier = Still()
     device.host.stop = device.host.discard_candidate = Still().stop
     loop._uplink.leave = Still().leave
     loop._inbox.put(StopRequested(error))
     assert loop.run() == error
-    assert loop._store.load().update.start_count == count
+    return loop._store.load().update.start_count
+
+
+@pytest.mark.parametrize(
+    ("error", "count"), [(None, 1), ("the ear for the runtimes has ended unexpectedly", 2)]
+)
+def test_only_an_orderly_stop_gives_a_try_back(device, error, count):
+    assert run_on_probation(device, error, start_count=1) == count
+
+
+def test_a_start_that_cannot_be_written_serves_and_is_not_counted(device, monkeypatch):
+    real = device.loop._store.save
+    monkeypatch.setattr(
+        device.loop._store,
+        "save",
+        lambda state: (full if state.update.start_count > 1 else real)(state),
+    )
+    assert run_on_probation(device, "killed", start_count=1) == 1
+    assert device.host.started[-1] == [device.target.name]

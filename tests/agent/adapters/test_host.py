@@ -97,3 +97,9 @@ def test_the_figures_of_this_machine_are_possible(tmp_path):
     assert 0 <= vitals.cpu_ratio <= 1
     assert 0 < vitals.supervisor_rss_bytes < vitals.memory_available_bytes * 100
     assert vitals.disk_free_bytes > 0
+
+
+def test_a_disk_that_does_not_answer_has_nothing_free_and_ends_nobody(tmp_path):
+    assert Host(tmp_path).vitals().disk_free_bytes > 0
+    (tmp_path / "file").touch()
+    assert Host(tmp_path / "file" / "below").vitals().disk_free_bytes == 0
