@@ -357,7 +357,7 @@ class ErrorCount(Part):
     client: Count = 0
     """The request was wrong; never the model's fault."""
     non_finite: Count = 0
-    """The model made NaN or infinity of finite inputs."""
+    """The model made NaN or infinity of finite inputs, or a label that rests on them."""
 
 
 class LatencyMs(Part):

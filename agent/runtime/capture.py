@@ -11,7 +11,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -20,10 +19,9 @@ import numpy.typing as npt
 from agent.core.captured import CaptureRules
 from agent.measured import Captured, CapturedRequest, CapturedTensor
 from wire.histogram import column_names
-from wire.manifest import BASELINE, TensorSpec
+from wire.manifest import TensorSpec
 from wire.packs import CHAR_BYTES, MAX_PACK_ROWS, MAX_ROW_BYTES, MAX_TENSORS, MAX_TEXT_CHARS
 
-from .columns import read_baseline
 from .oip import Request
 from .session import Array, LoadedModel
 
@@ -42,7 +40,7 @@ class _Model:
     """What is to be known of one model."""
 
     def __init__(self, loaded: LoadedModel, leave_out: Sequence[str]) -> None:
-        baseline = read_baseline(Path(loaded.model.files[BASELINE]))
+        baseline = loaded.baseline
         self.probabilities = baseline.probabilities if baseline is not None else None
         self.inputs = {spec.name: spec for spec in loaded.manifest.inputs}
         self._leave_out = frozenset(leave_out)

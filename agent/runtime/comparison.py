@@ -26,7 +26,7 @@ from wire.latency import LATENCY_BINS, LATENCY_EDGES_MS
 from wire.shadow import MAX_BIN_COUNT, MAX_CLASSES, MAX_WINDOW_COUNT
 
 from . import oip
-from .session import InferenceError, LoadedModel
+from .session import InferenceError, LoadedModel, NoLabelError
 from .tap import HEADER, MAX_SAMPLE_BYTES
 
 Array = npt.NDArray[Any]
@@ -121,7 +121,7 @@ class Comparison:
             mine = self._answer(body)
         except oip.RequestError:
             mine = None
-        except InferenceError:
+        except (InferenceError, NoLabelError):
             self._failed(rows)
             return
         if mine is None:
@@ -145,11 +145,12 @@ class Comparison:
         Raises:
             RequestError: The contract refuses it.
             InferenceError: The model failed.
+            NoLabelError: Its label rests on NaN.
         """
         request = oip.parse_request(self._model.manifest, body)
         if self._model.checks.refuse(request.feeds) is not None:
             return None
-        answers = self._model.run(request.feeds, [spec.name for spec in request.outputs])
+        answers = self._model.answer(request.feeds, [spec.name for spec in request.outputs])
         is_finite = oip.are_finite(answers)
         # Encoded as an answer would be, so that both latencies are of the same work.
         oip.encode_answer(self._model.manifest, request, answers, is_finite=is_finite)

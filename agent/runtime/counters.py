@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from bisect import bisect_right
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -13,12 +12,13 @@ import msgspec
 from agent.control import Checks, Columns, Model, Tally, Window, in_parts
 from agent.core.ring import Ring
 from agent.measured import Labelled, RefusedLabels
+from wire.histogram import Baseline
 from wire.latency import LATENCY_BINS, LATENCY_EDGES_MS, latency_quantile, merged
-from wire.manifest import BASELINE, Manifest
+from wire.manifest import Manifest
 from wire.windows import MAX_COLUMNS
 
 from .checks import InputChecks
-from .columns import ColumnCounts, Run, read_baseline
+from .columns import ColumnCounts, Run
 from .labels import Labelling
 from .outputs import OutputShift
 
@@ -69,9 +69,15 @@ class _Sums:
 class ModelCounters:
     """Counts of one model; touched by the event loop's thread only."""
 
-    def __init__(self, model: Model, manifest: Manifest, checks: InputChecks, ring: Ring) -> None:
+    def __init__(
+        self,
+        model: Model,
+        manifest: Manifest,
+        baseline: Baseline | None,
+        checks: InputChecks,
+        ring: Ring,
+    ) -> None:
         self._model = model
-        baseline = read_baseline(Path(model.files[BASELINE]))
         self.columns = ColumnCounts(baseline, manifest.inputs, manifest.outputs, checks)
         self.labelling = Labelling(
             manifest, baseline, max_rows=ring.max_rows, max_bytes=ring.max_bytes

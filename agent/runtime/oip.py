@@ -2,7 +2,8 @@
 
 Element types are not converted: a float for an integer tensor is refused, an integer for a float
 tensor is fine. JSON has no NaN, yet clients write `NaN` and `Infinity`: they are read here, and
-non-finite outputs are written the same way. Every error body is `{"error": text}`.
+non-finite outputs are written the same way; a label never rests on them (`LoadedModel.answer`). Every
+error body is `{"error": text}`.
 """
 
 from __future__ import annotations

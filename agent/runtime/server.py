@@ -24,7 +24,7 @@ from .counters import ModelCounters
 from .exposition import CONTENT_TYPE, Served, render
 from .labels import Given
 from .memory import rss_bytes
-from .session import Array, InferenceError, LoadedModel, runtime_name
+from .session import Array, InferenceError, LoadedModel, NoLabelError, runtime_name
 from .tap import RequestTap
 
 Scope = MutableMapping[str, Any]
@@ -71,7 +71,7 @@ class InferenceServer:
         ring = ring or Ring()
         share = Ring(ring.max_rows, ring.max_bytes // max(1, len(models)))
         self._counters = {
-            name: ModelCounters(model.model, model.manifest, model.checks, share)
+            name: ModelCounters(model.model, model.manifest, model.baseline, model.checks, share)
             for name, model in models.items()
         }
         self._pool = ThreadPoolExecutor(SLOW_THREADS, thread_name_prefix="inference")
@@ -193,6 +193,8 @@ class InferenceServer:
             answers = await self._run(model, request)
         except InferenceError as exc:
             return Reply(500, oip.encode_error(f"inference failed: {exc}"), name, cause="runtime")
+        except NoLabelError as exc:
+            return _unlabelled(name, request, str(exc))
         except TimeoutError:
             text = f"no answer within {self._deadline_s:g} s"
             return Reply(504, oip.encode_error(text), name, cause="deadline")
@@ -212,12 +214,12 @@ class InferenceServer:
         self._running[number] = time.monotonic()
         if not model.is_slow:
             try:
-                return model.run(request.feeds, outputs)
+                return model.answer(request.feeds, outputs)
             finally:
                 del self._running[number]
         self._waiting_count += 1
         task = asyncio.get_running_loop().run_in_executor(
-            self._pool, model.run, request.feeds, outputs
+            self._pool, model.answer, request.feeds, outputs
         )
         task.add_done_callback(lambda done: self._finished(number, done))
         return await asyncio.wait_for(asyncio.shield(task), self._deadline_s)
@@ -240,6 +242,14 @@ def _answered(manifest: Manifest, request: oip.Request, answers: list[Array]) ->
         request=request,
         answers=answers,
     )
+
+
+def _unlabelled(name: str, request: oip.Request, words: str) -> Reply:
+    """Return the refusal of a label that rests on NaN: the model's fault, or that of NaN it was fed."""
+    if oip.are_finite(list(request.feeds.values())):
+        return Reply(500, oip.encode_error(f"no label: {words}"), name, cause="non_finite")
+    error = oip.encode_error(f"no label for inputs that are not finite: {words}")
+    return Reply(400, error, name, cause="client")
 
 
 def _ok(body: Mapping[str, Any]) -> Reply:

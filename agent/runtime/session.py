@@ -9,15 +9,26 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import numpy.typing as npt
 
 from agent.control import Model
 from wire.errors import BundleError
 from wire.graph import refuse_undeclared, scan_model
 from wire.lifecycle import Code
-from wire.manifest import GOLDEN, MANIFEST, MODEL, SCHEMA, Manifest, TensorSpec, parse_manifest
+from wire.manifest import (
+    BASELINE,
+    GOLDEN,
+    MANIFEST,
+    MODEL,
+    SCHEMA,
+    Manifest,
+    TensorSpec,
+    parse_manifest,
+)
 
 from .checks import InputChecks, read_schema
+from .columns import read_baseline
 from .wording import plain
 
 # Its Linux wheels contact a vendor's host since 1.29; it must be set before the import.
@@ -54,6 +65,7 @@ class LoadedModel:
     Attributes:
         model: What it was loaded from.
         manifest: Its parsed manifest.
+        baseline: Its parsed baseline; None of one that says nothing that can be used.
         checks: Says what of a request is refused.
         is_slow: Whether requests belong in a thread.
     """
@@ -66,6 +78,7 @@ class LoadedModel:
         """
         self.model = model
         self.manifest: Manifest = parse_manifest(Path(model.files[MANIFEST]).read_bytes())
+        self.baseline = read_baseline(Path(model.files[BASELINE]))
         schema = model.files.get(SCHEMA)
         self.checks = InputChecks(
             self.manifest.inputs,
@@ -85,6 +98,11 @@ class LoadedModel:
         except Exception as exc:  # onnxruntime raises a dozen types of its own
             raise BundleError(_words(exc), code=Code.LOAD_FAILED) from exc
         self._output_names = [spec.name for spec in self.manifest.outputs]
+        outputs = self.manifest.outputs
+        self._labels = frozenset(s.name for s in outputs if not s.datatype.startswith("FP"))
+        named = self.baseline.probabilities if self.baseline is not None else ""
+        self._has_probabilities = named in self._output_names
+        self._tables = (named,) if self._has_probabilities else _tables(outputs)
         _compare("input", self.manifest.inputs, self._session.get_inputs())
         _compare("output", self.manifest.outputs, self._session.get_outputs())
 
@@ -105,6 +123,33 @@ class LoadedModel:
             raise InferenceError(_words(exc)) from exc
         return answer
 
+    def answer(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+        """Return these outputs, labels only where the numbers beside them are numbers.
+
+        A label is the place of the largest of a row's scores, and onnxruntime finds one among NaN too:
+        the first class, as a rule. So the table of probabilities is fetched with any label, asked for
+        or not, and must be finite. Where the baseline names none, no other table may hold NaN
+        (infinity may be meant there, as the logarithm of nothing).
+
+        Raises:
+            InferenceError: onnxruntime could not answer.
+            NoLabelError: A label was asked for that rests on NaN.
+        """
+        if not self._tables or self._labels.isdisjoint(outputs):
+            return self.run(feeds, outputs)
+        fetched = [*outputs, *(name for name in self._tables if name not in outputs)]
+        answers = self.run(feeds, fetched)
+        for name in self._tables:
+            table = answers[fetched.index(name)]
+            sound = np.isfinite(table) if self._has_probabilities else ~np.isnan(table)
+            if not sound.all():
+                row = int(np.argwhere(~sound)[0][0]) if table.ndim else 0
+                raise NoLabelError(
+                    f"{name} is not finite in row {row}, so no label follows from it; "
+                    f"{name} alone can be asked for"
+                )
+        return answers[: len(outputs)]
+
     def measure(self, feeds: Mapping[str, Array]) -> None:
         """Run one row twice and decide from the second run whether the model is slow."""
         row = {name: array[:1] for name, array in feeds.items()}
@@ -119,6 +164,17 @@ class LoadedModel:
 
 class InferenceError(Exception):
     """The model failed on an input that its contract allows: the model's fault."""
+
+
+class NoLabelError(Exception):
+    """The model answered a label that rests on NaN, as the first class is of a row of NaN."""
+
+
+def _tables(outputs: Sequence[TensorSpec]) -> tuple[str, ...]:
+    """Return the outputs that a label may rest on: numbers, one or some of each row."""
+    return tuple(
+        spec.name for spec in outputs if spec.datatype.startswith("FP") and len(spec.shape) <= 2
+    )
 
 
 def _sieve(path: Path, manifest: Manifest) -> None:

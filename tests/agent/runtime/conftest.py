@@ -68,6 +68,18 @@ def logarithm():
     return nodes, [const("axis", np.array([1]))]
 
 
+def odds(scale=1.0):
+    """Answers a class and its probabilities, NaN and so class 0 where the inputs are too large."""
+    nodes = [
+        helper.make_node("MatMul", ["X", "weights"], ["scores"]),
+        helper.make_node("Softmax", ["scores"], ["probabilities"], axis=1),
+        helper.make_node("ArgMax", ["probabilities"], ["label"], axis=1, keepdims=0),
+    ]
+    weights = np.float32(scale) * np.float32([[1, 1, 1], [-1, 1, 2], [1, 1, 1], [-1, 1, 2]])
+    outputs = {"label": ("INT64", [-1]), "probabilities": ("FP32", [-1, 3])}
+    return nodes, [const("weights", weights)], outputs
+
+
 def slow(turns):
     """Loops over a small sum `turns` times when the first input is above 100, else once."""
     body = helper.make_graph(
@@ -130,13 +142,19 @@ def make_model(tmp_path):
     """Write a bundle's files and return them as the runtime gets them."""
 
     def make(version="1", graph=None, *, name="m", golden_error=0.0, data=None, **manifest):
-        nodes, constants = graph or versioned(float(version))
+        nodes, constants, *named = graph or versioned(float(version))
+        outputs = named[0] if named else {"Y": ("FP32", [-1, 1])}
         proto = helper.make_model(
             helper.make_graph(
                 nodes,
                 "g",
                 [helper.make_tensor_value_info("X", TensorProto.FLOAT, [None, 4])],
-                [helper.make_tensor_value_info("Y", TensorProto.FLOAT, [None, 1])],
+                [
+                    helper.make_tensor_value_info(
+                        output, TYPES[datatype], [None if size < 0 else size for size in shape]
+                    )
+                    for output, (datatype, shape) in outputs.items()
+                ],
                 constants,
             ),
             opset_imports=[helper.make_opsetid("", 17)],
@@ -144,17 +162,16 @@ def make_model(tmp_path):
         )
         rows = np.ones((8, 4), np.float32) if data is None else data
         session = onnxruntime.InferenceSession(proto.SerializeToString())
-        answers = session.run(None, {"X": rows})[0] + np.float32(golden_error)
+        answers = session.run(None, {"X": rows})
+        answers[0] = answers[0] + np.float32(golden_error).astype(answers[0].dtype)
         folder = tmp_path / f"{name}-{version}-{len(list(tmp_path.iterdir()))}"
         folder.mkdir()
         files = {MODEL: proto.SerializeToString(), BASELINE: b"{}", PARITY: b"{}"}
-        np.savez(
-            folder / GOLDEN,
-            input_0=rows,
-            output_0=answers,
-            output_0_atol=1e-4,
-            output_0_rtol=1e-3,
-        )
+        golden = {}
+        for number, answer in enumerate(answers):
+            key = f"output_{number}"
+            golden |= {key: answer, f"{key}_atol": 1e-4, f"{key}_rtol": 1e-3}
+        np.savez(folder / GOLDEN, input_0=rows, **golden)
         files[GOLDEN] = (folder / GOLDEN).read_bytes()
         body = {
             "v": 1,
@@ -165,7 +182,10 @@ def make_model(tmp_path):
                 for p, b in files.items()
             ],
             "inputs": [{"name": "X", "datatype": "FP32", "shape": [-1, 4]}],
-            "outputs": [{"name": "Y", "datatype": "FP32", "shape": [-1, 1]}],
+            "outputs": [
+                {"name": output, "datatype": datatype, "shape": shape}
+                for output, (datatype, shape) in outputs.items()
+            ],
             "opset": {"": 17},
             "ir_version": 8,
             "ops": sorted(map(str, scan_model(proto.SerializeToString()).ops)),
@@ -290,6 +310,7 @@ def graphs():
         "growing": growing,
         "lookup": lookup,
         "logarithm": logarithm,
+        "odds": odds,
         "slow": slow,
         "versioned": versioned,
     }

@@ -95,6 +95,14 @@ def test_what_the_shadow_refuses_or_fails_to_answer_does_not_agree(bench, make_m
     assert (total(windows, "failed_count"), total(windows, "agree_count")) == (3, 0)
 
 
+def test_a_label_of_the_shadow_that_rests_on_nan_is_none(bench, make_model, graphs):
+    start(bench, make_model("1", graphs["odds"]()), make_model("2", graphs["odds"](1e37)))
+    for _ in range(3):
+        assert bench.infer(rows=[(9, 9, 9, 9)])[0] == 200
+    windows = until_compared(bench, 3)
+    assert (total(windows, "failed_count"), total(windows, "row_count")) == (3, 3)
+
+
 def test_a_shadow_that_is_killed_is_told_of_and_nothing_else_ends(bench, make_model):
     start(bench, make_model("1"), make_model("2"))
     os.kill(shadow_of(bench).pid, signal.SIGKILL)
