@@ -12,17 +12,21 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from wire.capture import CaptureFacts, CaptureRequest
 from wire.errors import ModelfleetError, PeerError, StorageError
+from wire.lifecycle import Code
+from wire.manifest import TensorSpec
+from wire.messages import MAX_DETAIL_BYTES
 from wire.packs import PackTaken
 
 from .adapters.capture_ring import CaptureRing, facts_of
 from .core.backoff import respawn_delay_s
 from .core.captured import CapturedRow, CaptureRules
-from .ports import RowsCaptured
+from .core.leave_out import REMEDY, describe, unmatched
+from .ports import RowsCaptured, ServedModel
 
 log = logging.getLogger(__name__)
 
@@ -186,6 +190,36 @@ class Capture:
         if found != self.facts:
             self.facts = found
             self._tell(found)
+
+
+class LeftOut:
+    """Says once of each release, in a run of the agent, that nothing of it is kept because of `leave_out`.
+
+    For the loop's thread.
+    """
+
+    def __init__(self, rules: CaptureRules, alarm: Callable[[str, str], None]) -> None:
+        """Take note of what to look for.
+
+        Args:
+            rules: Of the device's configuration.
+            alarm: Tells people, by code and in words.
+        """
+        self._rules = rules
+        self._alarm = alarm
+        self._told: set[str] = set()
+
+    def look(self, model: ServedModel, inputs: Sequence[TensorSpec]) -> None:
+        """Hold a release against the rules when it is loaded."""
+        leave_out = self._rules.leave_out
+        if model.manifest in self._told or not unmatched(leave_out, inputs):
+            return
+        self._told.add(model.manifest)
+        words = f"{model.name} {model.version}: {describe(leave_out, inputs)}"
+        log.warning("%s; %s", words, REMEDY)
+        self._alarm(
+            Code.LEAVE_OUT_UNKNOWN, f"{words[: MAX_DETAIL_BYTES - len(REMEDY) - 2]}; {REMEDY}"
+        )
 
 
 def _now_unix_ms() -> int:

@@ -142,8 +142,8 @@ class CaptureSection(_Section):
 
     Kept is a share `sample` of all rows, and each whose highest class probability is below
     `uncertain_below`; at most `max_rows` of them, in `max_mb` of disk, none older than `max_age_days`, the oldest
-    going first. Values of the columns in `leave_out`, named as the model's inputs name them, are blank. What
-    is kept leaves this device only when an operator asks for it, by `fleet capture request`.
+    going first. Values of the columns in `leave_out`, named as the model's inputs name them, are blank; of
+    a model that lacks one of these names nothing is kept. What is kept leaves this device only when an operator asks for it, by `fleet capture request`.
     """
 
     sample: Annotated[float, Field(ge=0, le=1)] = 0.01

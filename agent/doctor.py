@@ -46,9 +46,10 @@ from .core.diagnosis import (
     judge_restarts,
     judge_trust,
 )
+from .core.leave_out import REMEDY, unmatched
 from .core.states import DeviceState
 from .membership import membership
-from .status import ask_runtime, capture_words, count_records
+from .status import ask_runtime, capture_words, count_records, served_inputs
 from .trust import read_bootstrap
 
 BROKER_TIMEOUT_S: Final = 5.0
@@ -84,7 +85,7 @@ def examine(path: Path) -> Iterator[Finding]:
     yield found
     if state is not None:
         yield from _examine_models(config, state, inventory)
-    yield Finding("capture", Verdict.OK, capture_words(config))
+    yield _judge_capture(config, state)
     try:
         read_bootstrap(config)
     except ConfigError as exc:
@@ -168,6 +169,14 @@ def _read_state(config: AgentConfig) -> tuple[DeviceState | None, Inventory, Fin
         return state, inventory, Finding("state", Verdict.FAULT, text, fault.hint)
     text = f"{config.state.dir}, generation {state.generation}"
     return state, inventory, Finding("state", Verdict.OK, text)
+
+
+def _judge_capture(config: AgentConfig, state: DeviceState | None) -> Finding:
+    served = served_inputs(config, state) if state is not None else {}
+    leave_out = config.capture.leave_out if config.capture is not None else ()
+    is_odd = any(inputs is not None and unmatched(leave_out, inputs) for inputs in served.values())
+    verdict = Verdict.WARNING if is_odd else Verdict.OK
+    return Finding("capture", verdict, capture_words(config, served), REMEDY)
 
 
 def _examine_models(

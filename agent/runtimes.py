@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from wire.errors import StorageError
 from wire.latency import since
 from wire.lifecycle import Code
+from wire.manifest import TensorSpec
 from wire.messages import Inventory
 from wire.performance import Feedback
 
@@ -71,13 +72,21 @@ class Shadowed:
 class Runtimes:
     """Drives a `RuntimeHost`; used by the loop's thread only."""
 
-    def __init__(self, host: RuntimeHost, content: ContentStore, *, is_replacing: bool) -> None:
+    def __init__(
+        self,
+        host: RuntimeHost,
+        content: ContentStore,
+        *,
+        is_replacing: bool,
+        loaded: Callable[[ServedModel, Sequence[TensorSpec]], None] | None = None,
+    ) -> None:
         """Begin with no incarnation.
 
         Args:
             host: Starts and ends them.
             content: Where the models are.
             is_replacing: Whether the old incarnation ends before the new one starts.
+            loaded: Told of each release that is about to be run, with its inputs; maybe again.
         """
         self._host = host
         self._content = content
@@ -87,6 +96,7 @@ class Runtimes:
         self._serving: int | None = None
         self._serving_since_s = 0.0
         self._is_replacing = is_replacing
+        self._on_loaded = loaded
         self._due: tuple[float, Serve] | None = None
         self._seen = NOTHING
         self._seen_at_s = 0.0
@@ -267,6 +277,8 @@ class Runtimes:
             memory_mb=manifest.budgets.memory_mb,
         )
         self._loaded[ref.manifest] = model
+        if self._on_loaded is not None:
+            self._on_loaded(model, manifest.inputs)
         return model
 
     def _sample(self, beat: Heartbeat, state: DeviceState) -> Iterable[Event]:

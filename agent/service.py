@@ -37,7 +37,7 @@ from .adapters.second_source import SecondSource
 from .adapters.starts import FailedStarts, StartCounter
 from .adapters.state_sqlite import SqliteStateStore
 from .adapters.trust import TRUST, TrustStore
-from .capture import Capture
+from .capture import Capture, LeftOut
 from .config import AgentConfig
 from .core.backoff import connect_delay_s
 from .core.ring import Ring
@@ -182,7 +182,12 @@ def _run(
         authorise=trust.authorise,
         second_source=second_source,
     )
-    runtimes = Runtimes(host, content, is_replacing=config.serve.swap == "replace")
+    runtimes = Runtimes(
+        host,
+        content,
+        is_replacing=config.serve.swap == "replace",
+        loaded=LeftOut(config.capture.rules, uplink.alarm).look if config.capture else None,
+    )
     telemetry = TelemetryReporter(
         device=device,
         interval_s=config.telemetry.interval_s,

@@ -9,7 +9,7 @@ import re
 import socket
 import sqlite3
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -17,17 +17,22 @@ from typing import Any
 
 from wire.errors import ConfigError, StorageError
 from wire.ids import VERSION_PATTERN
+from wire.manifest import TensorSpec
 from wire.messages import Inventory
 
 from .adapters.capture_ring import NAME as RING
 from .adapters.capture_ring import peek as peek_ring
+from .adapters.content_files import read_manifest
 from .config import AgentConfig
 from .core import report
 from .core.diagnosis import describe_trust, waiting_install
+from .core.leave_out import describe
 from .core.states import DeviceState
 from .core.trust import TrustView
 from .membership import membership
 
+Inputs = Mapping[str, Sequence[TensorSpec] | None]
+"""Of each model; None where its manifest cannot be read."""
 TIMEOUT_S = 2.0
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
 """Names and shapes of the tensors: less than a manifest may have, which is 1 MiB."""
@@ -150,12 +155,25 @@ def read_status(config: AgentConfig) -> Status:
         state=state,
         trust=peek(config.state.dir / TRUST),
         state_fault=None if fault is None else f"{fault}; {fault.hint}",
-        capture=capture_words(config),
+        capture=capture_words(config, served_inputs(config, state)),
     )
 
 
-def capture_words(config: AgentConfig) -> str:
-    """Return plainly what rows are kept and what of them has left this device."""
+def served_inputs(config: AgentConfig, state: DeviceState) -> Inputs:
+    """Return the inputs of each model that is to be served; None where its manifest cannot be read."""
+    found = {
+        name: read_manifest(config.state.dir, ref.manifest) for name, ref in state.served_set()
+    }
+    return {name: manifest.inputs if manifest else None for name, manifest in found.items()}
+
+
+def capture_words(config: AgentConfig, served: Inputs) -> str:
+    """Return plainly what rows are kept and what of them has left this device.
+
+    Args:
+        config: Of the device.
+        served: See `served_inputs`.
+    """
     rules = config.capture
     if rules is None:
         return "off: no row is kept, and none leaves this device"
@@ -168,13 +186,24 @@ def capture_words(config: AgentConfig) -> str:
     if since_unix_ms is not None:
         day = time.gmtime(since_unix_ms // 1000)
         since = f" since {time.strftime('%Y-%m-%d %H:%M', day)} UTC"
-    hidden = f", without {', '.join(rules.leave_out)}" if rules.leave_out else ""
     return (
         f"ON: inputs and answers of {rules.sample:g} of all rows and of those with a score below "
-        f"{rules.uncertain_below:g}{hidden}; {count} rows kept here{since}, "
+        f"{rules.uncertain_below:g}{_left_out_words(rules.leave_out, served)}; {count} rows kept here{since}, "
         f"{uploaded} given to the controller"
         + ("; a device with [broker] in its file has no way to give any" if config.broker else "")
     )
+
+
+def _left_out_words(leave_out: Sequence[str], served: Inputs) -> str:
+    if not leave_out:
+        return ""
+    if not served:
+        return f" ({', '.join(leave_out)} left out; no model is served)"
+    said = [
+        f"{name} {'cannot be read' if inputs is None else describe(leave_out, inputs)}"
+        for name, inputs in served.items()
+    ]
+    return f" ({'; '.join(said)})"
 
 
 def _probe(config: AgentConfig) -> tuple[bool, str]:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from .ids import Digest
-from .manifest import TensorSpec, label_output
+from .manifest import MAX_NAME_CHARS, TensorSpec, column_names, label_output
 from .messages import Count, Message, Part
 from .windows import SCORE_BINS
 
@@ -22,8 +22,6 @@ REFERENCE_BINS: Final = 10
 
 SHARE_FLOOR: Final = 1e-4
 """One row of 10,000, the size of a usual reference."""
-
-MAX_NAME_CHARS: Final = 128
 
 MAX_LIMITED: Final = 32
 """Output columns of a bundle with limits, the first ones; each takes the converter a tenth of a
@@ -185,14 +183,3 @@ def split_columns(spec: TensorSpec, rows: npt.NDArray[Any]) -> Iterator[NamedCol
     is_label = rows.dtype.kind in "OU" or (rows.ndim == 1 and rows.dtype.kind in "iub")
     for number, name in enumerate(column_names(spec, flat.shape[1])):
         yield NamedColumn(name, flat[:, number], is_label)
-
-
-def column_names(spec: TensorSpec, width: int) -> list[str]:
-    """Return the names of the columns of a tensor that has `width` of them."""
-    if len(spec.feature_names) == width:
-        names = list(spec.feature_names)
-    elif width == 1:
-        names = [spec.name]
-    else:
-        names = [f"{spec.name}[{number}]" for number in range(width)]
-    return [name[:MAX_NAME_CHARS] for name in names]

@@ -104,3 +104,4 @@ class Code(StrEnum):
     IDENTITY_DAMAGED = "identity_damaged"
     IDENTITY_LOST = "identity_lost"
     RECORDS_DROPPED = "records_dropped"
+    LEAVE_OUT_UNKNOWN = "leave_out_unknown"

@@ -41,6 +41,7 @@ Datatype = Literal[
 ]  # fmt: skip
 """Tensor element types by their names in the Open Inference Protocol."""
 
+MAX_NAME_CHARS: Final = 128
 PrintableName = Annotated[str, Field(pattern=r"^[ -~]{1,128}$")]
 
 
@@ -177,3 +178,14 @@ def label_output(outputs: Sequence[TensorSpec]) -> TensorSpec | None:
         if tuple(spec.shape[1:]) in ((), (1,)) and not spec.datatype.startswith("FP"):
             return spec
     return None
+
+
+def column_names(spec: TensorSpec, width: int) -> list[str]:
+    """Return the names of the columns of a tensor that has `width` of them."""
+    if len(spec.feature_names) == width:
+        names = list(spec.feature_names)
+    elif width == 1:
+        names = [spec.name]
+    else:
+        names = [f"{spec.name}[{number}]" for number in range(width)]
+    return [name[:MAX_NAME_CHARS] for name in names]

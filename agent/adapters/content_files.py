@@ -294,6 +294,14 @@ class ContentStore:
         ]
 
 
+def read_manifest(root: Path, manifest: str) -> Manifest | None:
+    """Return a bundle's manifest as it lies on the disk, unverified; None where it cannot be read."""
+    try:
+        return parse_manifest((root / "content" / manifest).read_bytes())
+    except (OSError, BundleError):
+        return None
+
+
 def find_damage(root: Path, manifest: str) -> str | None:
     """Return what is wrong with a bundle's bytes, or None; deletes nothing."""
     content = root / "content"

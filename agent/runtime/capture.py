@@ -1,7 +1,7 @@
 """Chooses rows that were answered, and keeps them for a moment: a sample, and those that are uncertain.
 
 The supervisor is told of them once a second (`Incarnation`), as many as fit into one datagram; what is
-over is dropped and counted. It comes after the reply, and is there only where the device's own
+over is dropped and counted, and so are requests whose columns are not all known that shall be left out. It comes after the reply, and is there only where the device's own
 configuration has rules for it.
 """
 
@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from agent.core.captured import CaptureRules
+from agent.core.leave_out import unmatched
 from agent.measured import Captured, CapturedRequest, CapturedTensor
-from wire.histogram import column_names
-from wire.manifest import TensorSpec
+from wire.manifest import TensorSpec, column_names
 from wire.packs import CHAR_BYTES, MAX_PACK_ROWS, MAX_ROW_BYTES, MAX_TENSORS, MAX_TEXT_CHARS
 
 from .oip import Request
@@ -39,12 +39,22 @@ Indices = npt.NDArray[np.intp]
 class _Model:
     """What is to be known of one model."""
 
-    def __init__(self, loaded: LoadedModel, leave_out: Sequence[str]) -> None:
-        baseline = loaded.baseline
-        self.probabilities = baseline.probabilities if baseline is not None else None
-        self.inputs = {spec.name: spec for spec in loaded.manifest.inputs}
+    def __init__(
+        self, inputs: Sequence[TensorSpec], probabilities: str, leave_out: Sequence[str]
+    ) -> None:
+        """Take note of it.
+
+        Args:
+            inputs: Of its manifest.
+            probabilities: The output that is a table of class probabilities, or "".
+            leave_out: Of the rules.
+        """
+        self.probabilities = probabilities
+        self.inputs = {spec.name: spec for spec in inputs}
+        self.is_barred = bool(unmatched(leave_out, inputs))
         self._leave_out = frozenset(leave_out)
         self._hidden: dict[tuple[str, int], list[int]] = {}
+        self._found: dict[tuple[str, int], set[str]] = {}
         self.left_out: set[str] = set()
 
     def hidden(self, spec: TensorSpec, width: int) -> list[int]:
@@ -55,11 +65,21 @@ class _Model:
         if key not in self._hidden:
             names = column_names(spec, width)
             self._hidden[key] = [n for n, name in enumerate(names) if name in self._leave_out]
-            self.left_out.update(names[number] for number in self._hidden[key])
+            self._found[key] = {names[number] for number in self._hidden[key]}
             if spec.name in self._leave_out:
                 self._hidden[key] = list(range(width))
-                self.left_out.add(spec.name)
+                self._found[key].add(spec.name)
+            self.left_out |= self._found[key]
         return self._hidden[key]
+
+    def hides_all(self, widths: Mapping[str, int]) -> bool:
+        """Return whether every name that is to be left out is a column of inputs of these widths.
+
+        An input of a free width may come with another one than its columns have names for.
+        """
+        if not self._leave_out:
+            return True
+        return self._leave_out <= set().union(*(self._found[key] for key in widths.items()))
 
 
 class RowCapture:
@@ -79,7 +99,14 @@ class RowCapture:
             chance: Chooses the sample.
         """
         self._rules = rules
-        self._models = {name: _Model(model, rules.leave_out) for name, model in models.items()}
+        self._models = {
+            name: _Model(
+                model.manifest.inputs,
+                model.baseline.probabilities if model.baseline is not None else "",
+                rules.leave_out,
+            )
+            for name, model in models.items()
+        }
         self._chance = chance
         self._requests: list[CapturedRequest] = []
         self._left_bytes = MAX_TOLD_BYTES
@@ -96,8 +123,10 @@ class RowCapture:
             answers: One for each of its outputs.
         """
         model = self._models[name]
+        if model.is_barred:
+            return
         tables = dict(zip((spec.name for spec in request.outputs), answers, strict=True))
-        scores = _scores(tables.get(model.probabilities or ""), request.n_rows)
+        scores = _scores(tables.get(model.probabilities), request.n_rows)
         chosen = self._chosen(request.n_rows, scores)
         if self._is_full or not chosen.size:
             self._dropped_count += chosen.size
@@ -204,15 +233,23 @@ class _Rows:
 def _tensors(
     model: _Model, request: Request, answers: Sequence[Array], chosen: Indices
 ) -> list[_Rows]:
-    """Return the tensors of the chosen rows; none where an input is not one row each, or too wide."""
+    """Return the tensors of the chosen rows.
+
+    There are none where an input is not one row each, or too wide, or where what is to be left out is
+    not among its columns.
+    """
     n_rows = request.n_rows
     found: list[_Rows] = []
+    widths: dict[str, int] = {}
     for name, rows in request.feeds.items():
         if not rows.ndim or len(rows) != n_rows:
             return []
         spec = model.inputs[name]
-        hidden = model.hidden(spec, prod(rows.shape[1:]))
+        widths[name] = prod(rows.shape[1:])
+        hidden = model.hidden(spec, widths[name])
         found.append(_Rows(spec, False, rows[chosen], _width(rows[chosen]), hidden))
+    if not model.hides_all(widths):
+        return []
     for spec, rows in zip(request.outputs, answers, strict=True):
         if rows.ndim and len(rows) == n_rows:
             found.append(_Rows(spec, True, rows[chosen], _width(rows[chosen])))

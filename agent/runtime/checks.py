@@ -18,9 +18,8 @@ import numpy.typing as npt
 
 from wire.codec import decode
 from wire.errors import BundleError, PeerError
-from wire.histogram import column_names
 from wire.lifecycle import Code
-from wire.manifest import TensorSpec
+from wire.manifest import TensorSpec, column_names
 from wire.schema import Action, FeatureCheck, Reason, Schema
 
 Array = npt.NDArray[Any]

@@ -19,10 +19,9 @@ from wire.histogram import (
     CategoryColumn,
     Column,
     IntArray,
-    column_names,
     score_counts,
 )
-from wire.manifest import TensorSpec
+from wire.manifest import TensorSpec, column_names
 from wire.schema import Reason
 from wire.windows import MAX_COLUMNS, SCORE_BINS
 

@@ -19,8 +19,7 @@ import numpy.typing as npt
 from fleet.capture.packs import GroupRows, read_pack
 from fleet.durable import write_durably
 from wire.errors import ConfigError, StorageError
-from wire.histogram import column_names
-from wire.manifest import Manifest, TensorSpec, digest_of, label_output
+from wire.manifest import Manifest, TensorSpec, column_names, digest_of, label_output
 from wire.packs import NUMBER_TYPES
 
 from .columns import check_installed

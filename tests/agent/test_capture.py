@@ -6,23 +6,27 @@ import pytest
 
 from agent.adapters import capture_ring
 from agent.adapters.capture_ring import Bounds, CaptureRing, peek
-from agent.capture import MAX_WAITING, Capture
+from agent.capture import MAX_WAITING, Capture, LeftOut
 from agent.config import AgentConfig
 from agent.core.captured import CaptureRules
 from agent.loop import CaptureNews, Inbox
-from agent.ports import RowsCaptured
+from agent.ports import RowsCaptured, ServedModel
 from agent.service import _open_capture, _sink
 from agent.status import capture_words
 from fleet.capture.packs import read_pack
 from tests.agent.captured import row
 from wire.capture import CaptureRequest
 from wire.errors import PeerError, TransferError
-from wire.manifest import digest_of
+from wire.lifecycle import Code
+from wire.manifest import TensorSpec, digest_of
+from wire.messages import MAX_DETAIL_BYTES
 from wire.packs import PackTaken
 
 WAIT_S = 60
 BOUNDS = Bounds(2**24, 1000, 2**50)
 REQUEST = CaptureRequest(id="c-1", model="digits", limit=100, until_unix_ms=2**50)
+COLUMNS = TensorSpec(name="X", datatype="FP32", shape=(-1, 2), feature_names=("age", "weight"))
+BARE = TensorSpec(name="X", datatype="FP32", shape=(-1, 64))
 ANSWERED = 2**41
 """In the year 2039, so that no row is too old."""
 
@@ -130,14 +134,46 @@ def test_capture_is_off_by_default_and_then_nothing_is_left_of_it(tmp_path):
     capture = _open_capture(on, inbox)
     capture.put(rows(1, 2))
     capture.stop()
-    words = capture_words(on)
+    words = capture_words(on, {"digits": (COLUMNS,)})
     assert words.startswith("ON: inputs and answers of 0.01 of all rows")
-    assert "without age; 2 rows kept here since 2039" in words
+    assert "(digits without age); 2 rows kept here since 2039" in words
     assert "no way to give any" in words
     off = config(tmp_path)
     assert _open_capture(off, inbox) is None
     assert list(tmp_path.iterdir()) == []
-    assert capture_words(off) == "off: no row is kept, and none leaves this device"
+    assert capture_words(off, {}) == "off: no row is kept, and none leaves this device"
+
+
+def test_the_status_says_what_is_left_out_of_each_model(tmp_path):
+    on = config(tmp_path, capture={"leave_out": ("age",)})
+    capture = _open_capture(on, Inbox())
+    capture.stop()
+    words = capture_words(on, {"digits": (BARE,), "line": (COLUMNS,), "gone": None})
+    assert (
+        "(digits NOTHING is kept: age in leave_out is no column of it; it has X[0], X[1], X[2], … "
+        "X[63]; line without age; gone cannot be read)"
+    ) in words
+    assert "(age left out; no model is served)" in capture_words(on, {})
+
+
+def test_a_release_without_the_column_is_told_of_once():
+    told = []
+    left_out = LeftOut(CaptureRules(0.5, 0.6, ("age", "w" * 128)), lambda *said: told.append(said))
+    bare = ServedModel("digits", "2.0.0", "b" * 64, {})
+    for _ in range(2):  # a runtime that is started again loads it again
+        left_out.look(bare, (BARE,))
+    ((code, words),) = told
+    assert code == Code.LEAVE_OUT_UNKNOWN
+    assert words.startswith("digits 2.0.0: NOTHING is kept: age, ")
+    assert words.endswith("or take the names out of it")
+    assert len(words) <= MAX_DETAIL_BYTES
+    left_out.look(ServedModel("digits", "3.0.0", "c" * 64, {}), (BARE,))
+    assert len(told) == 2, "another release is another matter"
+
+
+def test_a_release_with_all_columns_is_not_told_of():
+    left_out = LeftOut(CaptureRules(0.5, 0.6, ("age", "X")), pytest.fail)
+    left_out.look(ServedModel("digits", "1.0.0", "a" * 64, {}), (COLUMNS,))
 
 
 def test_captured_rows_go_past_the_loop_and_all_else_into_it(keep):

@@ -10,6 +10,8 @@ from agent.adapters.content_files import ContentStore
 from agent.adapters.state_sqlite import SqliteStateStore
 from agent.cli import run
 from agent.core.states import DeviceState, ModelRecord, Ref
+from tests.agent.adapters.bundles import make_bundle
+from tests.agent.adapters.test_content_files import install
 from wire.manifest import digest_of
 from wire.messages import Inventory
 
@@ -101,6 +103,21 @@ def test_damaged_content_is_found_and_left_for_the_agent_to_heal(device, examine
     assert path.exists()
     path.unlink()
     assert "cannot be read" in examined()["content"]["text"]
+
+
+def test_a_name_to_leave_out_that_is_no_column_is_a_warning(device, examined):
+    bundle = make_bundle(b"m" * 500)
+    install(ContentStore(device / "state"), bundle)
+    ref = bundle.assignment.ref
+    save(device, DeviceState(models=(ModelRecord("digits", active=ref, is_confirmed=True),)))
+    config, found = device / "agent.toml", {}
+    plain = config.read_text()
+    for name in ("X", "age"):
+        config.write_text(f'{plain}[capture]\nleave_out = ["{name}"]\n')
+        found[name] = examined()["capture"]
+    assert (found["X"]["verdict"], found["age"]["verdict"]) == ("ok", "warning")
+    assert "(digits without X); 0 rows kept" in found["X"]["text"]
+    assert "(digits NOTHING is kept: age in leave_out is no column of it" in found["age"]["text"]
 
 
 def test_another_program_on_the_port_is_no_runtime(device, examined):

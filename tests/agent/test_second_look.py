@@ -167,6 +167,18 @@ def test_what_served_and_ended_by_itself_is_hashed_again(device):
     assert device.start().code == Code.CONTENT_CORRUPT
 
 
+def test_who_asked_is_told_of_each_release_that_is_loaded(device):
+    told = []
+    runtimes = Runtimes(
+        device.host, device.content, is_replacing=False, loaded=lambda *said: told.append(said)
+    )
+    start = ev.StartCandidate(((device.target.name, device.target.ref),))
+    assert runtimes.start_candidate(start) is None
+    ((model, inputs),) = told
+    assert (model.name, model.manifest) == (device.target.name, device.target.ref.manifest)
+    assert [spec.name for spec in inputs] == ["X"]
+
+
 def test_a_candidate_that_was_replaced_is_not_taken_for_the_one_that_accepts(device):
     assert device.start() is None
     assert list(device.runtimes.translate(Promoted(1), device.state)) == []

@@ -53,10 +53,11 @@ def given(bed):
 
 @pytest.fixture(params=["mosquitto", "nats"])
 def bed(request, make_bed):
-    """A fleet with one device that captures everything, and one that captures nothing."""
+    """A fleet: one device captures everything, one nothing, and one leaves out what is no column."""
     bed = make_bed(request.param)
     bed.add("cam-on", more="\n[capture]\nsample = 1.0\n")
     bed.add("cam-off")
+    bed.add("cam-odd", more='\n[capture]\nsample = 1.0\nleave_out = ["X[1]", "X[4]"]\n')
     bed.install("1.0.0-varied")
     for device in bed.devices.values():
         device.client.stop()
@@ -69,9 +70,15 @@ def test_rows_that_were_sent_are_the_rows_that_are_exported(bed, tmp_path):
     answers = []
     for start in range(0, ROWS, BATCH):
         answers += ask(device.port, rows[start : start + BATCH], f"row-{start}")
-        ask(bed.devices["cam-off"].port, rows[start : start + BATCH], f"row-{start}")
+        for other in ("cam-off", "cam-odd"):
+            ask(bed.devices[other].port, rows[start : start + BATCH], f"row-{start}")
     bed.until("the rows are on the device's disk", lambda: kept(status(bed, "cam-on")) >= ROWS)
     assert "capture     off: no row is kept" in status(bed, "cam-off")
+    odd = f"{NAME} NOTHING is kept: X[4] in leave_out is no column of it; it has X[0], X[1], X[2], … X[3]"
+    assert f"({odd}); 0 rows kept here" in status(bed, "cam-odd")
+    alarms = bed.get("/v1/devices/cam-odd/records?channel=event/alarm")
+    told = [row["body"]["detail"] for row in alarms if row["body"]["code"] == "leave_out_unknown"]
+    assert [NAME in words and "X[4]" in words for words in told] == [True]
 
     asked = json.loads(
         bed.fleet("capture", "request", NAME, "--match", "site=lab", "--limit", "100000", "--json")

@@ -26,20 +26,9 @@ LABEL = TensorSpec(name="label", datatype="INT64", shape=(-1,))
 TABLE = TensorSpec(name="probabilities", datatype="FP32", shape=(-1, 2))
 
 
-class Loaded(_Model):
-    """A model as the chooser knows it, without its files."""
-
-    def __init__(self, specs, leave_out=()):
-        self.probabilities = TABLE.name
-        self.inputs = {spec.name: spec for spec in specs}
-        self._leave_out = frozenset(leave_out)
-        self._hidden = {}
-        self.left_out = set()
-
-
 def chooser(rules, *specs, seed=1):
     made = RowCapture(rules, {}, np.random.default_rng(seed))
-    made._models = {"digits": Loaded(specs or (X,), rules.leave_out)}
+    made._models = {"digits": _Model(specs or (X,), TABLE.name, rules.leave_out)}
     return made
 
 
@@ -131,6 +120,36 @@ def test_texts_and_numbers_without_a_nan_are_left_out_as_blanks():
     assert group.inputs["counts"].tolist() == [[0, 6], [0, 8]]
 
 
+@pytest.mark.parametrize(
+    ("specs", "leave_out"),
+    [
+        ((X,), ("aeg",)),
+        ((X,), ("weight", "aeg")),
+        ((X,), ("X[1]",)),
+        ((X.model_copy(update={"feature_names": ()}),), ("weight",)),
+        ((X.model_copy(update={"feature_names": ()}),), ("X[3]",)),
+        ((X.model_copy(update={"shape": (-1, -1)}),), ("Y[1]",)),
+    ],
+)
+def test_nothing_is_kept_of_a_model_that_lacks_what_shall_be_left_out(specs, leave_out):
+    made = chooser(CaptureRules(1.0, 1.0, leave_out), *specs)
+    for n_rows in (1, 5):
+        x = np.full((n_rows, 3), 77, np.float32)
+        made.take("digits", request({"X": x}), answers(n_rows, 0.9))
+    assert made.close() is None
+
+
+@pytest.mark.parametrize("leave_out", [("weight",), ("X[7]",)])
+def test_a_request_of_another_width_is_dropped_where_its_columns_are_others(leave_out):
+    free = X.model_copy(update={"shape": (-1, -1)})
+    made = chooser(CaptureRules(1.0, 1.0, leave_out), free)
+    made.take("digits", request({"X": np.full((2, 4), 77, np.float32)}), answers(2, 0.9))
+    assert made.close() == measured.Captured((), 2)
+    fit = 3 if leave_out == ("weight",) else 9
+    made.take("digits", request({"X": np.full((2, fit), 77, np.float32)}), answers(2, 0.9))
+    assert made.close().requests[0].left_out == leave_out
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(
@@ -144,8 +163,8 @@ def test_texts_and_numbers_without_a_nan_are_left_out_as_blanks():
     )
 )
 def test_what_is_told_at_once_always_fits_and_what_does_not_is_counted(asked):
-    wide = TensorSpec(name="n" * 128, datatype="FP64", shape=(-1, -1))
-    columns = tuple(f"{'q' * 120}{n}" for n in range(3))
+    wide = TensorSpec(name="n" * 120, datatype="FP64", shape=(-1, -1))
+    columns = tuple(f"{wide.name}[{n}]" for n in range(3))
     made = chooser(CaptureRules(1.0, 0.0, columns), wide)
     for n_rows, id_, width in asked:
         feeds = {wide.name: np.full((n_rows, width), 1 / 3)}
