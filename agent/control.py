@@ -229,8 +229,6 @@ class Window(msgspec.Struct, frozen=True):
     start_unix_ms: Count
     duration_s: Seconds
     tally: Tally
-    p50_ms: _Ms | None
-    p99_ms: _Ms | None
 
 
 class Windows(msgspec.Struct, frozen=True, tag="windows"):

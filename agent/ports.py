@@ -43,7 +43,7 @@ class Counters:
 
     `runtime`, `deadline` and `non_finite` are the model's fault, `client` never is. A request with
     several faults counts once, in the first of runtime, deadline, non_finite. `latency` has the
-    bins of `wire.latency`, `client` errors left out; it is empty in a window. `shift` is that of
+    bins of `wire.latency`, `client` errors left out; `shift` is that of
     the output column that is furthest from its reference, None without a limit table or rows.
     """
 
@@ -59,7 +59,7 @@ class Counters:
 
 @dataclass(frozen=True, slots=True)
 class WindowStats:
-    """Counters and latency quantiles of one model over one window of telemetry."""
+    """Counters of one model over one window of telemetry; of its latency too."""
 
     model: str
     version: str
@@ -67,8 +67,6 @@ class WindowStats:
     start_unix_ms: int
     duration_s: float
     counters: Counters
-    p50_ms: float | None
-    p99_ms: float | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Final
 
 from wire import topics
+from wire.latency import latency_quantile, trimmed
 from wire.messages import ErrorCount, InferenceTelemetry, LatencyMs, VitalsTelemetry
 from wire.performance import PerformanceTelemetry
 from wire.shadow import MAX_WINDOW_COUNT, ShadowClass, ShadowTelemetry
@@ -89,7 +90,10 @@ class TelemetryReporter:
                 self._runtime_rss_bytes = rss_bytes
             case WindowClosed(windows=windows):
                 for window in windows:
-                    self._report_window(window)
+                    self._uplink.record(
+                        topics.Telemetry(self._device, "inference"),
+                        partial(inference_record, window),
+                    )
             case ColumnsClosed(stats=stats):
                 self._report_columns(stats)
             case LabelsClosed(stats=stats):
@@ -101,30 +105,6 @@ class TelemetryReporter:
                 self._report_shadow(item)
             case _:
                 pass
-
-    def _report_window(self, window: WindowStats) -> None:
-        counters = window.counters
-        self._uplink.record(
-            topics.Telemetry(self._device, "inference"),
-            lambda boot, seq: InferenceTelemetry(
-                boot=boot,
-                seq=seq,
-                start_unix_ms=window.start_unix_ms,
-                duration_s=window.duration_s,
-                model=window.model,
-                version=window.version,
-                manifest=window.manifest,
-                request_count=counters.request_count,
-                row_count=counters.row_count,
-                error_count=ErrorCount(
-                    runtime=counters.runtime,
-                    deadline=counters.deadline,
-                    client=counters.client,
-                    non_finite=counters.non_finite,
-                ),
-                latency_ms=LatencyMs(p50=window.p50_ms, p99=window.p99_ms),
-            ),
-        )
 
     def _report_columns(self, stats: ColumnStats) -> None:
         """Record a window of columns, in as many records as it takes."""
@@ -196,17 +176,11 @@ def _shadow_record(
             ShadowClass(label=label, row_count=rows, disagree_count=disagreed)
             for label, rows, disagreed in stats.classes
         ),
-        active_latency=_trimmed(stats.active_latency),
-        shadow_latency=_trimmed(stats.shadow_latency),
+        active_latency=trimmed(stats.active_latency),
+        shadow_latency=trimmed(stats.shadow_latency),
         active_pss_bytes=stats.active_pss_bytes,
         shadow_pss_bytes=stats.shadow_pss_bytes,
     )
-
-
-def _trimmed(counts: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the counts without the zeros at their end."""
-    last = max((n for n, count in enumerate(counts, start=1) if count), default=0)
-    return counts[:last]
 
 
 def _window_record(
@@ -229,6 +203,31 @@ def _window_record(
         scores=stats.scores if first == 0 else (),
         flagged=stats.flagged if first == 0 else None,
         rejected=stats.rejected if first == 0 else None,
+    )
+
+
+def inference_record(window: WindowStats, boot: str, seq: int) -> InferenceTelemetry:
+    """Return the record of a window of requests."""
+    counters = window.counters
+    p50, p95, p99 = (latency_quantile(counters.latency, share) for share in (0.5, 0.95, 0.99))
+    return InferenceTelemetry(
+        boot=boot,
+        seq=seq,
+        start_unix_ms=window.start_unix_ms,
+        duration_s=window.duration_s,
+        model=window.model,
+        version=window.version,
+        manifest=window.manifest,
+        request_count=counters.request_count,
+        row_count=counters.row_count,
+        error_count=ErrorCount(
+            runtime=counters.runtime,
+            deadline=counters.deadline,
+            client=counters.client,
+            non_finite=counters.non_finite,
+        ),
+        latency_ms=LatencyMs(p50=p50, p95=p95, p99=p99),
+        latency_bins=trimmed(counters.latency),
     )
 
 

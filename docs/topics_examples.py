@@ -143,7 +143,8 @@ PAYLOADS: Final[dict[str, m.Message]] = {
         request_count=590,
         row_count=588,
         error_count=m.ErrorCount(deadline=1, client=2),
-        latency_ms=m.LatencyMs(p50=0.5623, p99=2.2387),
+        latency_ms=m.LatencyMs(p50=0.5012, p95=0.7943, p99=1.2589),
+        latency_bins=(0,) * 32 + (4, 210, 190, 98, 40, 15, 12, 6, 4, 2, 3, 0, 0, 2, 1, 0, 0, 0, 1),
     ),
     "telemetry/window": WindowTelemetry(
         boot=BOOT,

@@ -13,7 +13,12 @@ from dataclasses import asdict, dataclass
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
@@ -23,6 +28,7 @@ from fleet.store.devices import Selection
 from fleet.store.store import Tx
 from wire import codec
 from wire import messages as m
+from wire.latency import buckets_s, merged, padded
 from wire.lifecycle import Code
 from wire.performance import PerformanceTelemetry
 
@@ -32,6 +38,29 @@ CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 OTHER: Final = "other"
 KNOWN_CODES: Final = frozenset(str(code) for code in Code)
 CHANNELS: Final = {kind: channel for channel, kind in codec.PAYLOADS.items()}
+
+
+class _Latency(Collector):
+    """Latency on devices, in the bins of `wire.latency`, which devices have counted already."""
+
+    def __init__(self) -> None:
+        self._counts: dict[tuple[str, str], tuple[int, ...]] = {}
+
+    def add(self, labels: tuple[str, str], bins: Sequence[int]) -> None:
+        """Add the bins of a record; an older agent's has none."""
+        # One assignment of a new tuple: a scrape in another thread sees it whole.
+        self._counts[labels] = merged(self._counts.get(labels, ()), padded(bins))
+
+    def collect(self) -> Iterator[Metric]:
+        family = HistogramMetricFamily(
+            "modelfleet_inference_latency_seconds",
+            "From whole request to whole answer on devices, client errors left out.",
+            labels=("model", "version"),
+        )
+        for labels, counts in sorted(self._counts.copy().items()):
+            buckets, total_s = buckets_s(counts)
+            family.add_metric(labels, buckets, total_s)
+        yield family
 
 
 class Metrics:
@@ -50,6 +79,8 @@ class Metrics:
         self._errors = self._counter(
             "inference_errors", "Requests that failed on devices.", *release, "cause"
         )
+        self._latency = _Latency()
+        self.registry.register(self._latency)
         self._labelled = self._counter(
             "labelled_rows", "Rows of classes whose label came.", *release
         )
@@ -104,6 +135,7 @@ class Metrics:
         self._rows.labels(*labels).inc(sum(record.row_count for record in records))
         errors: Counts[str] = Counts()
         for record in records:
+            self._latency.add(labels, record.latency_bins)
             errors.update(record.error_count.model_dump())
         for cause, count in errors.items():
             self._errors.labels(*labels, cause).inc(count)

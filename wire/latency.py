@@ -13,6 +13,8 @@ LATENCY_EDGES_MS: Final[tuple[float, ...]] = tuple(0.01 * 10 ** (i / 20) for i i
 
 LATENCY_BINS: Final = len(LATENCY_EDGES_MS) + 1
 """Below the first edge, [edge, next edge) …, from the last edge on."""
+BUCKET_STEP: Final = 10
+"""Prometheus is told every half decade of the edges: 0.01 ms, 0.0316 ms, 0.1 ms … 100 s."""
 
 
 def latency_quantile(counts: Sequence[int], share: float) -> float | None:
@@ -44,6 +46,33 @@ def merged(first: Sequence[int], second: Sequence[int]) -> tuple[int, ...]:
     if not first or not second:
         return tuple(first or second)
     return tuple(a + b for a, b in zip(first, second, strict=True))
+
+
+def trimmed(counts: Sequence[int]) -> tuple[int, ...]:
+    """Return counts without the zeros at their end, as they go over the wire."""
+    end = next((n for n in range(len(counts), 0, -1) if counts[n - 1]), 0)
+    return tuple(counts[:end])
+
+
+def padded(counts: Sequence[int]) -> tuple[int, ...]:
+    """Return what `trimmed` took the zeros from with all `LATENCY_BINS`; of nothing, nothing."""
+    return (*counts, *(0,) * (LATENCY_BINS - len(counts))) if counts else ()
+
+
+def buckets_s(counts: Sequence[int]) -> tuple[list[tuple[str, int]], float]:
+    """Return counts as a histogram of Prometheus: by upper edge, how many are below; and the sum, in s.
+
+    The sum is of the bins' upper edges, so 12 % too large at most.
+
+    Args:
+        counts: `LATENCY_BINS` of them, or none.
+    """
+    reached = [*accumulate(counts)] or [0] * LATENCY_BINS
+    places = range(0, len(LATENCY_EDGES_MS), BUCKET_STEP)
+    found = [(f"{LATENCY_EDGES_MS[place] / 1000:.6g}", reached[place]) for place in places]
+    uppers = (*LATENCY_EDGES_MS, LATENCY_EDGES_MS[-1])
+    total_ms = sum(count * upper for count, upper in zip(counts, uppers, strict=False))
+    return [*found, ("+Inf", reached[-1])], total_ms / 1000
 
 
 def since(now: Sequence[int], before: Sequence[int]) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from .capture import CaptureFacts, CaptureRequest
 from .fitting import fit, refuse_boolean
 from .ids import BootId, DeviceId, Digest, ModelName, RolloutId, Version
+from .latency import LATENCY_BINS
 from .lifecycle import Outcome, UpdateState
 
 MAX_MODELS_PER_DEVICE: Final = 8
@@ -364,6 +365,8 @@ class LatencyMs(Part):
     """Latency quantiles of requests, in milliseconds, `client` errors left out; null without any."""
 
     p50: float | None = None
+    p95: float | None = None
+    """Null from an older agent too."""
     p99: float | None = None
 
 
@@ -383,6 +386,11 @@ class InferenceTelemetry(Record):
     """Rows answered."""
     error_count: ErrorCount = ErrorCount()
     latency_ms: LatencyMs = LatencyMs()
+    latency_bins: Annotated[tuple[Count, ...], Field(max_length=LATENCY_BINS, fail_fast=True)] = ()
+    """How many requests, `client` errors left out, took below 0.01 ms; from there up to 100 s in 20
+    bins a decade, with the edges 0.01 · 10^(i/20) ms, the lower one included; and longer. Zeros at
+    the end are left out. Counts of one release add up, over windows and devices, and so give the
+    quantiles of a fleet. Empty without any, and from an older agent."""
 
 
 class VitalsTelemetry(Record):

@@ -314,8 +314,6 @@ def _window_stats(window: control.Window, model: ServedModel) -> WindowStats:
         start_unix_ms=window.start_unix_ms,
         duration_s=window.duration_s,
         counters=_counters(window.tally),
-        p50_ms=window.p50_ms,
-        p99_ms=window.p99_ms,
     )
 
 

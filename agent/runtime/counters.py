@@ -13,7 +13,7 @@ from agent.control import Checks, Columns, Model, Tally, Window, in_parts
 from agent.core.ring import Ring
 from agent.measured import Labelled, RefusedLabels
 from wire.histogram import Baseline
-from wire.latency import LATENCY_BINS, LATENCY_EDGES_MS, latency_quantile, merged
+from wire.latency import LATENCY_BINS, LATENCY_EDGES_MS, merged
 from wire.manifest import Manifest
 from wire.windows import MAX_COLUMNS
 
@@ -118,9 +118,7 @@ class ModelCounters:
             model=self._model.name,
             start_unix_ms=self._opened.unix_ms,
             duration_s=self._opened.duration_s(),
-            tally=self._window.tally(),
-            p50_ms=latency_quantile(latency, 0.5),
-            p99_ms=latency_quantile(latency, 0.99),
+            tally=msgspec.structs.replace(self._window.tally(), latency=tuple(latency)),
         )
         self._open_window()
         return window

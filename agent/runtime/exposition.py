@@ -7,17 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Final
 
 from agent.control import Tally
-from wire.latency import LATENCY_EDGES_MS
+from wire.latency import buckets_s
 
 from .counters import CAUSES
 
 CONTENT_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
-BUCKET_STEP: Final = 10
-"""Every half decade of the latency bins is told: 0.01 ms, 0.0316 ms, 0.1 ms … 100 s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,17 +62,13 @@ def render(served: Mapping[str, Served], *, runtime: str, rss_bytes: int) -> byt
 
 
 def _histogram(name: str, version: str, counts: Sequence[int]) -> Iterator[str]:
-    """Yield a histogram; its sum is of the bins' upper edges, so 12 % too large at most."""
-    reached = [*accumulate(counts)] or [0] * (len(LATENCY_EDGES_MS) + 1)
+    """Yield a histogram."""
     metric = "modelfleet_inference_latency_seconds"
-    for place in range(0, len(LATENCY_EDGES_MS), BUCKET_STEP):
-        labels = _labels(model=name, version=version, le=f"{LATENCY_EDGES_MS[place] / 1000:.6g}")
-        yield f"{metric}_bucket{labels} {reached[place]}"
-    yield f"{metric}_bucket{_labels(model=name, version=version, le='+Inf')} {reached[-1]}"
-    uppers = (*LATENCY_EDGES_MS, LATENCY_EDGES_MS[-1])
-    total_s = sum(count * upper for count, upper in zip(counts, uppers, strict=False)) / 1000
+    buckets, total_s = buckets_s(counts)
+    for edge, count in buckets:
+        yield f"{metric}_bucket{_labels(model=name, version=version, le=edge)} {count}"
     yield f"{metric}_sum{_labels(model=name, version=version)} {total_s:.6g}"
-    yield f"{metric}_count{_labels(model=name, version=version)} {reached[-1]}"
+    yield f"{metric}_count{_labels(model=name, version=version)} {buckets[-1][1]}"
 
 
 def _family(name: str, kind: str, text: str) -> tuple[str, str]:

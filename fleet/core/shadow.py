@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
-from wire.latency import LATENCY_BINS
+from wire.latency import padded
 from wire.lifecycle import Code
 from wire.messages import MAX_INTEGER
 from wire.shadow import ShadowTelemetry
@@ -110,8 +110,8 @@ def of_record(record: ShadowTelemetry) -> ShadowSums:
         sampled_count=record.sampled_count,
         dropped_count=record.dropped_count,
         classes=_classes((c.label, c.row_count, c.disagree_count) for c in record.classes),
-        active_latency=_padded(record.active_latency),
-        shadow_latency=_padded(record.shadow_latency),
+        active_latency=padded(record.active_latency),
+        shadow_latency=padded(record.shadow_latency),
         active_pss_bytes=record.active_pss_bytes,
         shadow_pss_bytes=record.shadow_pss_bytes,
     )
@@ -292,10 +292,6 @@ def _added(first: tuple[int, ...], second: tuple[int, ...]) -> tuple[int, ...]:
     if not first or not second:
         return first or second
     return tuple(_add(a, b) for a, b in zip(first, second, strict=True))
-
-
-def _padded(counts: tuple[int, ...]) -> tuple[int, ...]:
-    return counts + (0,) * (LATENCY_BINS - len(counts)) if counts else ()
 
 
 def _classes(said: Iterable[tuple[str, int, int]]) -> dict[str, tuple[int, int]]:

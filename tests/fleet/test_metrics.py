@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from fleet.core.rights import Role
 from tests.fleet.peers import Device, Fleet
 from wire import codec, topics
 from wire import messages as m
+from wire.latency import LATENCY_BINS, LATENCY_EDGES_MS, trimmed
 
 FOREIGN = "f" * 64
 
@@ -33,6 +35,13 @@ def api(fleet: Fleet) -> Iterator[TestClient]:
         yield client
 
 
+def counted(*values_ms: float) -> list[int]:
+    counts = [0] * LATENCY_BINS
+    for value in values_ms:
+        counts[bisect_right(LATENCY_EDGES_MS, value)] += 1
+    return counts
+
+
 def scraped(api: TestClient) -> dict[tuple[str, ...], float]:
     """Return all samples: by name and label values, in the order of the labels' names."""
     answer = api.get("/metrics")
@@ -45,7 +54,9 @@ def scraped(api: TestClient) -> dict[tuple[str, ...], float]:
     }
 
 
-def send_window(cam: Device, seq: int, manifest: str, version: str) -> None:
+def send_window(
+    cam: Device, seq: int, manifest: str, version: str, bins: tuple[int, ...] = ()
+) -> None:
     record = m.InferenceTelemetry(
         boot=cam.boot,
         seq=seq,
@@ -57,6 +68,7 @@ def send_window(cam: Device, seq: int, manifest: str, version: str) -> None:
         request_count=7,
         row_count=70,
         error_count=m.ErrorCount(client=2),
+        latency_bins=bins,
     )
     cam.send(topics.Telemetry(cam.name, "inference"), codec.encode(record))
 
@@ -102,6 +114,27 @@ def test_records_count_once_however_often_they_come(fleet: Fleet, api: TestClien
     assert found["modelfleet_inference_requests_total", "digits", "1.0.0"] == 14
     assert found["modelfleet_inference_rows_total", "digits", "1.0.0"] == 140
     assert found["modelfleet_inference_errors_total", "client", "digits", "1.0.0"] == 4
+
+
+def test_latency_of_a_release_adds_up_over_devices(fleet: Fleet, api: TestClient) -> None:
+    fleet.add("a", "b", "c")
+    row = fleet.release("1.0.0")
+    fast, slow = trimmed(counted(0.5, 0.5, 0.5)), trimmed(counted(40.0, 200_000.0))
+    assert len(fast) < len(slow) == LATENCY_BINS
+    for name, bins in (("a", fast), ("b", slow), ("c", ())):  # the last one is an older agent
+        send_window(fleet.devices[name], 1, row.manifest, "1.0.0", bins)
+    send_window(fleet.devices["a"], 2, FOREIGN, "1.0.0", fast)
+    fleet.settle()
+    found, metric = scraped(api), "modelfleet_inference_latency_seconds"
+
+    def below(edge: str) -> float:
+        return found[f"{metric}_bucket", edge, "digits", "1.0.0"]
+
+    reached = [below(edge) for edge in ("0.000316228", "0.001", "0.0316228", "0.1", "100", "+Inf")]
+    assert reached == [0, 3, 3, 4, 4, 5]
+    assert found[f"{metric}_count", "digits", "1.0.0"] == 5
+    assert found[f"{metric}_sum", "digits", "1.0.0"] == pytest.approx(0.0415 + 100, rel=0.01)
+    assert found[f"{metric}_count", "other", "other"] == 3
 
 
 def test_what_a_device_makes_up_is_no_label(fleet: Fleet, api: TestClient) -> None:

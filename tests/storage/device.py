@@ -429,7 +429,7 @@ class Runtime:
 
     def stop(self):
         windows = tuple(
-            WindowStats(m.name, m.version, m.manifest, 1, 1.0, Counters(request_count=1), 1.0, 1.0)
+            WindowStats(m.name, m.version, m.manifest, 1, 1.0, Counters(request_count=1))
             for m in self._serving
         )
         self._sink(WindowClosed(self._number, windows))

@@ -9,6 +9,7 @@ from wire import codec
 from wire.content import MAX_INDEX_BYTES, Index
 from wire.histogram import Baseline
 from wire.manifest import MAX_MANIFEST_BYTES, Manifest
+from wire.messages import InferenceTelemetry
 from wire.schema import Schema
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "wire" / "v1"
@@ -17,6 +18,7 @@ KINDS = {channel.replace("/", "-"): kind for channel, kind in codec.PAYLOADS.ite
     "manifest": Manifest,
     "index": Index,
     "index-of-pieces": Index,
+    "telemetry-inference-bins": InferenceTelemetry,
     "baseline": Baseline,
     "schema": Schema,
 }

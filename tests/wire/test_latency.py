@@ -13,7 +13,9 @@ from wire.latency import (
     count_above,
     latency_quantile,
     merged,
+    padded,
     since,
+    trimmed,
 )
 
 ROUNDING_MS = 5e-5  # edges are told to four places
@@ -64,6 +66,18 @@ def test_the_smallest_and_the_largest_share_are_the_ends():
     counts = latency_counts([1.0, 10.0, 100.0])
     assert latency_quantile(counts, 0.0) == pytest.approx(1.0, rel=0.13)
     assert latency_quantile(counts, 1.0) == pytest.approx(100.0, rel=0.13)
+
+
+@given(latencies)
+def test_counts_lose_no_more_than_zeros_on_the_wire(values):
+    counts = latency_counts(values)
+    sent = trimmed(counts)
+    assert sent[-1] > 0
+    assert padded(sent) == counts
+
+
+def test_of_nothing_nothing_is_sent():
+    assert trimmed(latency_counts([])) == padded(()) == ()
 
 
 def test_no_requests_have_no_latency():

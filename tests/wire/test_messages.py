@@ -239,6 +239,7 @@ def test_a_number_that_is_not_finite_is_refused(channel):
     ("kind", "field"),
     [
         (m.LatencyMs, "p50"),
+        (m.LatencyMs, "p95"),
         (m.LatencyMs, "p99"),
         (m.Guards, "error_ratio"),
         (m.Probation, "min_s"),

@@ -22,6 +22,7 @@ from agent.ports import (
     WindowClosed,
 )
 from wire.errors import ConfigError
+from wire.latency import LATENCY_BINS
 from wire.lifecycle import Code
 
 
@@ -49,10 +50,11 @@ def test_a_model_answers_and_what_it_did_is_counted(bench, make_model):
     assert (window.model, window.version) == ("m", "3")
     assert (window.counters.request_count, window.counters.row_count) == (6, 10)
     assert (window.counters.client, window.counters.runtime) == (1, 0)
-    assert 0 < window.p50_ms <= window.p99_ms
+    assert len(window.counters.latency) == LATENCY_BINS
+    assert sum(window.counters.latency) == 5, "a client's fault has no latency"
     bench.host.close_window()
     (window,) = bench.wait(WindowClosed).windows
-    assert window.counters.request_count == 0
+    assert window.counters.request_count == sum(window.counters.latency) == 0
     assert bench.wait(Heartbeat).models["m"].request_count == 6, "heartbeats count from the start"
 
 
