@@ -48,9 +48,10 @@ def enrol(identity: Identity, device: str, url: str, token_text: str) -> None:
     TlsFiles.relax(context)
     body = EnrollRequest(token=str(token), csr=csr)
     welcome = _ask(url, "/v1/enroll", body, context, Welcome)
-    if welcome.device != device or _fingerprint(welcome.ca) != token.fingerprint:
+    kept = _named_certificate(welcome.ca, token)
+    if welcome.device != device or kept is None:
         raise PeerError("the controller answered for another device or fleet", code="wrong_device")
-    identity.enrol(welcome, url)
+    identity.enrol(welcome.model_copy(update={"ca": kept}), url)
     log.info("enrolled as %s; the broker is %s", device, welcome.broker_url)
 
 
@@ -85,20 +86,29 @@ def _fetch_ca(url: str, token: JoinToken) -> str:
     unproven.check_hostname = False
     unproven.verify_mode = ssl.CERT_NONE
     pem = _request(url, "GET", "/v1/ca", None, unproven).decode(errors="replace")
-    if _fingerprint(pem) != token.fingerprint:
+    named = _named_certificate(pem, token)
+    if named is None:
         raise PeerError(
             f"{url} shows another authority than the one in the join token",
             code="wrong_authority",
             hint="is the url right? If it is, somebody stands between: the token was not sent",
         )
-    return pem
+    return named
 
 
-def _fingerprint(pem: str) -> str:
+def _named_certificate(pem: str, token: JoinToken) -> str | None:
+    """Return the certificate (PEM) that the token names, and nothing that came with it; None for another.
+
+    Python's decoder may stop at the first padding, while TLS trusts every certificate in a text: only
+    what was compared is used, encoded anew.
+    """
     try:
-        return hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem.strip() + "\n")).hexdigest()
+        der = ssl.PEM_cert_to_DER_cert(pem.strip() + "\n")
     except ValueError:
-        return ""
+        return None
+    if hashlib.sha256(der).hexdigest() != token.fingerprint:
+        return None
+    return ssl.DER_cert_to_PEM_cert(der)
 
 
 def _ask(
