@@ -115,7 +115,7 @@ def _enroll(options: argparse.Namespace) -> int:
     _act_as_owner(config.state.dir)
     identity = Identity(config.state.dir)
     with identity.held(ENROLL_PATIENCE_S):
-        enrol(identity, config.device.id, options.url, options.token)
+        enrol(identity, config.device.id, options.url, options.token, named_root=config.trust.root)
     sys.stdout.write(
         f"enrolled as {config.device.id}; identity in {identity.folder}; "
         "an agent that runs connects with it by itself\n"

@@ -11,6 +11,7 @@ from pydantic_core import ErrorDetails
 
 from wire.capture import MAX_CAPTURE_LIMIT
 from wire.endpoint import TlsFiles, parse_broker_url
+from wire.enrolment import TOKEN_PATTERN
 from wire.errors import ConfigError
 from wire.ids import DeviceId
 from wire.packs import MAX_LEFT_OUT
@@ -69,7 +70,7 @@ class EnrollSection(_Section):
     """
 
     url: Annotated[str, Field(pattern=r"^https://[^/\s]+$")]
-    token: Annotated[str, Field(pattern=r"^mfjoin_[0-9a-f]{64}_[0-9a-f]{64}$")]
+    token: Annotated[str, Field(pattern=rf"^{TOKEN_PATTERN}$")]
 
 
 class ServeSection(_Section):
@@ -166,7 +167,7 @@ class TrustSection(_Section):
     """`[trust]`: the root of trust of a device that was not enrolled over the network.
 
     `root` is the fleet's `root.json`, as it was when this device was let in. One that was enrolled
-    has its own beside its key, and needs none here.
+    has its own beside its key, and needs none here; where there is one here, it is the one that counts.
     """
 
     root: Path | None = None

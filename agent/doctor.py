@@ -26,8 +26,9 @@ from wire.link_paho import PahoLink
 from wire.mailbox import Mailbox
 from wire.messages import ControllerPresence, Inventory, Reported
 
+from .adapters.bootstrap import is_root_on_trust, read_bootstrap
 from .adapters.content_files import find_damage
-from .adapters.identity import Identity
+from .adapters.identity import ON_TRUST, PIN_IT, Identity
 from .adapters.second_source import SecondSource
 from .adapters.starts import read_starts
 from .adapters.state_sqlite import SqliteStateStore
@@ -50,7 +51,6 @@ from .core.leave_out import REMEDY, unmatched
 from .core.states import DeviceState
 from .membership import membership
 from .status import ask_runtime, capture_words, count_records, served_inputs
-from .trust import read_bootstrap
 
 BROKER_TIMEOUT_S: Final = 5.0
 OF_OTHERS: Final = (f"{topics.ROOT}/device/+/presence", f"{topics.ROOT}/device/+/desired")
@@ -90,6 +90,8 @@ def examine(path: Path) -> Iterator[Finding]:
         read_bootstrap(config)
     except ConfigError as exc:
         yield Finding("root of trust", Verdict.FAULT, f"{exc}; nothing new is installed", exc.hint)
+    if is_root_on_trust(config):
+        yield Finding("root of trust", Verdict.WARNING, ON_TRUST, PIN_IT)
     try:
         member = membership(config)
     except (ConfigError, StorageError) as exc:

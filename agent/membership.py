@@ -119,7 +119,8 @@ def join(config: AgentConfig, identity: Identity) -> None:
     """Enrol with the token of the configuration, if this is a first start.
 
     Raises:
-        PeerError: The controller refuses the token.
+        PeerError: The controller refuses the token, or gives another root of trust than it may.
+        ConfigError: `trust_root_unreadable`.
         TransferError: The controller was not there for a minute.
         StorageError: The disk failed.
     """
@@ -128,7 +129,13 @@ def join(config: AgentConfig, identity: Identity) -> None:
     deadline_s = time.monotonic() + PATIENCE_S
     while True:
         try:
-            enrol(identity, config.device.id, config.enroll.url, config.enroll.token)
+            enrol(
+                identity,
+                config.device.id,
+                config.enroll.url,
+                config.enroll.token,
+                named_root=config.trust.root,
+            )
         except TransferError as exc:
             if time.monotonic() > deadline_s:
                 raise

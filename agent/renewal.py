@@ -14,10 +14,11 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 from wire.endpoint import Endpoint
-from wire.errors import ModelfleetError, PeerError, TransferError
+from wire.errors import ConfigError, ModelfleetError, PeerError, TransferError
 from wire.lifecycle import Code
 from wire.link import Connected, Disconnected, LinkEvent
 
@@ -55,6 +56,7 @@ class Renewal:
         *,
         device: str,
         enroll: EnrollSection | None,
+        named_root: Path | None,
     ) -> None:
         """Take note of what to keep.
 
@@ -64,12 +66,14 @@ class Renewal:
             tell: Records an alarm.
             device: Id of this device.
             enroll: How it may get in by itself.
+            named_root: The file of `[trust] root`.
         """
         self._identity = identity
         self._reconnect = reconnect
         self._tell = tell
         self._device = device
         self._enroll = enroll
+        self._named_root = named_root
         self._enrol_at_s = 0.0
         self._enrol_count = 0
         self._is_lost = identity.fault() is not None
@@ -193,8 +197,14 @@ class Renewal:
         if self._enroll is None or time.monotonic() < self._enrol_at_s:
             return LOST_CHECK_S
         try:
-            door.enrol(self._identity, self._device, self._enroll.url, self._enroll.token)
-        except (PeerError, TransferError) as exc:
+            door.enrol(
+                self._identity,
+                self._device,
+                self._enroll.url,
+                self._enroll.token,
+                named_root=self._named_root,
+            )
+        except (ConfigError, PeerError, TransferError) as exc:
             wait_s = min(ENROL_CAP_S, ENROL_FIRST_S * 2.0 ** min(self._enrol_count, 16))
             self._enrol_count += 1
             self._enrol_at_s = time.monotonic() + wait_s

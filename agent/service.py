@@ -22,6 +22,7 @@ from wire.manifest import Manifest
 from wire.topics import Chunk, parse
 
 from .adapters import capture_ring
+from .adapters.bootstrap import read_bootstrap
 from .adapters.capture_ring import Bounds, CaptureRing
 from .adapters.capture_upload import PackUpload
 from .adapters.child import ProcessRuntimeHost
@@ -49,7 +50,7 @@ from .ports import RowsCaptured, RuntimeEvent, RuntimeSettings
 from .renewal import Renewal
 from .runtimes import Runtimes
 from .telemetry import TelemetryReporter
-from .trust import Trust, read_bootstrap
+from .trust import Trust
 from .uplink import Uplink
 
 log = logging.getLogger(__name__)
@@ -264,6 +265,7 @@ def _make_link(config: AgentConfig, inbox: Inbox, wait_s: float) -> tuple[PahoLi
         lambda code, detail: inbox.put(Noticed(code, detail)),
         device=device,
         enroll=config.enroll,
+        named_root=config.trust.root,
     )
     link = PahoLink(renewal.endpoint, device, first_wait_s=wait_s)
     return link, renewal

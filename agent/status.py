@@ -20,9 +20,11 @@ from wire.ids import VERSION_PATTERN
 from wire.manifest import TensorSpec
 from wire.messages import Inventory
 
+from .adapters.bootstrap import is_root_on_trust
 from .adapters.capture_ring import NAME as RING
 from .adapters.capture_ring import peek as peek_ring
 from .adapters.content_files import read_manifest
+from .adapters.identity import ON_TRUST
 from .config import AgentConfig
 from .core import report
 from .core.diagnosis import describe_trust, waiting_install
@@ -51,6 +53,7 @@ class Status:
     trust: TrustView | None
     state_fault: str | None = None
     capture: str = "off"
+    is_root_on_trust: bool = False
 
     def to_json(self) -> str:
         """Return the status as JSON."""
@@ -65,6 +68,7 @@ class Status:
             "state_fault": self.state_fault,
             "generation": reported.generation,
             "trust": self._trust(),
+            "root_on_trust": self.is_root_on_trust,
             "models": [m.model_dump(mode="json") for m in reported.models],
             "quarantined": [q.model_dump(mode="json") for q in reported.quarantined],
         }
@@ -97,6 +101,8 @@ class Status:
             f"records     {self.waiting_records} waiting for the controller",
             f"capture     {self.capture}",
         ]
+        if self.is_root_on_trust:
+            lines.append(f"            {ON_TRUST}")
         if self.state_fault is not None:
             lines.append(f"state       {self.state_fault}")
         if (waiting := self._waiting()) is not None:
@@ -156,6 +162,7 @@ def read_status(config: AgentConfig) -> Status:
         trust=peek(config.state.dir / TRUST),
         state_fault=None if fault is None else f"{fault}; {fault.hint}",
         capture=capture_words(config, served_inputs(config, state)),
+        is_root_on_trust=is_root_on_trust(config),
     )
 
 

@@ -24,10 +24,8 @@ from wire.link import Link
 from wire.messages import Desired
 from wire.trust import SignedText, open_sealed
 
-from .adapters.identity import FOLDER as IDENTITY
-from .adapters.trust import ROOT, MarkStore, TrustStore
+from .adapters.trust import MarkStore, TrustStore
 from .adapters.trust_mqtt import DeliveredMetadata
-from .config import AgentConfig
 from .core import metadata_pull
 from .core import trust as core
 from .core.states import Assignment, DeviceState, OnProbation
@@ -385,30 +383,6 @@ class Trust:
         told.append((now_s, detail))
         log.warning("%s (%s)", detail, code)
         self._alarm(code, detail)
-
-
-def read_bootstrap(config: AgentConfig) -> bytes:
-    """Return the root of trust that this device was given: at its enrolment, or by a person.
-
-    Raises:
-        ConfigError: `trust_root_missing` or `trust_root_unreadable`.
-    """
-    enrolled = config.state.dir / IDENTITY / ROOT
-    path = enrolled if enrolled.exists() else config.trust.root
-    if path is None:
-        raise ConfigError(
-            "this device has no root of trust: it could not tell whose models it runs",
-            code="trust_root_missing",
-            hint="enrol it, or name a copy of the fleet's root.json as [trust] root",
-        )
-    try:
-        return path.read_bytes()
-    except OSError as exc:
-        raise ConfigError(
-            f"cannot read the root of trust, {path}: {exc.strerror}",
-            code="trust_root_unreadable",
-            hint="copy the fleet's root.json there; [trust] root names it",
-        ) from exc
 
 
 def _verify(public: str, sealed: SignedText) -> None:

@@ -255,7 +255,9 @@ def _make_door(
 
     def root() -> str:
         try:
-            return admission.root_path.read_text() if admission.root_path is not None else ""
+            return (
+                admission.root_path.read_bytes().decode() if admission.root_path is not None else ""
+            )
         except FileNotFoundError:
             return ""
 

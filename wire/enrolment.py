@@ -1,7 +1,8 @@
 """What device and controller agree on when a device is let in: join token, requests, answers.
 
 The first contact needs no trust on first use: the token carries the fingerprint of the authority that
-the controller must show before it gets to see the token.
+the controller must show before it gets to see the token. What the operator's command hands on carries the
+digest of the fleet's root of trust as well, which no controller can choose.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from .messages import Part
 
 TOKEN_PREFIX: Final = "mfjoin"  # noqa: S105 - for scanners that look for secrets in the wrong place
 SECRET_BYTES: Final = 32
-_TOKEN_PATTERN: Final = rf"{TOKEN_PREFIX}_[0-9a-f]{{64}}_[0-9a-f]{{64}}"
+TOKEN_PATTERN: Final = rf"{TOKEN_PREFIX}(_[0-9a-f]{{64}}){{2,3}}"
 RENEW_CONTEXT: Final = b"modelfleet renew 1\n"
 """Stands before a signing request that the key before it signs."""
 CONFIRM_CONTEXT: Final = b"modelfleet confirm 1\n"
@@ -40,18 +41,26 @@ class JoinToken:
     Attributes:
         secret: 256 bits in hexadecimal.
         fingerprint: sha-256 of the authority's certificate (DER).
+        root: sha-256 of the fleet's root of trust (its file), as the operator's side has it; empty
+            where it had none. The controller makes tokens without.
     """
 
     secret: str
     fingerprint: str
+    root: str = ""
 
     @property
     def digest(self) -> str:
         """What the controller keeps of it."""
         return hashlib.sha256(self.secret.encode()).hexdigest()
 
-    def __str__(self) -> str:
+    @property
+    def for_controller(self) -> str:
+        """The text that the controller gets: it has no use for the rest."""
         return f"{TOKEN_PREFIX}_{self.secret}_{self.fingerprint}"
+
+    def __str__(self) -> str:
+        return f"{self.for_controller}_{self.root}" if self.root else self.for_controller
 
 
 def parse_token(text: str) -> JoinToken:
@@ -60,14 +69,13 @@ def parse_token(text: str) -> JoinToken:
     Raises:
         PeerError: `token_invalid`.
     """
-    if not re.fullmatch(_TOKEN_PATTERN, text):
+    if not re.fullmatch(TOKEN_PATTERN, text):
         raise PeerError(
             "this is no join token",
             code="token_invalid",
             hint="copy the whole of it, as `fleet device token NAME` prints it",
         )
-    _, secret, fingerprint = text.split("_")
-    return JoinToken(secret, fingerprint)
+    return JoinToken(*text.split("_")[1:])
 
 
 class EnrollRequest(Part):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import logging
 import ssl
+from pathlib import Path
 from typing import TypeVar
 
 from pydantic import BaseModel
 
+from agent.core.root import check_pin
 from wire import codec
 from wire.endpoint import TlsFiles
 from wire.enrolment import (
@@ -21,6 +23,7 @@ from wire.enrolment import (
 )
 from wire.errors import PeerError
 
+from .bootstrap import read_named_root
 from .https import Connection
 from .identity import Identity
 
@@ -29,29 +32,42 @@ log = logging.getLogger(__name__)
 AnswerT = TypeVar("AnswerT", bound=BaseModel)
 
 
-def enrol(identity: Identity, device: str, url: str, token_text: str) -> None:
+def enrol(
+    identity: Identity, device: str, url: str, token_text: str, *, named_root: Path | None
+) -> None:
     """Exchange a join token for an identity. To be said again after any failure.
 
-    Nothing secret is sent before the controller has shown the authority that the token names.
+    Nothing secret is sent before the controller has shown the authority that the token names, and no
+    root of trust is taken from it but one that the token, a person or the device's past vouches for.
+
+    Args:
+        identity: What the device has, in whatever condition.
+        device: Its id.
+        url: Of the controller's listener for devices.
+        token_text: The join token, with or without the digest of the root of trust.
+        named_root: The file of `[trust] root`.
 
     Raises:
-        ConfigError: `enroll_url`.
-        PeerError: `token_invalid`, `token_used`, `token_expired`, `wrong_device`, `wrong_authority`
-            and what else the controller answers.
+        ConfigError: `enroll_url` or `trust_root_unreadable`.
+        PeerError: `token_invalid`, `token_used`, `token_expired`, `wrong_device`, `wrong_authority`,
+            `wrong_root` and what else the controller answers.
         TransferError: `controller_unreachable`.
         StorageError: The disk failed.
     """
     token = parse_token(token_text)
+    named = read_named_root(named_root) if named_root is not None else None
+    check_pin(token.root, named or identity.held_root())
     csr = identity.new_request(device)
     ca = _fetch_ca(url, token)
     context = ssl.create_default_context(cadata=ca)
     TlsFiles.relax(context)
-    body = EnrollRequest(token=str(token), csr=csr)
+    body = EnrollRequest(token=token.for_controller, csr=csr)
     welcome = _ask(url, "/v1/enroll", body, context, Welcome)
     kept = _named_certificate(welcome.ca, token)
     if welcome.device != device or kept is None:
         raise PeerError("the controller answered for another device or fleet", code="wrong_device")
-    identity.enrol(welcome.model_copy(update={"ca": kept}), url)
+    welcome = welcome.model_copy(update={"ca": kept})
+    identity.enrol(welcome, url, root_sha256=token.root, named_root=named)
     log.info("enrolled as %s; the broker is %s", device, welcome.broker_url)
 
 

@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from agent.core.root import HeldRoot, choose_root
 from wire.endpoint import TlsFiles
 from wire.enrolment import CONFIRM_CONTEXT, RENEW_CONTEXT, ConfirmRequest, RenewRequest, Welcome
 from wire.errors import PeerError, StorageError
@@ -41,6 +42,7 @@ from .identity_files import (
     Place,
     check_pair,
     find_faults,
+    find_root,
     in_words,
     load_key,
     place_text,
@@ -55,6 +57,15 @@ LOCK: Final = "identity.lock"
 LOCK_AGAIN_S: Final = 0.2
 AGAIN: Final = (
     "`fleet device token NAME` prints the command that lets it in again; its models serve on"
+)
+
+
+ON_TRUST: Final = (
+    "the root of trust is taken on trust from the controller: nobody else vouches for it"
+)
+PIN_IT: Final = (
+    "enrol by a token that `fleet device token NAME` makes beside the fleet's root.json, or name a copy"
+    " of that as [trust] root"
 )
 
 
@@ -236,26 +247,46 @@ class Identity:
         csr = x509.CertificateSigningRequestBuilder().subject_name(name).sign(key, hashes.SHA256())
         return csr.public_bytes(serialization.Encoding.PEM).decode()
 
-    def enrol(self, welcome: Welcome, door_url: str) -> None:
+    def held_root(self) -> HeldRoot | None:
+        """Return the root of trust of this device by what is left of its identity, None if nothing tells."""
+        return find_root(self.folder, self._copy)
+
+    def enrol(
+        self,
+        welcome: Welcome,
+        door_url: str,
+        *,
+        root_sha256: str = "",
+        named_root: HeldRoot | None = None,
+    ) -> None:
         """Keep what the controller answered; the device is enrolled when this returns.
 
+        Args:
+            welcome: The answer.
+            door_url: Where it came from.
+            root_sha256: Digest of the root of trust in the join token; empty where it has none.
+            named_root: What a person has named as root of trust; it counts before what is here.
+
         Raises:
-            PeerError: `certificate_invalid`: it is not for our key.
+            PeerError: `certificate_invalid`: it is not for our key; `wrong_root`.
             StorageError: `disk_full` or `storage_error`; to be done again.
         """
         pair = self._paired(welcome)
-        ca, root = welcome.ca.encode(), welcome.root.encode()
+        held = named_root or self.held_root()
+        root = choose_root(welcome.root, pin=root_sha256, held=held)
+        ca = welcome.ca.encode()
         place = Place(
             device=welcome.device,
             broker_url=welcome.broker_url,
             door_url=door_url,
             ca_sha256=hashlib.sha256(ca).hexdigest(),
-            root_sha256=hashlib.sha256(root).hexdigest() if root else "",
+            root_sha256=root.digest,
+            is_root_pinned=root.is_pinned,
         )
         try:
             write_durably(self.ca, ca)
-            if root:
-                write_durably(self.root, root)
+            if root.text:
+                write_durably(self.root, root.text.encode())
             write_durably(self._place, place_text(place).encode())
             write_durably(self._unconfirmed, b"")
             self._trial.unlink(missing_ok=True)
@@ -267,6 +298,8 @@ class Identity:
             self.keep()
         except StorageError as exc:
             log.warning("%s", exc)  # it is in, and confirms nothing before that is made up for
+        if root.text and not root.is_pinned:
+            log.warning("%s; %s", ON_TRUST, PIN_IT)
 
     def renewal(self, device: str) -> RenewRequest:
         """Return the request for the next certificate, signed by the key of the present one.

@@ -31,6 +31,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import TypeAdapter
 
+from agent.core.root import HeldRoot, digest_of
 from wire.endpoint import TlsFiles
 from wire.errors import StorageError
 
@@ -57,7 +58,8 @@ class Place:
     """Where a device belongs, as it was told when it enrolled.
 
     `ca_sha256` and `root_sha256` are of the files that came with it; the latter is empty where the
-    fleet had no root of trust to give.
+    fleet had no root of trust to give. `is_root_pinned` says that somebody vouched for that root other
+    than the controller.
     """
 
     device: str
@@ -65,6 +67,7 @@ class Place:
     door_url: str
     ca_sha256: str = ""
     root_sha256: str = ""
+    is_root_pinned: bool = False
 
 
 _PLACE: Final = TypeAdapter(Place)
@@ -78,7 +81,10 @@ def read_place(path: Path) -> Place:
         OSError: It cannot be read.
         ValueError: It is not as it was written.
     """
-    text = path.read_bytes().decode()
+    return _place(path.read_bytes().decode())
+
+
+def _place(text: str) -> Place:
     # An agent of before wrote JSON as it stands, and no digests.
     return _PLACE.validate_json(text if text.startswith("{") else unsealed(text)[1])
 
@@ -233,6 +239,40 @@ class IdentityCopy:
             if path.exists():
                 move_aside(path)
             write_durably(path, kept[name].encode(), mode=PRIVATE)
+
+
+def find_root(folder: Path, copy: IdentityCopy) -> HeldRoot | None:
+    """Return the root of trust that an identity has or had, None where nothing tells.
+
+    The digest in either copy's fleet.json tells it also where the root itself is lost.
+    """
+    kept = copy.read() or {}
+    in_use, copied = _text(folder / ROOT), kept.get(ROOT, "")
+    words = f"{folder} and {COPY} beside it"
+    for text in (_text(folder / PLACE), kept.get(PLACE, "")):
+        with contextlib.suppress(ValueError):
+            place = _place(text)
+            if digest := place.root_sha256:
+                whole = next((t for t in (in_use, copied) if digest_of(t) == digest), "")
+                return HeldRoot(digest, whole, words, is_pinned=place.is_root_pinned)
+    # Of an agent of before, or an enrolment that was cut off: no digest says whether it is damaged.
+    if text := copied or (in_use if in_use and _is_root(in_use) else ""):
+        return HeldRoot(digest_of(text), text, words)
+    return None
+
+
+def _is_root(text: str) -> bool:
+    from .ngclient import is_root  # python-tuf takes its time, and is seldom needed here
+
+    return is_root(text.encode())
+
+
+def _text(path: Path) -> str:
+    """Return the text of a file, nothing of one that is gone or none."""
+    try:
+        return path.read_bytes().decode()
+    except (OSError, UnicodeDecodeError):
+        return ""
 
 
 def in_words(faults: Mapping[str, str]) -> str:

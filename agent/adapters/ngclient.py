@@ -64,6 +64,16 @@ class Run:
     error: ModelfleetError | None = None
 
 
+def is_root(data: bytes) -> bool:
+    """Whether a file is a root of trust as its own keys have signed it: damage would show."""
+    try:
+        root = Metadata[Root].from_bytes(data)
+        root.signed.verify_delegate("root", root.signed_bytes, root.signatures)
+    except (exceptions.RepositoryError, ValueError):
+        return False
+    return True
+
+
 def run(
     directory: Path,
     bootstrap: bytes,

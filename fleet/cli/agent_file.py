@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from fleet.api.admission_schemas import Invitation
+from wire.enrolment import parse_token
 from wire.errors import ConfigError
 
 from .console import say
@@ -23,7 +24,8 @@ _TEMPLATE: Final = """\
 id = {device}
 
 [enroll]
-# The first start exchanges this for key, certificate and the broker's address. It works once.
+# The first start exchanges this for key, certificate, root of trust and the broker's address. It works
+# once{pin}.
 url = {url}
 token = {token}
 
@@ -88,6 +90,9 @@ class AgentFile:
             device=_quoted(self.device),
             url=_quoted(invitation.url),
             token=_quoted(invitation.token),
+            pin=", and only where the root of trust is the fleet's own"
+            if parse_token(invitation.token).root
+            else "",
             listen=_quoted(self.listen),
             socket=f"socket = {_quoted(str(socket))}"
             if _fits(socket)

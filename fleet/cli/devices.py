@@ -32,7 +32,17 @@ from .console import (
     show_facts,
     show_json,
 )
-from .joining import DEFAULT_VALID, Valid, invite, revoke, show_invitation, token, until
+from .joining import (
+    DEFAULT_VALID,
+    Root,
+    Valid,
+    invite,
+    pin_root,
+    revoke,
+    show_invitation,
+    token,
+    until,
+)
 from .quarantine import is_lifted, release_of
 
 DEFAULT_LISTEN: Final = "127.0.0.1:8600"
@@ -98,6 +108,7 @@ def add(
         Path | None, typer.Option(help="Its state; else devices/NAME beside the output file.")
     ] = None,
     valid: Valid = DEFAULT_VALID,
+    root: Root = None,
     controller: Controller = None,
 ) -> None:
     """Add a device, or many from a CSV file, and make the tokens by which they join."""
@@ -108,7 +119,7 @@ def add(
                 "takes its devices and tags from the file; only --output-dir and --listen go with it",
                 param_hint="--from",
             )
-        _add_many(source, output_dir, listen, valid, controller)
+        _add_many(source, output_dir, listen, valid, root, controller)
         return
     if device is None:
         raise typer.BadParameter("name a device, or a file with --from", param_hint="DEVICE")
@@ -120,6 +131,7 @@ def add(
         id=given_name(device, what="device id"),
         tags=parse_tags(tag, option="--tag"),
     )
+    pin = pin_root(root)
     with Client(controller) as client:
         file = None
         if output is not None:
@@ -127,7 +139,7 @@ def add(
             file.check()
         client.post("/v1/devices", row, Device)
         say(f"added {row.id}")
-        invitation = invite(client, row.id, valid)
+        invitation = invite(client, row.id, valid, pin)
     if file is None:
         show_invitation(invitation)
         return
@@ -137,9 +149,15 @@ def add(
 
 
 def _add_many(
-    source: Path, folder: Path | None, listen: str, valid: str, controller: str | None
+    source: Path,
+    folder: Path | None,
+    listen: str,
+    valid: str,
+    root: Path | None,
+    controller: str | None,
 ) -> None:
     rows = _read_csv(source)
+    pin = pin_root(root) if folder is not None else ""
     with Client(controller) as client:
         files = []
         if folder is not None:
@@ -149,7 +167,7 @@ def _add_many(
         client.post_list("/v1/devices", rows, Device)
         say(f"added {counted(len(rows), 'device')}")
         for file in files:
-            write_agent_file(file, invite(client, file.device, valid))
+            write_agent_file(file, invite(client, file.device, valid, pin))
     if files:
         say(f"wrote {len(files)} files to {folder}")
 

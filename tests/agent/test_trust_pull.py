@@ -40,7 +40,7 @@ class Fleet:
         self.repository.publish_all(ROLE, "targets")
         self.publish()
         identity = Identity(root / "state")
-        door.enrol(identity, DEVICE, self.site.url, self.site.token())
+        door.enrol(identity, DEVICE, self.site.url, self.site.token(), named_root=None)
         self.told = queue.Queue()
         self.alarms = []
         self.state = DeviceState()

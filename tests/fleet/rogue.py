@@ -9,7 +9,7 @@ class Rogue:
     """An HTTPS server that says what it is told to say, and remembers what it was told.
 
     Args:
-        pair: Key and certificate files that it shows.
+        pair: Key and certificate files that it shows; None for plain HTTP.
         answers: Bytes by path, or what makes them of a request's body.
     """
 
@@ -39,11 +39,13 @@ class Rogue:
                 pass
 
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(pair.certificate, pair.key)
-        self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+        if pair is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(pair.certificate, pair.key)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-        self.url = f"https://127.0.0.1:{self._server.server_address[1]}"
+        scheme = "https" if pair is not None else "http"
+        self.url = f"{scheme}://127.0.0.1:{self._server.server_address[1]}"
 
     def __enter__(self):
         self._thread.start()

@@ -21,7 +21,8 @@ DEVICES = ("cam-01", "cam-02")
 class Site:
     """A controller's door, with a clock that is moved by hand; the other side's runs by itself."""
 
-    def __init__(self, folder, **more):
+    def __init__(self, folder, root='{"signed":{}}', **more):
+        self.root = root
         self.late_ms = 0
         self.told = []
         self.strangers = set()
@@ -34,7 +35,7 @@ class Site:
         )
         self.enrolment = Enrolment(
             authority, self.store, access, self.now,
-            broker_url=BROKER, door_url="", root=lambda: '{"signed":{}}',
+            broker_url=BROKER, door_url="", root=lambda: self.root,
             monotonic_s=lambda: time.monotonic() + self.late_ms / 1000, **more,
         )  # fmt: skip
         listener = socket.create_server(("127.0.0.1", 0), backlog=256)

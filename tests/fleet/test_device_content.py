@@ -45,7 +45,7 @@ def identity(tmp_path, site):
 
 def enrolled(folder, site, device="cam-01"):
     identity = Identity(folder)
-    agent_door.enrol(identity, device, site.url, site.token(device))
+    agent_door.enrol(identity, device, site.url, site.token(device), named_root=None)
     return identity
 
 

@@ -43,7 +43,7 @@ def identity(tmp_path):
 
 
 def enrol(identity, site, device="cam-01", token=None):
-    agent_door.enrol(identity, device, site.url, token or site.token(device))
+    agent_door.enrol(identity, device, site.url, token or site.token(device), named_root=None)
 
 
 def refused(code):
@@ -346,7 +346,7 @@ def hook(event, args):
 sys.addaudithook(hook)
 identity = Identity(Path(folder))
 if step == "enrol":
-    door.enrol(identity, "cam-01", url, token)
+    door.enrol(identity, "cam-01", url, token, named_root=None)
 elif step == "renew":
     door.renew(identity)
 else:

@@ -67,7 +67,7 @@ def test_a_second_authority_beside_the_true_one_gets_no_token(
     answers = {"/v1/ca": mix(true.pem, evil.pem).encode(), "/v1/enroll": b"{}"}
     with Rogue(evil.folder.server, answers) as rogue:
         with pytest.raises(ModelfleetError) as caught:
-            agent_door.enrol(identity, "cam-01", rogue.url, str(token))
+            agent_door.enrol(identity, "cam-01", rogue.url, str(token), named_root=None)
         assert rogue.paths() == ["/v1/ca"]
     assert caught.value.code in ("wrong_authority", "controller_unreachable")
 
@@ -89,7 +89,7 @@ def test_of_an_authority_only_the_certificate_is_kept(authorities, tmp_path, rem
     answers = {"/v1/ca": true.pem.encode(), "/v1/enroll": welcome}
     try:
         with Rogue(true.folder.server, answers) as rogue:
-            agent_door.enrol(identity, "cam-01", rogue.url, site.token())
+            agent_door.enrol(identity, "cam-01", rogue.url, site.token(), named_root=None)
     except PeerError as exc:
         refusal = exc.code
     finally:

@@ -2,10 +2,10 @@
 
 from functools import cache
 
-from agent.adapters import https
+from agent.adapters import https, ngclient
 from agent.adapters.identity import Identity
 from fleet.pki import authority
-from tests.fuzz.device_doors import folder
+from tests.fuzz.device_doors import folder, signed_by_a_stranger
 from tests.fuzz.door import Door
 from tests.fuzz.fleet_doors import ERROR_SCHEMA, _authority
 from tests.fuzz.samples import matching, sampled_json
@@ -30,9 +30,11 @@ def doors():
         "join token",
         lambda data: enrolment.parse_token(data.decode("utf-8", "replace")),
         (PeerError,),
-        lambda random: (
-            f"{enrolment.TOKEN_PREFIX}_{matching('[0-9a-f]{64}', random)}"
-            f"_{matching('[0-9a-f]{64}', random)}"
+        lambda random: "_".join(
+            [
+                enrolment.TOKEN_PREFIX,
+                *(matching("[0-9a-f]{64}", random) for _ in range(2 + random.randrange(2))),
+            ]
         ).encode(),
         lambda token: str(token).encode(),
         ("wire.enrolment",),
@@ -52,6 +54,15 @@ def doors():
         lambda _random: _certificate().encode(),
         None,  # becomes a file with the device's key
         ("agent.adapters.identity",),
+        weight=0.3,
+    )
+    yield Door(
+        "root of trust here",
+        ngclient.is_root,
+        (),
+        lambda _random: signed_by_a_stranger().files["1.root.json"],
+        None,  # written by the fleet
+        ("agent.adapters.ngclient",),
         weight=0.3,
     )
     yield Door(

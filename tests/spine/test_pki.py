@@ -1,5 +1,6 @@
 """Certificates on the real programs: three lives, a long absence, and a device that is put out."""
 
+import hashlib
 import json
 import re
 import threading
@@ -79,6 +80,8 @@ def test_a_device_that_is_put_out_is_cut_and_cannot_come_back(make_bed, kind):
     # A new token is a person's word.
     command = bed.fleet("device", "token", "cam-0")
     url, token = re.search(r"--url (\S+) --token (\S+)", command).groups()
+    root = hashlib.sha256((bed.fleet_dir / "root.json").read_bytes()).hexdigest()
+    assert token.endswith(root), "the device may be given any root of trust"
     enroll = ["fleet-agent", "enroll", "--config", "cam-0.toml", "--url", url, "--token", token]
     program = Program("enroll", enroll, bed.fleet_dir)
     program.start()

@@ -39,7 +39,7 @@ def site(tmp_path):
 @pytest.fixture
 def identity(site, tmp_path):
     identity = Identity(tmp_path / "state")
-    door.enrol(identity, DEVICE, site.url, site.token())
+    door.enrol(identity, DEVICE, site.url, site.token(), named_root=None)
     return identity
 
 
