@@ -95,7 +95,7 @@ class Watch:
     # -- evidence
 
     def observe(self, tx: Tx, rule: str, findings: Iterable[Finding], now_unix_ms: int) -> None:
-        """Take note of findings, each in place of what was known of its subject."""
+        """Take note of findings, each in place of what was known of its subject, its words too."""
         newest = {finding.subject: finding for finding in findings}
         if rule not in self.rules or not newest:
             return
@@ -112,6 +112,9 @@ class Watch:
                 gone.append(row.id)
             elif new is not None and (row is None or new != old):
                 changed.append(self._row(row, new, finding))
+            elif row is not None and finding.is_breached and finding.text != row.text:
+                # When it is due stays: new words alone wake nobody.
+                changed.append(replace(row, text=finding.text))
         tx.alerts.save(changed)
         tx.alerts.drop(gone)
 

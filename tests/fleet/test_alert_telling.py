@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
@@ -86,6 +87,47 @@ def test_what_is_over_before_it_was_told_is_not_told(fleet: Fold) -> None:
     fleet.report("drift")
     fleet.wait(60)
     assert fleet.told() == []
+
+
+def test_what_is_told_again_and_listed_is_what_was_found_last(fleet: Fold) -> None:
+    fleet.report("drift", Finding("x", True, "3 of 300 devices"))
+    fleet.wait(60, step_s=5)
+    fleet.report("drift", Finding("x", True, "200 of 300 devices"))
+    fleet.wait(60, step_s=5)
+    assert fleet.told() == [("firing", "drift", 1)]  # new words alone wake nobody
+    with TestClient(build_app(fleet.controller), headers=fleet.bearer()) as api:
+        assert [a["text"] for a in api.get("/v1/alerts").json()] == ["200 of 300 devices"]
+    fleet.wait(DAY_S + 3600, step_s=900)
+    assert [text for body in fleet.bodies() for text in texts(body)] == [
+        "3 of 300 devices",
+        "200 of 300 devices",
+    ]
+    fleet.report("drift", Finding("x", False, "none"))
+    fleet.wait(60, step_s=5)
+    assert texts(fleet.bodies()[-1]) == ["200 of 300 devices"]  # what is over, not how it is now
+
+
+def test_new_words_are_written_once(fleet: Fold) -> None:
+    fleet.report("drift", Finding("x", True, "3 of 300 devices"))
+    fleet.wait(60, step_s=5)
+    with fleet.store.write() as tx:
+        raw = tx.alerts._connection
+
+        def total() -> int:
+            found: int = raw.exec_driver_sql("SELECT total_changes()").scalar_one()
+            return found
+
+        def written(text: str) -> int:
+            before = total()
+            finding = Finding("x", True, text)
+            fleet.controller.alerts.report(tx, "drift", [finding], fleet.now_unix_ms)
+            return total() - before
+
+        assert [written(f"{n} of 300 devices") for n in (3, 200, 200)] == [0, 1, 0]
+
+
+def texts(body: Any) -> list[str]:
+    return [alert["annotations"]["summary"] for alert in body["alerts"]]
 
 
 def test_a_killed_controller_loses_nothing_and_says_nothing_twice(fleet: Fold) -> None:
