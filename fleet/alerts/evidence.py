@@ -153,26 +153,22 @@ def look_at_requests(watch: Watch, tx: Tx, sight: Sight) -> None:
     window_ms = int(limits.window_s * 1000)
     counts = tx.alerts.counts((now_unix_ms - window_ms) // MINUTE_MS + 1)
     known = tx.alerts.open_of("error_ratio")
-    findings = []
+    findings, judged = [], set()
     for manifest, (requests, errors) in counts.items():
         release = tx.releases.by_manifest(manifest)
         if release is None or requests < limits.min_requests:
             continue
+        name = f"{release.model}:{release.version}"
+        judged.add(name)
         is_bad = core.above(
             errors / requests, raise_at=limits.raise_ratio, clear_at=limits.clear_ratio
         )
         if is_bad is not None:
-            name = f"{release.model}:{release.version}"
             text = f"{name} failed {errors:,} of {requests:,} requests"
             findings.append(Finding(name, is_bad, text))
     if now_unix_ms - sight.since_unix_ms >= window_ms:
-        # Nobody asks that release any more, so that nothing of it fails.
-        asked = {
-            f"{release.model}:{release.version}"
-            for manifest in counts
-            if (release := tx.releases.by_manifest(manifest)) is not None
-        }
-        findings += [Finding(name, False, "") for name in known if name not in asked]
+        # For a whole window too few have asked that release, or nobody: what failed before is over.
+        findings += [Finding(name, False, "") for name in known if name not in judged]
     watch.observe(tx, "error_ratio", findings, now_unix_ms)
     tx.alerts.prune_counts((now_unix_ms - 2 * window_ms) // MINUTE_MS)
 
@@ -180,12 +176,14 @@ def look_at_requests(watch: Watch, tx: Tx, sight: Sight) -> None:
 def look_at_labels(watch: Watch, tx: Tx, now_unix_ms: int) -> None:
     """Judge each release by the labels that came for it lately; what was estimated is no evidence."""
     limits = watch.settings.accuracy_low
-    if "accuracy_low" not in watch.rules or (limits.limit_ratio is None and not limits.models):
+    if "accuracy_low" not in watch.rules:
         return
     findings = []
-    for manifest, (rows, right) in tx.performance.totals(
-        now_unix_ms - int(limits.window_s * 1000)
-    ).items():
+    since_unix_ms = now_unix_ms - int(limits.window_s * 1000)
+    # Without any limit nothing is read, but what an earlier one raised still comes to its end.
+    has_limits = limits.limit_ratio is not None or bool(limits.models)
+    totals = tx.performance.totals(since_unix_ms) if has_limits else {}
+    for manifest, (rows, right) in totals.items():
         release = tx.releases.by_manifest(manifest)
         limit = limits.limit_of(release.model) if release is not None else None
         if release is None or limit is None or not rows:

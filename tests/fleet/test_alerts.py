@@ -290,6 +290,24 @@ def test_errors_are_counted_over_the_whole_fleet_and_the_last_minutes(fleet: Fol
     assert fleet.states("error_ratio") == {}
 
 
+def test_a_burst_of_errors_is_over_when_few_ask_for_a_whole_window(fleet: Fold) -> None:
+    fleet.add("a")
+    row = fleet.release("1.0.0")
+
+    def minute(seq: int, n: int, bad: int) -> dict[str, str]:
+        window(fleet.devices["a"], seq, row.manifest, now=fleet.now_unix_ms, n=n, bad=bad)
+        fleet.settle()
+        fleet.wait(60, step_s=10)
+        return fleet.states("error_ratio")
+
+    assert minute(1, 100, 40) == {"digits:1.0.0": "firing"}
+    found = [minute(seq, 5, 5) for seq in range(2, 20)]
+    assert found[0] == {"digits:1.0.0": "firing"}
+    assert found[12] == {"digits:1.0.0": "firing"}, "the burst is within the window"
+    assert found[-1] == {}, "5 requests a minute prove nothing"
+    assert fleet.told() == [("firing", "error_ratio", 1), ("resolved", "error_ratio", 1)]
+
+
 def test_what_waited_in_an_outbox_says_nothing_of_now(fleet: Fold) -> None:
     fleet.add("a")
     row = fleet.release("1.0.0")

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from fleet.alerts.settings import AlertsSection
+from fleet.alerts.watch import Watch
 from fleet.api.app import build_app
 from fleet.core.cbpe import CAVEAT
 from fleet.core.performance import PerformanceSums, Refused, wilson
@@ -19,7 +21,7 @@ from fleet.store.slots import SlotRow
 from fleet.store.store import Store
 from tests.fleet.bundles import bundle
 from tests.fleet.test_metrics import scraped
-from tests.fleet.watched import Fold
+from tests.fleet.watched import HOOK, Fold
 from wire import codec, topics
 from wire.histogram import Baseline, CategoryColumn
 from wire.link import Connected, Delivered, LinkEvent
@@ -205,6 +207,20 @@ def test_an_alert_when_the_whole_interval_is_below_the_limit(site: Site) -> None
         ("firing", "accuracy_low"),
         ("resolved", "accuracy_low"),
     ]
+
+
+def test_without_any_limit_what_is_open_comes_to_its_end(site: Site) -> None:
+    site.label("lab-1", labelled_count=500, correct_count=400)
+    site.fleet.wait(120, step_s=5)
+    assert site.fleet.states("accuracy_low") == {"digits:1.0.0": "firing"}
+    unlimited = AlertsSection.model_validate({"accuracy_low": {"clear_for_s": 600}})
+    site.fleet.watch = lambda: Watch(unlimited, receivers=[HOOK])
+    site.fleet.restart()
+    site.fleet.wait(900, step_s=20)
+    assert site.fleet.states("accuracy_low") == {}
+    over = site.fleet.bodies()[-1]
+    assert (over["status"], over["groupLabels"]["alertname"]) == ("resolved", "accuracy_low")
+    assert "was right in 400 of 500" in over["commonAnnotations"]["summary"]
 
 
 # -- labels on their way
