@@ -12,6 +12,7 @@ from fleet.expiries import certificate_end, expiries, observer_label
 from fleet.ingest import Outcome
 from fleet.metrics import KNOWN_CODES, OTHER
 from fleet.store.alerts import MAX_COUNTED
+from fleet.store.devices import BATCH, Selection
 from fleet.store.store import Store, Tx
 from fleet.trust.stored import load
 from wire import codec
@@ -24,6 +25,7 @@ REQUESTS_EVERY_MS: Final = 10_000
 """How often the share of errors is looked at; devices tell of it once a minute."""
 MAX_PAGES: Final = 10
 """Pages of alerts in one tick; what is left waits for the next."""
+VITALS: Final = "telemetry/vitals"
 _PREDECESSORS: Final = 3
 """Newest vitals that are looked through for the one before; they may come out of order."""
 
@@ -68,10 +70,10 @@ def take_in(watch: Watch, tx: Tx, outcome: Outcome, now_unix_ms: int) -> None:
             case _:
                 pass
     watch.pulse(tx, "device_alarm", alarms, now_unix_ms)
-    for device, records in vitals.items():
-        gaps += _dropped(tx, device, records)
+    newest = _newest(tx, vitals)
+    for device, current in newest.items():
+        gaps += _dropped(tx, device, current, vitals[device])
     watch.pulse(tx, "records_dropped", gaps, now_unix_ms)
-    newest = {device: max(found, key=lambda v: v.seq) for device, found in vitals.items()}
     watch.observe(tx, "disk_low", _disks(watch, tx, newest), now_unix_ms)
     if "error_ratio" in watch.rules and counts:
         released = {key[0] for key in counts if tx.releases.by_manifest(key[0]) is not None}
@@ -96,15 +98,40 @@ def _lost(device: str, count: int) -> Finding:
     return Finding(device, True, f"{device} lost {count:,} records", device)
 
 
-def _dropped(tx: Tx, device: str, records: list[m.VitalsTelemetry]) -> Iterator[Finding]:
+def _newest(tx: Tx, vitals: Mapping[str, list[m.VitalsTelemetry]]) -> dict[str, m.VitalsTelemetry]:
+    """Return the vitals that say how devices are now: the newest that there are of the current boot.
+
+    What has waited on a device comes after what is new, and says how it was. A device that was
+    never seen has only these.
+    """
+    ids = sorted(vitals)
+    boots: dict[str, str] = {}
+    for start in range(0, len(ids), BATCH):
+        among = Selection(among=frozenset(ids[start : start + BATCH]))
+        boots |= {device: row.boot for device, row in tx.devices.presence(among).items()}
+    found = {}
+    for device, records in vitals.items():
+        boot = boots.get(device)
+        newest = max(
+            (v for v in records if boot in (None, v.boot)), key=lambda v: v.seq, default=None
+        )
+        if newest is None:
+            continue
+        (stored,) = tx.journal.of_boot(device, newest.boot, channel=VITALS, limit=1)
+        if stored.key.seq == newest.seq:
+            found[device] = newest
+    return found
+
+
+def _dropped(
+    tx: Tx, device: str, newest: m.VitalsTelemetry, records: list[m.VitalsTelemetry]
+) -> Iterator[Finding]:
     """Yield the loss that a device tells of, if its count has grown since the vitals before."""
-    newest = max(records, key=lambda v: v.seq)
     if newest.records_dropped == 0:
         return
     before = 0
     fresh = {(v.boot, v.seq) for v in records}
-    channel = "telemetry/vitals"
-    for row in tx.journal.records(device, channel=channel, limit=_PREDECESSORS + len(records)):
+    for row in tx.journal.records(device, channel=VITALS, limit=_PREDECESSORS + len(records)):
         if (row.key.boot, row.key.seq) in fresh or row.key.boot != newest.boot:
             continue
         stored = codec.decode(m.VitalsTelemetry, row.body.encode())

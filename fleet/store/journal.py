@@ -5,9 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, tuple_
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    delete,
+    func,
+    insert,
+    select,
+    tuple_,
+)
 
 from .schema import EVENTS, PRESENCE, PUBLICATIONS, RECORDS
 
@@ -110,13 +119,36 @@ class Journal:
                 .order_by(RECORDS.c.seq.desc())
                 .limit(limit - len(found))
             )
-            found += [
-                RecordRow(RecordKey(r.device, r.boot, r.seq), r.channel, r.received_unix_ms, r.body)
-                for r in self._connection.execute(query)
-            ]
+            found += self._rows(query)
             if len(found) >= limit:
                 break
         return found
+
+    def of_boot(
+        self, device: str, boot: str, *, channel: str, below_seq: int | None = None, limit: int
+    ) -> list[RecordRow]:
+        """Return a device's newest records of one boot and channel, newest first.
+
+        By the key from the newest down: what is read does not grow with the history.
+
+        Args:
+            device: Whose.
+            boot: Which of its boots.
+            channel: One, in full.
+            below_seq: Only those with a smaller number.
+            limit: How many at most.
+        """
+        where = [RECORDS.c.device == device, RECORDS.c.boot == boot, RECORDS.c.channel == channel]
+        if below_seq is not None:
+            where.append(RECORDS.c.seq < below_seq)
+        query = select(RECORDS).where(*where).order_by(RECORDS.c.seq.desc()).limit(limit)
+        return self._rows(query)
+
+    def _rows(self, query: Select[Any]) -> list[RecordRow]:
+        return [
+            RecordRow(RecordKey(r.device, r.boot, r.seq), r.channel, r.received_unix_ms, r.body)
+            for r in self._connection.execute(query)
+        ]
 
     def _boots(self, device: str, where: Sequence[ColumnElement[bool]]) -> list[str]:
         """Return the boots of a device with such records, newest first: its current one, then as they came.

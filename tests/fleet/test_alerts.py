@@ -226,6 +226,31 @@ def test_a_disk_that_runs_full_and_is_cleared(fleet: Fold) -> None:
     assert states == ["-", "-", "firing", "firing", "-"]
 
 
+def test_vitals_that_waited_say_nothing_of_now(fleet: Fold) -> None:
+    fleet.add("a")
+    cam = fleet.devices["a"]
+    full, empty = 4 * 10**8, 2 * 10**9
+
+    def states(*records: m.VitalsTelemetry) -> list[str]:
+        for record in records:
+            send(cam, record)
+        fleet.settle()
+        return [fleet.states(rule).get("a", "-") for rule in ("disk_low", "records_dropped")]
+
+    former = [vitals(cam, seq, free=full, dropped=3) for seq in (900, 901)]
+    cam.reboot()
+    fleet.settle()
+    assert states(vitals(cam, 50, free=empty)) == ["-", "-"]
+    assert states(vitals(cam, 20, free=full, dropped=1)) == ["-", "-"], "before the newest"
+    assert states(former[0]) == ["-", "-"], "an earlier boot"
+    assert states(former[1], vitals(cam, 51, free=empty), vitals(cam, 21, free=full)) == ["-", "-"]
+    assert states(vitals(cam, 52, free=full, dropped=2)) == ["firing", "firing"]
+    fleet.wait(DAY_S + 60, step_s=3600)
+    waited = [vitals(cam, 22, free=empty), vitals(cam, 23, free=empty, dropped=2)]
+    assert states(*waited) == ["firing", "-"]
+    assert states(vitals(cam, 53, free=empty, dropped=2)) == ["-", "-"]
+
+
 def test_records_that_were_lost_are_told_when_their_number_grows(fleet: Fold) -> None:
     fleet.add("a")
     cam = fleet.devices["a"]
