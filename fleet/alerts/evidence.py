@@ -131,8 +131,14 @@ def _dropped(
         return
     before = 0
     fresh = {(v.boot, v.seq) for v in records}
-    for row in tx.journal.records(device, channel=VITALS, limit=_PREDECESSORS + len(records)):
-        if (row.key.boot, row.key.seq) in fresh or row.key.boot != newest.boot:
+    for row in tx.journal.of_boot(
+        device,
+        newest.boot,
+        channel=VITALS,
+        below_seq=newest.seq,
+        limit=_PREDECESSORS + len(records),
+    ):
+        if (row.key.boot, row.key.seq) in fresh:
             continue
         stored = codec.decode(m.VitalsTelemetry, row.body.encode())
         before = max(before, stored.records_dropped)
