@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
@@ -113,7 +113,7 @@ def watch_screen(client: Client, events: Client) -> NoReturn:
 
     def take() -> None:
         try:
-            seen.extend(_noted(stream(events, told=faults.append), faults))
+            seen.extend(stream(events, told=faults.append, recovered=faults.clear))
         except ModelfleetError as exc:
             ends.append(exc)
 
@@ -122,19 +122,14 @@ def watch_screen(client: Client, events: Client) -> NoReturn:
     with Live(console=console, screen=True, auto_refresh=False) as live:
         next_look_s = time.monotonic() + LOOK_EVERY_S
         while not ends:
-            shown = view if not faults else _with_fault(view, faults[-1])
+            fault = list(faults)  # which the other thread may clear
+            shown = _with_fault(view, fault[0]) if fault else view
             live.update(draw(shown, list(seen), console.size.height), refresh=True)
             time.sleep(0.25)
             if time.monotonic() >= next_look_s:
                 view = _next(client, view)
                 next_look_s = time.monotonic() + LOOK_EVERY_S
     raise ends[0]
-
-
-def _noted(events: Iterator[WatchEvent], faults: deque[str]) -> Iterator[WatchEvent]:
-    for event in events:
-        faults.clear()
-        yield event
 
 
 def _next(client: Client, last: View) -> View:

@@ -34,7 +34,11 @@ def watch(
             with Client(controller) as events:
                 watch_screen(client, events)
         say(f"watching {client.url}; Ctrl-C ends it")
-        for event in stream(client, told=lambda fault: say(f"{fault}; trying again")):
+        for event in stream(
+            client,
+            told=lambda fault: say(f"{fault}; trying again"),
+            recovered=lambda: say(f"watching {client.url} again"),
+        ):
             _print(event, is_json=json)
 
 
