@@ -28,7 +28,7 @@ class Performance(Slots[PerformanceSums]):
         )
         query = (
             select(PERFORMANCE.c.manifest, rows, correct)
-            .where(PERFORMANCE.c.start_unix_ms >= since_unix_ms)
+            .where(self._of_any_length(), PERFORMANCE.c.start_unix_ms >= since_unix_ms)
             .group_by(PERFORMANCE.c.manifest)
             .order_by(PERFORMANCE.c.manifest)
         )

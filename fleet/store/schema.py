@@ -35,7 +35,7 @@ from .columns import INTEGER, METADATA, device_key, text_type
 
 __all__ = ["METADATA"]
 
-SCHEMA_VERSION: Final = 10
+SCHEMA_VERSION: Final = 11
 """Raised by one for each change of these tables, and the name of alembic's newest revision; a store
 of a newer one is refused."""
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Table, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Table, delete, func, insert, select, update
 
 from .devices import Selection
 
@@ -73,6 +73,7 @@ class Slots(Generic[SumsT]):
         query = (
             select(self._table.c.manifest)
             .where(
+                self._of_any_length(),
                 self._table.c.start_unix_ms >= since_unix_ms,
                 self._table.c.start_unix_ms < until_unix_ms,
             )
@@ -118,27 +119,51 @@ class Slots(Generic[SumsT]):
         Returns:
             How many were merged; fewer than `limit` when none is left.
         """
-        query = (
-            select(self._table)
-            .where(
-                self._table.c.length_ms < length_ms, self._table.c.start_unix_ms < before_unix_ms
+        merged = 0
+        for shorter in self._lengths(length_ms):
+            # One length at a time: over a range of them no index would find the oldest.
+            query = (
+                select(self._table)
+                .where(
+                    self._table.c.length_ms == shorter,
+                    self._table.c.start_unix_ms < before_unix_ms,
+                )
+                .order_by(self._table.c.start_unix_ms)
+                .limit(limit - merged)
             )
-            .order_by(self._table.c.start_unix_ms)
-            .limit(limit)
-        )
-        found = self._connection.execute(query).all()
-        for row in found:
-            start = row.start_unix_ms // length_ms * length_ms
-            this = self._key(row.device, row.manifest, row.length_ms, row.start_unix_ms)
-            self._connection.execute(delete(self._table).where(this))
-            sums = self._kind.parse(row.body)
-            self.add(SlotRow(row.device, row.manifest, start, length_ms, sums))
-        return len(found)
+            found = self._connection.execute(query).all()
+            for row in found:
+                start = row.start_unix_ms // length_ms * length_ms
+                this = self._key(row.device, row.manifest, row.length_ms, row.start_unix_ms)
+                self._connection.execute(delete(self._table).where(this))
+                sums = self._kind.parse(row.body)
+                self.add(SlotRow(row.device, row.manifest, start, length_ms, sums))
+            merged += len(found)
+            if merged >= limit:
+                break
+        return merged
+
+    def _lengths(self, below_ms: int | None = None) -> list[int]:
+        """Return the lengths that slots have, those below one; each is a look into the index."""
+        length = self._table.c.length_ms
+        found: list[int] = []
+        while True:
+            query = select(func.min(length)).where(length > (found[-1] if found else 0))
+            if below_ms is not None:
+                query = query.where(length < below_ms)
+            next_ms: int | None = self._connection.execute(query).scalar_one()
+            if next_ms is None:
+                return found
+            found.append(next_ms)
 
     def prune(self, before_unix_ms: int) -> None:
         """Drop the slots that began before a moment."""
         old = self._table.c.start_unix_ms < before_unix_ms
-        self._connection.execute(delete(self._table).where(old))
+        self._connection.execute(delete(self._table).where(self._of_any_length(), old))
+
+    def _of_any_length(self) -> ColumnElement[bool]:
+        """Return what is true of every slot, and lets the index by length find those of a time."""
+        return self._table.c.length_ms.in_(self._lengths())
 
     def _key(self, device: str, manifest: str, length_ms: int, start: int) -> ColumnElement[bool]:
         columns = self._table.c

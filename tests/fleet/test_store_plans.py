@@ -7,18 +7,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import event
+from sqlalchemy import Table, event, insert, select
 
 from fleet.alerts import evidence
 from fleet.alerts.watch import Watch
+from fleet.core.performance import PerformanceSums
+from fleet.core.windows import WindowSums
 from fleet.ingest import Outcome
-from fleet.store.devices import PresenceRow
+from fleet.store.devices import PresenceRow, Selection
 from fleet.store.journal import RecordKey, RecordRow
+from fleet.store.slots import SlotRow
 from fleet.store.store import Store, Tx
+from fleet.store.watch_schema import PERFORMANCE, WINDOWS
 from wire import codec
 from wire import messages as m
 
+MANIFEST = "f" * 64
+EMPTY = {"windows": WindowSums(), "performance": PerformanceSums()}
 BOOTS = ["a" * 16, "b" * 16]
+HOUR_MS = 3_600_000
 RECORD_COUNT = 3_000
 """In each boot: enough that PostgreSQL, too, finds an index worth its while."""
 
@@ -31,7 +38,7 @@ def store(where: Path | str, tmp_path: Path) -> Iterator[Store]:
 
 
 def plans(tx: Tx, table: str, work: Callable[[], object]) -> list[str]:
-    """Return how the database does each query of `table` that some work makes."""
+    """Return how the database does each statement on `table` that some work makes."""
     connection = tx.journal._connection
     asked: list[tuple[str, Any]] = []
 
@@ -45,15 +52,16 @@ def plans(tx: Tx, table: str, work: Callable[[], object]) -> list[str]:
     found = [
         "\n".join(str(row[-1]) for row in connection.exec_driver_sql(f"{explain} {query}", values))
         for query, values in asked
-        if query.lstrip().startswith("SELECT") and f"FROM {table}" in query
+        if query.lstrip().startswith(("SELECT", "DELETE")) and f"FROM {table}" in query
     ]
     assert found, "nothing was asked"
     return found
 
 
-def assert_seeks(plan: str, index: str, table: str) -> None:
-    """By the index alone, in its order."""
-    for way in (f"SCAN {table}", f"Seq Scan on {table}", "TEMP B-TREE", "Sort", "Bitmap"):
+def assert_seeks(plan: str, index: str, table: str, *, is_sorted: bool = False) -> None:
+    """By the index; `is_sorted` asks that it be read in its order, which ends at the limit."""
+    scans = (f"SCAN {table}", f"Seq Scan on {table}")
+    for way in (*scans, *(("TEMP B-TREE", "Sort", "Bitmap") if is_sorted else ())):
         assert way not in plan, plan
     assert index in plan, plan
 
@@ -86,6 +94,11 @@ def fill(tx: Tx) -> None:
         for boot in BOOTS:
             numbers = range(1, RECORD_COUNT + 1)
             tx.journal.add_records(row(vitals(n, boot=boot, dropped=7), device) for n in numbers)
+    analyse(tx)
+
+
+def analyse(tx: Tx) -> None:
+    """Have PostgreSQL know how much there is."""
     if tx.journal._connection.dialect.name == "postgresql":
         tx.journal._connection.exec_driver_sql("ANALYZE")
 
@@ -100,5 +113,46 @@ def test_what_vitals_cost_does_not_grow_with_the_records_of_a_device(store: Stor
         assert len(found) == 2  # is it the newest; what came before
         key = "autoindex_records" if tx.journal._connection.dialect.name == "sqlite" else "pkey"
         for plan in found:
-            assert_seeks(plan, key, "records")
+            assert_seeks(plan, key, "records", is_sorted=True)
         assert tx.alerts.open_of("records_dropped")["cam"].text == "cam lost 2 records"
+
+
+@pytest.mark.parametrize("table", [WINDOWS, PERFORMANCE], ids=str)
+def test_slots_of_a_time_are_found_among_all_that_is_old(store: Store, table: Table) -> None:
+    hours = [(number * HOUR_MS, HOUR_MS) for number in range(2_000)]
+    minutes = [(2_000 * HOUR_MS + number * 60_000, 60_000) for number in range(2_000)]
+    with store.write() as tx:
+        tx.devices.add([("cam", {})], 1)
+        slots: Any = {"windows": tx.windows, "performance": tx.performance}[table.name]
+        slots.add(SlotRow("cam", MANIFEST, *hours[0], EMPTY[table.name]))
+        connection = tx.journal._connection
+        row = dict(connection.execute(select(table)).mappings().one())
+        rest = [
+            row | {"start_unix_ms": start, "length_ms": length}
+            for start, length in (*hours[1:], *minutes)
+        ]
+        connection.execute(insert(table), rest)
+        analyse(tx)
+        end = 2_000 * HOUR_MS
+        recent = end + 1_990 * 60_000
+        for plan in plans(tx, table.name, lambda: slots.roll_up(end, HOUR_MS, limit=10)):
+            assert_seeks(plan, f"{table.name}_by_length", table.name, is_sorted=True)
+        for work in (
+            lambda: slots.manifests(end - HOUR_MS, end),
+            lambda: slots.prune(HOUR_MS // 2),
+        ):
+            for plan in plans(tx, table.name, work):
+                assert_seeks(plan, f"{table.name}_by_length", table.name)
+        if table is PERFORMANCE:
+            for plan in plans(tx, table.name, lambda: tx.performance.totals(recent)):
+                assert_seeks(plan, f"{table.name}_by_length", table.name)
+        # what there is to merge: of each length, as many as asked for in all
+        assert slots.roll_up(end, HOUR_MS, limit=40) == 0
+        assert slots.roll_up(end + HOUR_MS, HOUR_MS, limit=40) == 40
+        assert slots.roll_up(end + HOUR_MS, HOUR_MS, limit=40) == 20
+        assert slots.roll_up(end + HOUR_MS, 24 * HOUR_MS, limit=4_000) == 2_000
+        assert slots.manifests(0, end + HOUR_MS) == [MANIFEST]
+        left = slots.rows(MANIFEST, Selection(), since_unix_ms=0, until_unix_ms=end + HOUR_MS)
+        assert {found.length_ms for found in left} == {24 * HOUR_MS}
+        slots.prune(end)
+        assert slots.manifests(0, end) == []
