@@ -10,12 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from fleet.core.clock import EARLIEST_UNIX_MS
 from wire.windows import MAX_BLOCKS, WindowTelemetry
 
 MAX_AHEAD_MS: Final = 60_000
 """A window that ended later than this from now was dated by a wrong clock."""
-MAX_BEHIND_MS: Final = 30 * 24 * 3_600_000
-"""So was one that ended longer ago than records are kept."""
+MAX_BEHIND_MS: Final = 730 * 24 * 3_600_000
+"""So was one that ended longer ago than windows are kept: a device may have been away for months."""
 
 
 Blocks = tuple[float, float, float, float, float]
@@ -90,7 +91,9 @@ def slot_start(ended_unix_ms: int, received_unix_ms: int, slot_ms: int) -> int:
     One with an impossible date ended when it arrived.
     """
     age_ms = received_unix_ms - ended_unix_ms
-    is_possible = -MAX_AHEAD_MS <= age_ms <= MAX_BEHIND_MS
+    is_possible = -MAX_AHEAD_MS <= age_ms <= MAX_BEHIND_MS and not (
+        ended_unix_ms < EARLIEST_UNIX_MS <= received_unix_ms
+    )
     return (ended_unix_ms if is_possible else received_unix_ms) // slot_ms * slot_ms
 
 
