@@ -15,9 +15,9 @@ from sqlalchemy import (
     func,
     insert,
     select,
-    tuple_,
 )
 
+from . import record_keys
 from .schema import EVENTS, PRESENCE, PUBLICATIONS, RECORDS
 
 MAX_EVENTS = 20_000
@@ -78,13 +78,8 @@ class Journal:
     def add_records(self, rows: Iterable[RecordRow]) -> list[RecordRow]:
         """Store records, each once; return those that were not there before."""
         by_key = {row.key: row for row in reversed(list(rows))}
-        keys = list(by_key)
-        columns = tuple_(RECORDS.c.device, RECORDS.c.boot, RECORDS.c.seq)
-        for start in range(0, len(keys), _KEY_BATCH):
-            part = [tuple(key) for key in keys[start : start + _KEY_BATCH]]
-            query = select(RECORDS.c.device, RECORDS.c.boot, RECORDS.c.seq).where(columns.in_(part))
-            for row in self._connection.execute(query):
-                by_key.pop(RecordKey(row.device, row.boot, row.seq), None)
+        for known in record_keys.found(self._connection, by_key, record_keys.STORED):
+            del by_key[RecordKey(*known)]
         fresh = list(reversed(by_key.values()))
         if fresh:
             self._connection.execute(

@@ -52,7 +52,8 @@ def plans(tx: Tx, table: str, work: Callable[[], object]) -> list[str]:
     found = [
         "\n".join(str(row[-1]) for row in connection.exec_driver_sql(f"{explain} {query}", values))
         for query, values in asked
-        if query.lstrip().startswith(("SELECT", "DELETE")) and f"FROM {table}" in query
+        if query.lstrip().startswith(("SELECT", "DELETE", "WITH"))
+        and (f"FROM {table}" in query or f"JOIN {table}" in query)
     ]
     assert found, "nothing was asked"
     return found
@@ -60,7 +61,7 @@ def plans(tx: Tx, table: str, work: Callable[[], object]) -> list[str]:
 
 def assert_seeks(plan: str, index: str, table: str, *, is_sorted: bool = False) -> None:
     """By the index; `is_sorted` asks that it be read in its order, which ends at the limit."""
-    scans = (f"SCAN {table}", f"Seq Scan on {table}")
+    scans = (f"SCAN {table}", "SCAN r", f"Seq Scan on {table}")
     for way in (*scans, *(("TEMP B-TREE", "Sort", "Bitmap") if is_sorted else ())):
         assert way not in plan, plan
     assert index in plan, plan
@@ -115,6 +116,17 @@ def test_what_vitals_cost_does_not_grow_with_the_records_of_a_device(store: Stor
         for plan in found:
             assert_seeks(plan, key, "records", is_sorted=True)
         assert tx.alerts.open_of("records_dropped")["cam"].text == "cam lost 2 records"
+
+
+def test_a_record_is_looked_for_by_its_key_among_all_that_there_are(store: Store) -> None:
+    with store.write() as tx:
+        fill(tx)
+        records = [row(vitals(n), device) for device in ("cam", "other") for n in (1, 10**6)]
+        fresh: list[RecordRow] = []
+        (plan,) = plans(tx, "records", lambda: fresh.extend(tx.journal.add_records(records)))
+        assert [found.key.seq for found in fresh] == [10**6, 10**6]
+        sqlite = tx.journal._connection.dialect.name == "sqlite"
+        assert_seeks(plan, "autoindex_records" if sqlite else "records_pkey", "records")
 
 
 @pytest.mark.parametrize("table", [WINDOWS, PERFORMANCE], ids=str)
