@@ -21,6 +21,7 @@ from fleet.api.schemas import (
 from fleet.core.rights import WHOLE_FLEET, Scope
 from fleet.store.devices import Selection
 from fleet.store.journal import RECORD_DAYS
+from fleet.store.record_ranges import RANGE_DAYS
 from fleet.store.store import Store, Tx
 from fleet.trust.authority import DESIRED_AGAIN_MS, Accepted, Authority
 from fleet.trust.stored import publish_all
@@ -359,6 +360,7 @@ class Controller(Commands):
         if -PRUNE_EVERY_MS < wait_ms <= 0:
             with self.store.write() as tx:
                 tx.journal.prune_records(now - RECORD_DAYS * DAY_MS)
+                tx.journal.ranges.prune(now - RANGE_DAYS * DAY_MS)
                 tx.drift.prune(now - KEEP_DAYS_MS)
                 tx.captures.prune(now - self._capture_keep_ms)
                 self.alerts.prune(tx, now)

@@ -18,12 +18,13 @@ from sqlalchemy import (
 )
 
 from . import record_keys
+from .record_ranges import RecordRanges
 from .schema import EVENTS, PRESENCE, PUBLICATIONS, RECORDS
 
 MAX_EVENTS = 20_000
 """Events that a watcher can go back over; older ones are dropped."""
 RECORD_DAYS = 30
-"""How long records are kept. 1,000 devices at two records a minute write about 40 GB in it."""
+"""How long records are kept, but for their numbers. 1,000 devices at two records a minute write about 40 GB in it."""
 _KEY_BATCH = 250
 
 
@@ -70,16 +71,22 @@ class EventRow:
 
 
 class Journal:
-    """The tables `records`, `publications` and `events`, within one transaction."""
+    """The tables `records`, `publications` and `events`, within one transaction.
+
+    Attributes:
+        ranges: The numbers of records that are no longer kept.
+    """
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self.ranges = RecordRanges(connection)
 
     def add_records(self, rows: Iterable[RecordRow]) -> list[RecordRow]:
-        """Store records, each once; return those that were not there before."""
+        """Store records, each once; return those that never were there before."""
         by_key = {row.key: row for row in reversed(list(rows))}
-        for known in record_keys.found(self._connection, by_key, record_keys.STORED):
-            del by_key[RecordKey(*known)]
+        known = record_keys.found(self._connection, by_key, record_keys.STORED)
+        for key in known | self.ranges.covered(by_key):
+            del by_key[RecordKey(*key)]
         fresh = list(reversed(by_key.values()))
         if fresh:
             self._connection.execute(
@@ -171,7 +178,8 @@ class Journal:
         return list(self._connection.execute(query).scalars())
 
     def prune_records(self, before_unix_ms: int) -> int:
-        """Drop records received before an instant; return how many."""
+        """Drop records received before an instant, and keep their numbers; return how many."""
+        self.ranges.take_over(before_unix_ms)
         return self._connection.execute(
             delete(RECORDS).where(RECORDS.c.received_unix_ms < before_unix_ms)
         ).rowcount

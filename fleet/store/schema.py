@@ -35,7 +35,7 @@ from .columns import INTEGER, METADATA, device_key, text_type
 
 __all__ = ["METADATA"]
 
-SCHEMA_VERSION: Final = 11
+SCHEMA_VERSION: Final = 12
 """Raised by one for each change of these tables, and the name of alembic's newest revision; a store
 of a newer one is refused."""
 
@@ -191,6 +191,18 @@ RECORDS = Table(
     Column("body", text_type(), nullable=False),
     Index("records_by_channel", "device", "channel", "received_unix_ms"),
     Index("records_by_time", "received_unix_ms"),
+)
+
+RECORD_RANGES = Table(
+    "record_ranges",
+    METADATA,
+    # The numbers of records that were dropped because they were old.
+    device_key(),
+    Column("boot", text_type(16), primary_key=True),
+    Column("first_seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("last_seq", BigInteger, nullable=False),
+    Column("received_unix_ms", BigInteger, nullable=False),  # the newest of them
+    Index("record_ranges_by_time", "received_unix_ms"),
 )
 
 ROLLOUTS = Table(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from fleet.core.states import ReleaseKey
 from fleet.store.devices import PresenceRow, Selection
 from fleet.store.identities import CertificateRow
 from fleet.store.journal import EventRow, RecordKey, RecordRow
+from fleet.store.record_ranges import MAX_RANGES
 from fleet.store.store import Store
 from wire import messages as m
 from wire.errors import PeerError, StorageError
@@ -179,6 +181,47 @@ def test_records_are_stored_once(store: Store) -> None:
         assert len(tx.journal.add_records([record(1), record(2), record(2)])) == 2
         fresh = tx.journal.add_records([record(2), record(3), record(1, boot="c" * 16)])
     assert {(r.key.boot[0], r.key.seq) for r in fresh} == {("b", 3), ("c", 1)}
+
+
+def test_records_that_are_no_longer_kept_are_known_when_they_come_again(store: Store) -> None:
+    former, current = "1" * 16, "5" * 16
+    with store.write() as tx:
+        tx.devices.add([("cam", {}), ("other", {})], 1)
+        rows = [record(seq, boot=current) for seq in (1, 2, 3, 5, 6, 9)]
+        tx.journal.add_records([*rows, record(4, boot=former)])
+    with store.write() as tx:
+        assert tx.journal.prune_records(1003) == 2
+        assert tx.journal.prune_records(1007) == 4
+        assert tx.journal.prune_records(1007) == 0
+        again = [record(seq, boot=boot) for boot in (former, current) for seq in range(1, 11)]
+        assert tx.journal.ranges.covered(row.key for row in again) == {
+            ("cam", former, 4),
+            *(("cam", current, seq) for seq in (1, 2, 3, 5, 6)),
+        }
+        other = replace(record(4, boot=former), key=RecordKey("other", former, 4))
+        fresh = tx.journal.add_records([*again, other])
+        assert [row.key.seq for row in fresh if row.key.boot == current] == [4, 7, 8, 10]
+        assert len(fresh) == 4 + 9 + 1
+        assert tx.journal.prune_records(2000) == len(fresh) + 1
+        assert tx.journal.add_records([*again, other]) == []
+
+
+def test_what_is_known_of_records_no_longer_kept_is_bounded(store: Store) -> None:
+    def record_at(seq: int) -> RecordRow:
+        return RecordRow(RecordKey("cam", f"{seq:016x}", seq), "telemetry/vitals", seq, "{}")
+
+    rows = [record_at(2 * number) for number in range(1, MAX_RANGES + 4)]
+    with store.write() as tx:
+        tx.devices.add([("cam", {})], 1)
+        tx.journal.add_records(rows)
+        tx.journal.prune_records(10**6)
+        covered = tx.journal.ranges.covered(row.key for row in rows)
+        assert covered == {row.key for row in rows[3:]}, "the newest"
+        tx.journal.ranges.prune(2 * MAX_RANGES)
+        covered = tx.journal.ranges.covered(row.key for row in rows)
+        assert covered == {row.key for row in rows[-4:]}
+        tx.devices.remove("cam")
+        assert tx.journal.ranges.covered(row.key for row in rows) == set()
 
 
 def test_records_are_listed_newest_first_by_channel(store: Store) -> None:

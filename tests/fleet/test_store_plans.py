@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -87,14 +87,17 @@ def row(record: m.VitalsTelemetry, device: str = "cam") -> RecordRow:
     return RecordRow(key, evidence.VITALS, record.seq, codec.encode(record).decode())
 
 
-def fill(tx: Tx) -> None:
-    """Store much of two devices, one of which is looked at."""
+def fill(tx: Tx, boots: Iterable[str] = BOOTS, count: int = RECORD_COUNT) -> None:
+    """Store much of two devices, `count` records in each boot."""
     tx.devices.add([("cam", {}), ("other", {})], 1)
     tx.devices.set_presence("cam", PresenceRow("online", BOOTS[1], 1, BOOTS[0], "x", 1))
+    boots = list(boots)
     for device in ("cam", "other"):
-        for boot in BOOTS:
-            numbers = range(1, RECORD_COUNT + 1)
-            tx.journal.add_records(row(vitals(n, boot=boot, dropped=7), device) for n in numbers)
+        tx.journal.add_records(
+            row(vitals(n, boot=boot, dropped=7), device)
+            for boot in boots
+            for n in range(1, count + 1)
+        )
     analyse(tx)
 
 
@@ -127,6 +130,18 @@ def test_a_record_is_looked_for_by_its_key_among_all_that_there_are(store: Store
         assert [found.key.seq for found in fresh] == [10**6, 10**6]
         sqlite = tx.journal._connection.dialect.name == "sqlite"
         assert_seeks(plan, "autoindex_records" if sqlite else "records_pkey", "records")
+
+
+def test_what_a_record_costs_does_not_grow_with_what_is_no_longer_kept(store: Store) -> None:
+    with store.write() as tx:
+        fill(tx, boots=[f"{number:016x}" for number in range(900)], count=2)
+        tx.journal.prune_records(10**6)
+        analyse(tx)
+        newest = [row(vitals(9)), row(vitals(9), "other")]
+        sqlite = tx.journal._connection.dialect.name == "sqlite"
+        key = "autoindex_record_ranges" if sqlite else "record_ranges_pkey"
+        for plan in plans(tx, "record_ranges", lambda: tx.journal.add_records(newest)):
+            assert_seeks(plan, key, "record_ranges")
 
 
 @pytest.mark.parametrize("table", [WINDOWS, PERFORMANCE], ids=str)
