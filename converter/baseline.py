@@ -144,7 +144,7 @@ def _limits(column: AnyColumn, row_count: int, generator: np.random.Generator) -
 
 def _bins(name: str, values: Array) -> AnyColumn:
     wide = values.astype(np.float64)
-    edges = reference_edges(wide)
+    edges = reference_edges(values)
     counts, missing = count(wide, edges)
     finite = wide[np.isfinite(wide)]
     return Column(

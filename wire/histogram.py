@@ -43,8 +43,9 @@ class Column(Part):
     """Reference bins of one feature or output column.
 
     `edges` has n ascending numbers, `counts` n + 1: below the first edge, [edge, next edge) …,
-    from the last edge on. `missing` counts NaN. A constant column has a single edge or none. `low`
-    and `high` are the least and the greatest finite value; an older baseline has neither.
+    from the last edge on. `missing` counts NaN. A constant column has two edges, its value and the next
+    number; one without finite values has none. An older baseline has no bins above a heavy value.
+    `low` and `high` are the least and the greatest finite value; an older baseline has neither.
     `psi_limits` are those of `Baseline`.
     """
 
@@ -102,18 +103,45 @@ def class_names(outputs: Sequence[TensorSpec], baseline: Baseline) -> tuple[str,
     return tuple(map(str, range(table.shape[-1]))) if table is not None else ()
 
 
-def reference_edges(values: FloatArray, bins: int = REFERENCE_BINS) -> FloatArray:
-    """Return the inner quantile edges of `values`, duplicates merged.
+def reference_edges(values: npt.NDArray[Any], bins: int = REFERENCE_BINS) -> FloatArray:
+    """Return the edges of bins of about equal shares, in which no heavy value shares its bin.
+
+    These are the inner quantiles, duplicates merged. A value that fills a bin's share alone is an edge
+    too, and so is the next larger one: what moves up from it would else stay in its bin. Above the
+    largest value that is the next number of the type, if there is one.
 
     Args:
-        values: Shape (n,), NaN allowed and ignored.
-        bins: Number of bins wanted; fewer come back where values repeat.
+        values: Shape (n,), NaN allowed and ignored. Of the type in which a device gets them.
+        bins: Number of bins wanted. Fewer come back where values repeat, and up to twice as many
+            where heavy ones have others between them.
     """
-    finite = values[np.isfinite(values)]
+    wide = values.astype(np.float64)
+    finite = wide[np.isfinite(wide)]
     if finite.size == 0:
         return np.empty(0)
     shares = np.arange(1, bins) / bins
-    return np.unique(np.quantile(finite, shares, method="inverted_cdf"))
+    quantiles = np.quantile(finite, shares, method="inverted_cdf")
+    distinct, rows = np.unique(finite, return_counts=True)
+    is_heavy = rows * bins >= finite.size
+    beyond = _next_number(distinct[-1], np.dtype(counted_type(values.dtype)))
+    following = np.append(distinct[1:], beyond)[is_heavy]
+    edges = np.concatenate([quantiles, distinct[is_heavy], following])
+    return np.unique(edges[np.isfinite(edges)])
+
+
+def counted_type(dtype: np.dtype[Any]) -> type[np.float32 | np.float64]:
+    """Return the type in which a device compares the values of a tensor with edges."""
+    return np.float32 if dtype in (np.float16, np.float32) else np.float64
+
+
+def _next_number(value: float, dtype: np.dtype[Any]) -> float:
+    """Return the least number of a type above `value`, and above 0 the least normal one.
+
+    A processor may be set to take those below it for 0.
+    """
+    with np.errstate(over="ignore"):
+        above = float(np.nextafter(dtype.type(value), dtype.type(np.inf)))
+    return max(above, float(np.finfo(dtype).tiny)) if value >= 0 else above
 
 
 def count(values: FloatArray, edges: FloatArray) -> tuple[IntArray, int]:

@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from wire.histogram import Column, FloatArray, IntArray
+from wire.histogram import Column, FloatArray, IntArray, counted_type
 
 Array = npt.NDArray[Any]
 
@@ -46,7 +46,7 @@ class Thresholds:
             dtype: Of its values.
             rest: Where counts go that belong to no column.
         """
-        self._dtype = np.dtype(np.float32 if dtype in (np.float16, np.float32) else np.float64)
+        self._dtype = np.dtype(counted_type(dtype))
         most = max((len(column.edges) for column, _ in columns.values()), default=0)
         edges = np.full((most, width), np.nan)
         low, high = np.full(width, -np.inf), np.full(width, np.nan)

@@ -14,12 +14,19 @@ from fleet.core.distances import jensen_shannon_bits, wasserstein_bins
 from fleet.core.drift import Level, Reference, Verdict, judge
 from fleet.core.streams import Budget, Evidence, history_of, together_of
 from fleet.core.windows import ColumnSums, WindowSums, merged
-from wire.histogram import Baseline, CategoryColumn, Column, psi, reference_counts
+from wire.histogram import (
+    REFERENCE_BINS,
+    Baseline,
+    CategoryColumn,
+    Column,
+    psi,
+    reference_counts,
+)
 
 from .baselines import cells_of
 
-MAX_BINS: Final = 16
-"""Bins or labels of a column that are shown; further labels are one."""
+MAX_BINS: Final = 2 * REFERENCE_BINS + 2
+"""Bins or labels of a column that are shown, all bins as a rule; further labels are one."""
 
 
 def report_of(
@@ -124,10 +131,7 @@ def _bins(
     observed: npt.NDArray[np.int64],
 ) -> list[DriftBin]:
     if isinstance(column, Column):
-        edges = [f"{edge:.4g}" for edge in column.edges]
-        inner = [f"{low} to {high}" for low, high in pairwise(edges)]
-        labels = [f"below {edges[0]}", *inner, f"from {edges[-1]}"] if edges else ["all"]
-        labels.append("missing")
+        labels = [*_bin_labels(column.edges), "missing"]
     else:
         labels = [*column.categories, "other"]
     if len(labels) > MAX_BINS:
@@ -142,6 +146,16 @@ def _bins(
         )
         for label, before, now in zip(labels, reference, observed, strict=True)
     ]
+
+
+def _bin_labels(edges: Sequence[float]) -> list[str]:
+    """Return what the bins are called; one that rounds to a single value, as that of a heavy one."""
+    if not edges:
+        return ["all"]
+    shown = [f"{edge:.4g}" for edge in edges]
+    inner = [low if low == high else f"{low} to {high}" for low, high in pairwise(shown)]
+    is_beyond = shown[-1:] == shown[-2:-1]
+    return [f"below {shown[0]}", *inner, f"{'above' if is_beyond else 'from'} {shown[-1]}"]
 
 
 def _shortened(counts: npt.NDArray[np.int64], kept: int) -> npt.NDArray[np.int64]:

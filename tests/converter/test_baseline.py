@@ -51,9 +51,10 @@ def test_missing_values_are_counted_apart_and_infinities_at_the_ends():
 
 
 @pytest.mark.parametrize("value", [0, 7, -1e30, np.nan, np.inf])
-def test_a_constant_column_has_one_edge_or_none(value):
+def test_a_constant_column_has_its_value_and_the_next_number_as_edges_or_none(value):
     (column,) = columns(np.full((70, 1), value, np.float32))
-    assert len(column.edges) == (1 if np.isfinite(value) else 0)
+    assert len(column.edges) == (2 if np.isfinite(value) else 0)
+    assert tuple(np.float32(column.edges).tolist()) == column.edges, "as the device compares them"
     assert sum(column.counts) + column.missing == 70
 
 
@@ -143,6 +144,24 @@ def test_a_shift_that_matters_is_over_the_limit():
     assert excess(baseline, random.normal(loc=1.0, size=200)) > 0.25
     assert excess(baseline, np.full(200, np.nan)) > 0.25
     assert excess(baseline, np.zeros(200)) > 0.25, "always the same answer"
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("usual", "now"),
+    [
+        ([5] * 1000, 500),
+        ([0] * 1000, 1e-30),
+        ([0] * 920 + [1] * 80, 1),
+        ([0] * 930 + list(range(7, 77)), 1e6),
+        ([0] * 500 + [1] * 500, 2),
+    ],
+)
+def test_a_heavy_value_that_moves_up_is_over_the_limit(usual, now, dtype):
+    rows = np.array(usual, dtype).reshape(-1, 1)
+    baseline = with_limits(rows)
+    assert excess(baseline, rows[:, 0]) < 0
+    assert excess(baseline, np.full(200, now, dtype)) > 0.25
 
 
 def test_limits_shrink_with_more_rows_and_are_the_same_each_time():

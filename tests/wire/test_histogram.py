@@ -61,13 +61,43 @@ def test_a_column_of_no_values_has_empty_bins(edges):
     assert missing == 0
 
 
-@given(anything, st.integers(1, 20))
-def test_reference_edges_ascend_and_are_values_of_the_column(values, bins):
+numbers = st.sampled_from([np.float32, np.float64]).flatmap(
+    lambda dtype: hnp.arrays(
+        dtype,
+        st.integers(0, 60),
+        elements=st.sampled_from([0.0, 1.0, -2.5, 1e30, np.inf, np.nan])
+        | st.floats(width=8 * dtype().itemsize),
+    )
+)
+
+
+@given(numbers, st.integers(1, 20))
+def test_reference_edges_ascend_and_are_values_of_the_column_or_the_next_above_them(values, bins):
     edges = reference_edges(values, bins)
-    assert edges.size <= bins - 1
+    assert edges.size <= 2 * bins
     assert (np.diff(edges) > 0).all()
     assert np.isfinite(edges).all()
-    assert set(edges.tolist()) <= set(values.tolist())
+    beyond = edges[~np.isin(edges, values)]
+    finite = values[np.isfinite(values)]
+    assert beyond.tolist() == ([] if beyond.size == 0 else [edges[-1]])
+    assert (beyond > finite.max(initial=-np.inf)).all()
+    assert (edges.astype(values.dtype) == edges).all(), "a device compares with the same number"
+
+
+@given(numbers, st.integers(1, 20))
+def test_a_heavy_value_shares_its_bin_with_no_other(values, bins):
+    finite = values[np.isfinite(values)]
+    edges = reference_edges(values, bins)
+    for value, rows in zip(*np.unique(finite, return_counts=True), strict=True):
+        if rows * bins >= finite.size:
+            (place,) = np.flatnonzero(edges == value)
+            with np.errstate(over="ignore"):
+                step = np.nextafter(value, values.dtype.type(np.inf))
+            above = edges[place + 1] if place + 1 < edges.size else np.inf
+            # None of the reference's others is in its bin, and nothing that is normal is above all.
+            assert not ((values > value) & (values < above)).any()
+            if value == finite.max() and np.isfinite(step):
+                assert above <= max(step, np.finfo(values.dtype).tiny)
 
 
 def test_reference_bins_of_a_continuous_column_hold_equal_shares():
@@ -83,8 +113,13 @@ def test_reference_bins_of_a_continuous_column_hold_equal_shares():
     [
         ([], []),
         ([np.nan, np.inf, -np.inf], []),
-        ([3.0] * 50, [3.0]),
-        ([0.0] * 50 + [1.0] * 50, [0.0, 1.0]),
+        ([3.0] * 50, [3.0, np.nextafter(3.0, 4.0)]),
+        ([0.0] * 50, [0.0, np.finfo(np.float64).tiny]),
+        ([-3.0] * 50, [-3.0, np.nextafter(-3.0, 0.0)]),
+        ([0.0] * 50 + [1.0] * 50, [0.0, 1.0, np.nextafter(1.0, 2.0)]),
+        ([0.0] * 92 + [1.0] * 8, [0.0, 1.0]),
+        ([0.0] * 93 + [0.5, 3, 4, 5, 6, 7, 8], [0.0, 0.5]),
+        ([np.finfo(np.float64).max] * 50, [np.finfo(np.float64).max]),
     ],
 )
 def test_reference_edges_of_a_column_with_few_values(values, edges):

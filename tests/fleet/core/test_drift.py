@@ -3,12 +3,16 @@
 import numpy as np
 import pytest
 
+from agent.runtime.thresholds import Thresholds
 from benchmarks import drift_streams
+from converter.baseline import make_baseline
 from fleet.core import drift
 from fleet.core.drift import Kind, Level
 from wire.histogram import CategoryColumn, Column
+from wire.manifest import TensorSpec
 
 LEVEL = drift.chance_per_test(Level.DEVICE, 1000, 20)
+SPEC = TensorSpec(name="x", datatype="FP64", shape=(-1, 1))
 COLUMN = Column(name="temp_c", edges=(1.0, 2.0), counts=(4000, 3000, 3000), missing=0)
 
 
@@ -93,6 +97,42 @@ def test_a_constant_column_that_takes_another_value_has_drifted():
     assert drift.judge(reference, history_of(before, 3), LEVEL).kind is not Kind.DRIFTED
     after = [*before, drift_streams.window_of(900_000, (500, 0, 0), 0.0)]
     verdict = drift.judge(reference, history_of(after, 3), LEVEL)
+    assert (verdict.kind, verdict.since_unix_ms) == (Kind.DRIFTED, 900_000)
+
+
+def counted_on_a_device(column, values):
+    """Return the counts of a device's tensor of one column, what is missing last."""
+    size = len(column.counts) + 1
+    counts = np.zeros(size + 3, np.int64)
+    Thresholds({0: (column, 0)}, 1, values.dtype, rest=size + 2).count(values[:, None], counts)
+    return tuple(counts[:size].tolist())
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("missing", [0, 1000])
+@pytest.mark.parametrize(
+    ("usual", "now"),
+    [
+        ([5] * 100, 500),
+        ([-5] * 100, -4.999),
+        ([0] * 100, 1e-6),
+        ([0] * 92 + [1] * 8, 1),
+        ([0] * 93 + list(range(7, 14)), 1e6),
+        ([0] * 50 + [1] * 50, 2),
+    ],
+)
+def test_a_heavy_value_that_moves_up_has_drifted(usual, now, missing, dtype):
+    rows = np.array(usual * 100 + [np.nan] * missing, dtype)
+    (column,) = make_baseline([(SPEC, rows[:, None])], [], "0" * 64).inputs
+    reference = drift.reference_of(column)
+    share = len(usual) * 100 / len(rows)
+    sample = rows[:: len(rows) // 500 + 1]
+    before = [drift_streams.window_of(0, counted_on_a_device(column, sample), 0.0)] * 10
+    stable = drift.judge(reference, history_of(before, len(reference.counts)), LEVEL)
+    assert stable.kind is not Kind.DRIFTED
+    after = np.where(np.arange(500) < 500 * share, dtype(now), dtype(np.nan))
+    window = drift_streams.window_of(900_000, counted_on_a_device(column, after), 0.0)
+    verdict = drift.judge(reference, history_of([*before, window], len(reference.counts)), LEVEL)
     assert (verdict.kind, verdict.since_unix_ms) == (Kind.DRIFTED, 900_000)
 
 
