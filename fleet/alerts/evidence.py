@@ -6,12 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from fleet.core import alerts as core
+from fleet.core.counts import MAX_COUNTED
 from fleet.core.performance import wilson
 from fleet.evidence import Sight
 from fleet.expiries import certificate_end, expiries, observer_label
 from fleet.ingest import Outcome
 from fleet.metrics import KNOWN_CODES, OTHER
-from fleet.store.alerts import MAX_COUNTED
 from fleet.store.devices import BATCH, Selection
 from fleet.store.store import Store, Tx
 from fleet.trust.stored import load

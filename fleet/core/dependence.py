@@ -54,7 +54,7 @@ def position_variance(counts: npt.NDArray[Any]) -> FloatArray:
 
     With the rows less one below; 0 for fewer than two rows.
     """
-    positions = np.arange(counts.shape[-1])
+    positions = np.arange(counts.shape[-1], dtype=np.float64)  # of integers, squares would overflow
     rows = counts.sum(axis=-1)
     safe = np.maximum(rows, 1)
     mean = (counts * positions).sum(axis=-1) / safe

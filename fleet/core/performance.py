@@ -7,17 +7,16 @@ bins are the same everywhere.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Final, TypeVar
+from typing import Final
 
 from wire.performance import PerformanceTelemetry
 
+from .counts import MAX_COUNTED, added, added_each
+
 Z_95: Final = 1.959964
 """Of the standard normal distribution, 0.975."""
-
-NumberT = TypeVar("NumberT", int, float)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +71,18 @@ class Regression:
 
 def of_record(record: PerformanceTelemetry) -> PerformanceSums:
     """Return the sums of one record. What does not add up in it is left out: a device may say anything."""
-    labelled = record.labelled_count
+    labelled = min(record.labelled_count, MAX_COUNTED)
     told = record.refused
     refused = Refused(
-        *(told.unknown_id, told.already_labelled, told.wrong_type, told.other_version)
+        *(
+            min(count, MAX_COUNTED)
+            for count in (
+                told.unknown_id,
+                told.already_labelled,
+                told.wrong_type,
+                told.other_version,
+            )
+        )
         if told is not None
         else ()
     )
@@ -102,22 +109,24 @@ def of_record(record: PerformanceTelemetry) -> PerformanceSums:
 
 
 def merged(one: PerformanceSums, other: PerformanceSums) -> PerformanceSums:
-    """Return the sums of both."""
+    """Return the sums of both, see `counts.added`."""
     a, b, c, d = one.refused, other.refused, one.errors, other.errors
     return PerformanceSums(
-        labelled_count=one.labelled_count + other.labelled_count,
-        correct_count=one.correct_count + other.correct_count,
-        confusion=_sum(one.confusion, other.confusion),
-        scores=_sum(one.scores, other.scores),
-        score_correct=_sum(one.score_correct, other.score_correct),
-        score_sums=_sum(one.score_sums, other.score_sums),
-        error_count=one.error_count + other.error_count,
+        labelled_count=added(one.labelled_count, other.labelled_count),
+        correct_count=added(one.correct_count, other.correct_count),
+        confusion=added_each(one.confusion, other.confusion),
+        scores=added_each(one.scores, other.scores),
+        score_correct=added_each(one.score_correct, other.score_correct),
+        score_sums=tuple(
+            a + b for a, b in zip_longest(one.score_sums, other.score_sums, fillvalue=0.0)
+        ),
+        error_count=added(one.error_count, other.error_count),
         errors=(c[0] + d[0], c[1] + d[1], c[2] + d[2]),
         refused=Refused(
-            a.unknown_id + b.unknown_id,
-            a.already_labelled + b.already_labelled,
-            a.wrong_type + b.wrong_type,
-            a.other_version + b.other_version,
+            added(a.unknown_id, b.unknown_id),
+            added(a.already_labelled, b.already_labelled),
+            added(a.wrong_type, b.wrong_type),
+            added(a.other_version, b.other_version),
         ),
     )
 
@@ -186,11 +195,3 @@ def regression(sums: PerformanceSums) -> Regression | None:
 def _mean_interval(mean: float, mean_square: float, rows: int) -> Interval:
     half = Z_95 * math.sqrt(max(0.0, mean_square - mean * mean) / rows)
     return Interval(mean, mean - half, mean + half)
-
-
-def _sum(one: Sequence[NumberT], other: Sequence[NumberT]) -> tuple[NumberT, ...]:
-    longer, shorter = (one, other) if len(one) >= len(other) else (other, one)
-    return tuple(
-        count + shorter[place] if place < len(shorter) else count
-        for place, count in enumerate(longer)
-    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,10 @@ from .drift import (
 )
 from .localise import MIN_TOGETHER, Finding, Part, by_cause, localise
 from .windows import NO_BLOCKS, WindowSums
+
+MAX_WINDOW_ROWS: Final = 10**12
+"""Of one device in a slot. A window that claims more is not judged; those of 100,000 devices in a stretch
+of 64 add up to less than an integer of 64 bits holds."""
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
@@ -203,7 +207,8 @@ def history_of(slots: Sequence[Slot], column: int, cells: int) -> History:
     kept = [
         (slot.start_unix_ms, sums)
         for slot in slots
-        if (sums := slot.sums.columns.get(column)) is not None and any(sums.counts[:cells])
+        if (sums := slot.sums.columns.get(column)) is not None
+        and 0 < sum(sums.counts[:cells]) <= MAX_WINDOW_ROWS
     ][-HISTORY:]
     counts: IntArray = np.zeros((len(kept), cells), np.int64)
     for row, (_, sums) in enumerate(kept):

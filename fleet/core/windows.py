@@ -13,6 +13,8 @@ from typing import Final
 from fleet.core.clock import EARLIEST_UNIX_MS
 from wire.windows import MAX_BLOCKS, WindowTelemetry
 
+from .counts import MAX_COUNTED, added, added_each
+
 MAX_AHEAD_MS: Final = 60_000
 """A window that ended later than this from now was dated by a wrong clock."""
 MAX_BEHIND_MS: Final = 730 * 24 * 3_600_000
@@ -55,33 +57,38 @@ class WindowSums:
 
 
 def of_record(record: WindowTelemetry, cells: Sequence[int]) -> WindowSums:
-    """Return the sums of one record; what its baseline does not have is left out.
+    """Return the sums of one record.
+
+    What its baseline does not have is left out, and so is a column with more than the record's rows: a
+    device may say anything. Of rows beyond `MAX_COUNTED` there are so many.
 
     Args:
         record: One part of a window; only the first has its rows and scores.
         cells: For each column of the baseline, how many counts divide its rows: bins and missing,
             or categories and other.
     """
+    rows = min(record.row_count, MAX_COUNTED)
     columns = {
         position: _column(counts, cells[position], between)
         for position, (counts, between) in enumerate(
             zip(record.columns, _padded(record.between, len(record.columns)), strict=True),
             record.first,
         )
-        if position < len(cells) and len(counts) <= cells[position] + 2
+        if position < len(cells) and _is_possible(counts, cells[position], rows)
     }
-    is_head = record.first == 0
-    return WindowSums(record.row_count if is_head else 0, columns, record.scores if is_head else ())
+    if record.first != 0:
+        return WindowSums(0, columns)
+    return WindowSums(rows, columns, record.scores if sum(record.scores) <= rows else ())
 
 
 def merged(one: WindowSums, other: WindowSums) -> WindowSums:
-    """Return the sums of both."""
+    """Return the sums of both, see `counts.added`."""
     blank = ColumnSums(())
     positions = sorted(one.columns.keys() | other.columns.keys())
     return WindowSums(
-        one.row_count + other.row_count,
+        added(one.row_count, other.row_count),
         {p: _added(one.columns.get(p, blank), other.columns.get(p, blank)) for p in positions},
-        _sum(one.scores, other.scores),
+        added_each(one.scores, other.scores),
     )
 
 
@@ -122,6 +129,12 @@ def blocks_of(counts: Sequence[int], between: float) -> Blocks:
     return (between, expected, float(degrees), float(rows) * rows, float(rows))
 
 
+def _is_possible(counts: Sequence[int], cells: int, rows: int) -> bool:
+    """Whether a column has its own counts alone, and those of at most `rows` rows."""
+    beside = counts[cells:]
+    return len(beside) <= 2 and sum(counts[:cells]) <= rows and max(beside, default=0) <= rows
+
+
 def _column(counts: Sequence[int], cells: int, between: float | None) -> ColumnSums:
     blocks = NO_BLOCKS if between is None else blocks_of(counts[:cells], between)
     return ColumnSums(tuple(counts), blocks)
@@ -130,15 +143,7 @@ def _column(counts: Sequence[int], cells: int, between: float | None) -> ColumnS
 def _added(one: ColumnSums, other: ColumnSums) -> ColumnSums:
     a, b = one.blocks, other.blocks
     blocks = (a[0] + b[0], a[1] + b[1], a[2] + b[2], a[3] + b[3], a[4] + b[4])
-    return ColumnSums(_sum(one.counts, other.counts), blocks)
-
-
-def _sum(one: Sequence[int], other: Sequence[int]) -> tuple[int, ...]:
-    longer, shorter = (one, other) if len(one) >= len(other) else (other, one)
-    return tuple(
-        count + (shorter[place] if place < len(shorter) else 0)
-        for place, count in enumerate(longer)
-    )
+    return ColumnSums(added_each(one.counts, other.counts), blocks)
 
 
 def _padded(between: Sequence[float], size: int) -> list[float | None]:

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, Self, TypeVar
 
 from fleet.alerts.watch import Finding, Watch
 from fleet.store.devices import Selection
@@ -26,16 +26,20 @@ from .windows import WindowKeeper
 if TYPE_CHECKING:
     from fleet.core import localise
     from fleet.core.drift import Alarm
-    from fleet.core.streams import Evidence, Stream
+    from fleet.core.streams import Budget, Evidence, Judged, Stream
     from wire.histogram import Baseline
 
 log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+ResultT = TypeVar("ResultT")
 
 LOOK_S: Final = 1.0
 LATE_MS: Final = 60_000
 """How long after its end a slot is waited for, at most: windows come within seconds as a rule."""
 MAX_CATCH_UP: Final = 4
 """Slots that are judged one by one after a pause; of a longer one, the newest alone."""
+MAX_TEXT_CHARS: Final = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +105,7 @@ class DriftWatch:
                     log.error("drift is not judged now: %s; %s", exc, exc.hint)  # noqa: TRY400
                 self._has_failed = True
             except Exception:
-                # Our bug, met by one release's windows: the controller goes on, and says so.
+                # Our bug: the controller goes on, and says so.
                 log.exception("drift could not be judged; it is tried again in a minute")
                 self._stopping.wait(60)
 
@@ -125,35 +129,48 @@ class DriftWatch:
 
     def _judge(self, end_unix_ms: int, now: int) -> None:
         from fleet.core.drift import HISTORY
-        from fleet.core.streams import Budget, by_column, stream_counts, total
+        from fleet.core.streams import Budget, stream_counts
 
         slot_ms = self._settings.slot_ms
         with self._store.read() as tx:
             manifests = tx.windows.manifests(end_unix_ms - HISTORY * slot_ms, end_unix_ms)
             releases = [r for m in manifests if (r := tx.releases.by_manifest(m)) is not None]
+            failed: dict[str, Finding] = {}
             evidence = {
                 release: one
                 for release in releases
-                if (one := self._gather(tx, release, end_unix_ms)) is not None
+                if (one := _guarded(failed, release, self._gather, tx, release, end_unix_ms))
             }
             stored = tx.drift.alarms()
         streams = stream_counts(evidence.values())
         budget = Budget(self._settings.alarms_per_30_days, slot_ms / 1000, streams)
-        judged = {}
+        judged: dict[ReleaseRow, Judged] = {}
         for release, one in evidence.items():
-            alarms = _alarms_of(stored.get(release.manifest, []))
-            parts = []
-            for part in by_column(one, alarms, end_unix_ms - slot_ms, budget):
-                if self._stopping.is_set():
-                    return  # the next start judges this slot
-                parts.append(part)
-            judged[release] = total(parts)
+            rows, newest = stored.get(release.manifest, []), end_unix_ms - slot_ms
+            found = _guarded(failed, release, self._judged, one, rows, newest, budget)
+            if self._stopping.is_set():
+                return  # the next start judges this slot
+            if found is not None:
+                judged[release] = found
         with self._store.write() as tx:
             for release, result in judged.items():
                 tx.drift.set_alarms(release.manifest, _as_rows(result.alarms), end_unix_ms)
                 _keep(tx, release, result.findings, now)
             _close_the_unused(tx, now)
-            self._alerts.report(tx, "drift", _as_alerts(tx), now)
+            self._alerts.report(tx, "drift", [*_as_alerts(tx), *failed.values()], now)
+
+    def _judged(
+        self, evidence: Evidence, stored: Sequence[Sequence[Any]], newest: int, budget: Budget
+    ) -> Judged:
+        """Return what came of a release; of its first columns only, when the end is asked for."""
+        from fleet.core.streams import by_column, total
+
+        parts = []
+        for part in by_column(evidence, _alarms_of(stored), newest, budget):
+            parts.append(part)
+            if self._stopping.is_set():
+                break
+        return total(parts)
 
     def _gather(self, tx: Tx, release: ReleaseRow, end_unix_ms: int) -> Evidence | None:
         from fleet.core.drift import HISTORY
@@ -171,6 +188,28 @@ class DriftWatch:
             since_unix_ms=since,
             until_unix_ms=end_unix_ms,
         )
+
+
+def _guarded(
+    failed: dict[str, Finding],
+    release: ReleaseRow,
+    do: Callable[P, ResultT],
+    /,
+    *args: P.args,
+    **more: P.kwargs,
+) -> ResultT | None:
+    """Return what `do` does for one release; a bug that its windows met is told, and costs no other's."""
+    try:
+        return do(*args, **more)
+    except StorageError:
+        raise
+    except Exception as exc:
+        name = f"{release.model}:{release.version}"
+        log.exception("drift of %s could not be judged; it is tried again at the next slot", name)
+        text = f"drift of {name} cannot be judged: {type(exc).__name__}: {exc}"
+        subject = f"{name} not judged"
+        failed[subject] = Finding(subject, is_breached=True, text=text[:MAX_TEXT_CHARS])
+        return None
 
 
 def gather(

@@ -11,7 +11,7 @@ from fleet.core.windows import of_record, slot_start
 from fleet.store.content import ChunkFolder
 from fleet.store.slots import SlotRow
 from fleet.store.store import Store, Tx
-from wire.errors import ModelfleetError
+from wire.errors import ModelfleetError, StorageError
 from wire.messages import Record
 from wire.performance import PerformanceTelemetry
 from wire.windows import WindowTelemetry
@@ -103,14 +103,24 @@ class WindowKeeper:
         tx.performance.add(SlotRow(device, record.manifest, start, self.slot_ms, sums))
 
     def look(self, store: Store, now_unix_ms: int) -> None:
-        """Tidy up once an hour, a little at each call; never right after the clock has jumped."""
+        """Tidy up once an hour, a little at each call; never right after the clock has jumped.
+
+        Raises:
+            StorageError: The store does not work.
+        """
         wait_ms = self._next_tidy_unix_ms - now_unix_ms
         if 0 < wait_ms <= HOUR_MS:
             return
         if -HOUR_MS < wait_ms <= 0:
-            with store.write() as tx:
-                if self.tidy(tx, now_unix_ms):
-                    return
+            try:
+                with store.write() as tx:
+                    if self.tidy(tx, now_unix_ms):
+                        return
+            except StorageError:
+                raise
+            except Exception:
+                # Our bug, met by one device's windows: rollouts and all else go on.
+                log.exception("old windows could not be merged; it is tried again in an hour")
         self._next_tidy_unix_ms = now_unix_ms + HOUR_MS
 
     def tidy(self, tx: Tx, now_unix_ms: int) -> bool:

@@ -30,8 +30,6 @@ from .devices import BATCH, Selection
 from .schema import PRESENCE, TAGS
 from .watch_schema import ALERTS, REQUEST_COUNTS, SILENCES
 
-MAX_COUNTED: Final = 1_000_000_000
-"""Requests of one window that count: what a device makes up must not overflow a sum."""
 _FIELDS: Final = [f.name for f in fields(Alert)]
 _OPEN: Final = ALERTS.c.resolved_unix_ms.is_(None)
 _NEWS: Final = ALERTS.c.news != literal_column("''")

@@ -1,33 +1,77 @@
-"""To which slot of time a window belongs."""
+"""Windows of counts add up, whatever a device says."""
 
-import pytest
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
 
-from fleet.core.windows import MAX_AHEAD_MS, MAX_BEHIND_MS, slot_start
-from fleet.monitoring.windows import KEEP_DAYS_MS
+from fleet.core.counts import MAX_COUNTED, MAX_SUM
+from fleet.core.streams import Slot, history_of, together_of
+from fleet.core.windows import ColumnSums, WindowSums, merged, of_record
+from wire.messages import MAX_INTEGER
+from wire.windows import MAX_BETWEEN, WindowTelemetry
 
-SLOT_MS = 900_000
-DAY_MS = 86_400_000
-NOW = 1_783_000_123_456  # in 2026
-
-
-@pytest.mark.parametrize("age_days", [0, 1, 29, 31, 400, 730])
-def test_a_window_that_waited_keeps_its_own_time(age_days):
-    ended = NOW - age_days * DAY_MS
-    assert slot_start(ended, NOW, SLOT_MS) == ended // SLOT_MS * SLOT_MS
-
-
-@pytest.mark.parametrize(
-    ("ended", "received"),
-    [
-        (NOW - 731 * DAY_MS, NOW),
-        (NOW + MAX_AHEAD_MS + 1, NOW),
-        (0, NOW),
-        (1_703_000_000_000, 1_760_000_000_000),  # a clock from before 2024, in 2025
-    ],
+CELLS = (3, 2)
+claimed = st.sampled_from([0, 1, MAX_COUNTED, MAX_INTEGER]) | st.integers(0, MAX_INTEGER)
+stored = st.integers(0, 2**70)
+sums = st.builds(
+    WindowSums,
+    stored,
+    st.dictionaries(
+        st.integers(0, 1), st.builds(ColumnSums, st.lists(stored, max_size=5).map(tuple))
+    ),
+    st.lists(stored, max_size=4).map(tuple),
 )
-def test_one_of_an_impossible_time_belongs_to_its_arrival(ended, received):
-    assert slot_start(ended, received, SLOT_MS) == received // SLOT_MS * SLOT_MS
 
 
-def test_own_times_reach_back_as_far_as_windows_are_kept():
-    assert MAX_BEHIND_MS == KEEP_DAYS_MS
+def record(**fields):
+    head = {"boot": "b" * 16, "seq": 1, "start_unix_ms": 0, "duration_s": 900.0}
+    release = {"model": "m", "version": "1", "manifest": "0" * 64}
+    return WindowTelemetry.model_validate(head | release | fields)
+
+
+@given(
+    claimed,
+    st.lists(st.lists(claimed, max_size=6), max_size=3),
+    st.lists(st.floats(0, MAX_BETWEEN), max_size=3),
+    st.lists(claimed, max_size=4),
+    st.integers(0, 2),
+)
+def test_no_record_counts_more_rows_than_it_has(rows, columns, between, scores, first):
+    found = of_record(
+        record(row_count=rows, columns=columns, between=between, scores=scores, first=first), CELLS
+    )
+    assert found.row_count == (min(rows, MAX_COUNTED) if first == 0 else 0)
+    assert sum(found.scores) <= found.row_count
+    for position, column in found.columns.items():
+        assert sum(column.counts[: CELLS[position]]) <= min(rows, MAX_COUNTED)
+        assert max(column.counts, default=0) <= min(rows, MAX_COUNTED)
+
+
+def test_a_column_with_more_rows_than_the_record_is_left_out_and_others_count():
+    found = of_record(record(row_count=9, columns=[[4, 4, 2], [9], [9]]), CELLS)
+    assert {place: column.counts for place, column in found.columns.items()} == {1: (9,)}
+    beside = of_record(record(row_count=9, columns=[[9, 0, 0, 9, 9], [1, 1, 0, 10]]), CELLS)
+    assert {place: column.counts for place, column in beside.columns.items()} == {
+        0: (9, 0, 0, 9, 9)
+    }
+
+
+@given(sums, sums, sums)
+def test_sums_know_no_order_and_stay_within_what_a_store_holds(one, two, three):
+    both = merged(one, two)
+    assert both == merged(two, one)
+    assert merged(both, three) == merged(one, merged(two, three))
+    parts = [both.row_count, *both.scores, *(n for c in both.columns.values() for n in c.counts)]
+    assert max(parts) <= MAX_SUM < 2**63
+    assert int(float(MAX_SUM)) == MAX_SUM
+
+
+@given(st.lists(sums, max_size=12))
+def test_what_is_judged_never_overflows(windows):
+    slots = [Slot(number * 900_000, sums) for number, sums in enumerate(windows)]
+    history = history_of(slots, 0, 3)
+    together = together_of([history] * 100)
+    assert (together.counts >= 0).all()
+    exact = [100 * sum(map(int, row)) for row in history.counts]
+    assert together.counts.sum(axis=1).tolist() == exact
+    assert not np.isnan(together.blocks).any()
