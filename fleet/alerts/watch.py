@@ -47,12 +47,14 @@ class Finding:
         is_breached: Whether it is as it should not be.
         text: One line for a person, without when.
         device: The device that it is about, if it is one.
+        over: Why it is over, where that is more than that it is as it should be.
     """
 
     subject: str
     is_breached: bool
     text: str
     device: str | None = None
+    over: str = ""
 
 
 class Watch:
@@ -124,14 +126,22 @@ class Watch:
         self.observe(tx, rule, newest, now_unix_ms)
         self.observe(tx, rule, [replace(f, is_breached=False) for f in newest], now_unix_ms)
 
-    def report(self, tx: Tx, rule: str, findings: Iterable[Finding], now_unix_ms: int) -> None:
+    def report(
+        self,
+        tx: Tx,
+        rule: str,
+        findings: Iterable[Finding],
+        now_unix_ms: int,
+        *,
+        over: str = "",
+    ) -> None:
         """Make the open alerts of a rule these findings: the one door for who looks elsewhere.
 
-        A subject that is not among them, or not breached, is as it should be.
+        A subject that is not among them, or not breached, is as it should be; or is over, as `over` says.
         """
         newest = {finding.subject: finding for finding in findings}
         for subject, row in tx.alerts.open_of(rule).items():
-            newest.setdefault(subject, Finding(subject, False, row.text, row.device))
+            newest.setdefault(subject, Finding(subject, False, row.text, row.device, over))
         self.observe(tx, rule, newest.values(), now_unix_ms)
 
     def on_connected(self, tx: Tx, now_unix_ms: int) -> None:
@@ -214,7 +224,11 @@ class Watch:
         if row is None:
             text, device = (finding.text, finding.device) if finding else ("", None)
             return AlertRow(0, alert, text, device, due)
-        text = finding.text if finding is not None and finding.is_breached else row.text
+        text = row.text
+        if finding is not None and finding.is_breached:
+            text = finding.text
+        elif finding is not None and finding.over:
+            text = f"{text}; over: {finding.over}"
         return replace(row, alert=alert, text=text, due_unix_ms=due)
 
     # -- telling

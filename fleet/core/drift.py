@@ -220,14 +220,15 @@ def follow(alarm: Alarm | None, verdict: Verdict) -> Alarm | None:
     """Return the alarm after one more window: one drift is one alarm, however long it lasts.
 
     It ends when a stretch as long as that which raised it, all of it later than the drift, is no
-    longer unlikely.
+    longer unlikely. While nothing is known of what its rows are worth, as after a pause, those that are
+    shifted are no such stretch.
     """
     if verdict.kind is Kind.DRIFTED:
         if alarm is None:
             return Alarm(verdict.since_unix_ms, verdict.windows)
         return replace(alarm, quiet=0)
-    if alarm is None:
-        return None
+    if alarm is None or (verdict.effective_rows <= 0 and verdict.psi > TOLERANCE):
+        return alarm
     if verdict.p_values[SCALES.index(alarm.windows)] <= CLEAR_LEVEL:
         return replace(alarm, quiet=0)
     quiet = alarm.quiet + 1

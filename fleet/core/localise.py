@@ -33,7 +33,7 @@ class Part:
     Attributes:
         device: Its id.
         groups: Its tags, as "key=value".
-        counts: Of its newest stretch, one per cell of the reference.
+        counts: Of its newest stretch, one per cell of the reference; zeros of one that is silent.
         alarm: Its own, or None.
     """
 
@@ -182,14 +182,19 @@ def _hidden(
 
 
 def _is_shifted(reference: Sequence[int], parts: Sequence[Part]) -> bool:
-    """Whether devices together are further from the reference than the tolerance, as estimated."""
+    """Whether devices together are further from the reference than the tolerance, as estimated.
+
+    Of those that are silent all that is known is the alarm, which lasts.
+    """
     if not parts:
         return False
     cells = np.asarray(reference, dtype=np.float64)
     counts = np.sum([part.counts for part in parts], axis=0)
     n, m = float(cells.sum()), float(counts.sum())
-    if n <= 0 or m <= 0:
+    if n <= 0:
         return False
+    if m <= 0:
+        return True
     both = pooled(cells, counts, n + m)
     value = float(statistic(both[0], both[1], n, m))
     return bool((value - (both.shape[1] - 1)) / harmonic_rows(n, m) > TOLERANCE)

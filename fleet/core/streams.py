@@ -60,12 +60,14 @@ class Evidence:
         references: Theirs; None where the baseline has nothing to hold a column against.
         slots: Of each device, oldest first.
         groups: The tags of each device, as "key=value".
+        serving: The devices that have the release active, whether or not they send.
     """
 
     names: Sequence[str]
     references: Sequence[Reference | None]
     slots: Mapping[str, Sequence[Slot]]
     groups: Mapping[str, frozenset[str]]
+    serving: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,13 +110,19 @@ class Judged:
 
 def members(evidence: Evidence) -> dict[tuple[Level, str], tuple[str, ...]]:
     """Return the devices of everything that is judged together: each one, groups, and all."""
-    devices = tuple(sorted(evidence.slots))
+    return _together(evidence.slots, evidence.groups)
+
+
+def _together(
+    names: Iterable[str], groups: Mapping[str, frozenset[str]]
+) -> dict[tuple[Level, str], tuple[str, ...]]:
+    devices = tuple(sorted(names))
     found: dict[tuple[Level, str], tuple[str, ...]] = {
         (Level.DEVICE, device): (device,) for device in devices
     }
     by_group: dict[str, list[str]] = {}
     for device in devices:
-        for group in evidence.groups.get(device, ()):
+        for group in groups.get(device, ()):
             by_group.setdefault(group, []).append(device)
     for group, own in sorted(by_group.items()):
         if MIN_TOGETHER <= len(own) < len(devices):
@@ -144,7 +152,9 @@ def total(judged: Iterable[Judged]) -> Judged:
 def by_column(
     evidence: Evidence, alarms: Mapping[Stream, Alarm], newest: int, budget: Budget
 ) -> Iterator[Judged]:
-    """Judge all streams that have rows in the newest slot; the alarms of others last.
+    """Judge all streams that have rows in the newest slot.
+
+    The alarms of others last while their devices have the release active: silence is no all-clear.
 
     Args:
         evidence: Of one release.
@@ -156,6 +166,7 @@ def by_column(
         What came of each column, so that nobody has to wait for all of them.
     """
     together = members(evidence)
+    may_send = _together(evidence.serving, evidence.groups)
     for column, reference in enumerate(evidence.references):
         if reference is None:
             continue
@@ -164,21 +175,24 @@ def by_column(
             for device, slots in evidence.slots.items()
         }
         verdicts: dict[str, Verdict] = {}
-        lasting: dict[Stream, Alarm] = {}
+        lasting = {
+            stream: alarm
+            for stream, alarm in alarms.items()
+            if stream.column == column and (stream.level, stream.who) in may_send
+        }
         for (level, who), devices in together.items():
             history = own[who] if level is Level.DEVICE else together_of([own[d] for d in devices])
             stream = Stream(level, who, column)
-            before = alarms.get(stream)
-            after = before
-            if history.starts.size and int(history.starts[-1]) == newest:
-                verdict = judge(
-                    reference, history, budget.chance(level), is_merged=level is not Level.DEVICE
-                )
-                after = follow(before, verdict)
-                if level is Level.DEVICE:
-                    verdicts[who] = verdict
-            if after is not None:
+            if not history.starts.size or int(history.starts[-1]) != newest:
+                continue
+            verdict = judge(
+                reference, history, budget.chance(level), is_merged=level is not Level.DEVICE
+            )
+            lasting.pop(stream, None)
+            if (after := follow(alarms.get(stream), verdict)) is not None:
                 lasting[stream] = after
+            if level is Level.DEVICE:
+                verdicts[who] = verdict
         yield Judged(lasting, _findings(evidence, column, own, verdicts, lasting))
 
 
@@ -245,6 +259,7 @@ def _findings(
                 lasting.get(Stream(Level.DEVICE, device, column)),
             )
         )
+    parts += _silent(evidence, column, {part.device for part in parts}, lasting)
     groups = {
         stream.who: alarm
         for stream, alarm in lasting.items()
@@ -252,3 +267,25 @@ def _findings(
     }
     fleet = lasting.get(Stream(Level.FLEET, "", column))
     return localise(evidence.names[column], reference.counts, parts, fleet, groups)
+
+
+def _silent(
+    evidence: Evidence, column: int, heard: set[str], lasting: Mapping[Stream, Alarm]
+) -> Iterator[Part]:
+    """Yield the devices without rows that an alarm is about: their own, or one of what is silent as a whole.
+
+    Where nobody has rows these are all, so that silence does not make a part of the fleet the whole.
+    """
+    reference = evidence.references[column]
+    nothing = (0,) * (len(reference.counts) if reference is not None else 0)
+    speaking = {group for device in heard for group in evidence.groups.get(device, ())}
+    for device in sorted(evidence.serving - heard):
+        groups = evidence.groups.get(device, frozenset())
+        alarm = lasting.get(Stream(Level.DEVICE, device, column))
+        is_meant = (
+            alarm is not None
+            or any(Stream(Level.GROUP, name, column) in lasting for name in groups - speaking)
+            or (lasting and not heard)
+        )
+        if is_meant:
+            yield Part(device, groups, nothing, alarm)

@@ -40,6 +40,7 @@ LATE_MS: Final = 60_000
 MAX_CATCH_UP: Final = 4
 """Slots that are judged one by one after a pause; of a longer one, the newest alone."""
 MAX_TEXT_CHARS: Final = 300
+NOT_SERVED: Final = "no device serves it any more"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +85,15 @@ class DriftWatch:
         self._has_failed = False
 
     def __enter__(self) -> Self:
-        """Begin to watch, if that is on."""
+        """Begin to watch, or end what an earlier watch found, if that is off."""
         if self._settings.is_on:
             self._thread.start()
+            return self
+        try:
+            with self._store.write() as tx:
+                self._give_up(tx, self._clock())
+        except StorageError as exc:
+            log.error("what drift was found cannot be closed: %s; %s", exc, exc.hint)  # noqa: TRY400
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -133,7 +140,10 @@ class DriftWatch:
 
         slot_ms = self._settings.slot_ms
         with self._store.read() as tx:
-            manifests = tx.windows.manifests(end_unix_ms - HISTORY * slot_ms, end_unix_ms)
+            stored = tx.drift.alarms()
+            sent = tx.windows.manifests(end_unix_ms - HISTORY * slot_ms, end_unix_ms)
+            # Those that fell silent too: an alarm lasts, but not beyond its device.
+            manifests = sorted({*sent, *(m for m, rows in stored.items() if rows)})
             releases = [r for m in manifests if (r := tx.releases.by_manifest(m)) is not None]
             failed: dict[str, Finding] = {}
             evidence = {
@@ -141,7 +151,6 @@ class DriftWatch:
                 for release in releases
                 if (one := _guarded(failed, release, self._gather, tx, release, end_unix_ms))
             }
-            stored = tx.drift.alarms()
         streams = stream_counts(evidence.values())
         budget = Budget(self._settings.alarms_per_30_days, slot_ms / 1000, streams)
         judged: dict[ReleaseRow, Judged] = {}
@@ -153,11 +162,21 @@ class DriftWatch:
             if found is not None:
                 judged[release] = found
         with self._store.write() as tx:
+            ended: list[Finding] = []
             for release, result in judged.items():
                 tx.drift.set_alarms(release.manifest, _as_rows(result.alarms), end_unix_ms)
-                _keep(tx, release, result.findings, now)
-            _close_the_unused(tx, now)
-            self._alerts.report(tx, "drift", [*_as_alerts(tx), *failed.values()], now)
+                ended += _keep(tx, release, evidence[release], result.findings, now)
+            ended += _close_the_unused(tx, now)
+            self._alerts.report(tx, "drift", [*ended, *_as_alerts(tx), *failed.values()], now)
+
+    def _give_up(self, tx: Tx, now: int) -> None:
+        """Close all that was found: nobody would see it end."""
+        why = "drift is not watched any more ([drift] is_on = false)"
+        for manifest in tx.drift.alarms():
+            tx.drift.drop_alarms(manifest)
+        for row in tx.drift.findings():
+            _close(tx, row, why, now)
+        self._alerts.report(tx, "drift", (), now, over=why)
 
     def _judged(
         self, evidence: Evidence, stored: Sequence[Sequence[Any]], newest: int, budget: Budget
@@ -230,6 +249,7 @@ def gather(
         manifest, selection, since_unix_ms=since_unix_ms, until_unix_ms=until_unix_ms
     ):
         slots.setdefault(row.device, []).append(Slot(row.start_unix_ms, row.sums))
+    serving = tx.releases.serving(manifest)
     tags = tx.devices.tags(Selection())
     columns = (*baseline.inputs, *baseline.outputs)
     return Evidence(
@@ -238,8 +258,9 @@ def gather(
         slots=slots,
         groups={
             device: frozenset(f"{key}={value}" for key, value in tags.get(device, {}).items())
-            for device in slots
+            for device in slots.keys() | serving
         },
+        serving=serving,
     )
 
 
@@ -260,8 +281,14 @@ def _as_rows(alarms: Mapping[Stream, Alarm]) -> list[list[object]]:
     ]
 
 
-def _keep(tx: Tx, release: ReleaseRow, found: Sequence[localise.Finding], now: int) -> None:
-    """Open, change and close the findings of a release, as they are now."""
+def _keep(
+    tx: Tx,
+    release: ReleaseRow,
+    evidence: Evidence,
+    found: Sequence[localise.Finding],
+    now: int,
+) -> list[Finding]:
+    """Open, change and close the findings of a release, as they are now; return those that ended."""
     lasting = {
         (row.level, row.who): row
         for row in tx.drift.findings(model=release.model)
@@ -296,16 +323,33 @@ def _keep(tx: Tx, release: ReleaseRow, found: Sequence[localise.Finding], now: i
             tx.drift.change(after)
         if features != before.features:
             _tell(tx, after, words_of(after), now)
-    for row in lasting.values():
-        tx.drift.close(row.id, now)
-        _tell(tx, row, f"over: {words_of(row)}", now)
+    return [_close(tx, row, _why_over(row, evidence), now) for row in lasting.values()]
+
+
+def _why_over(row: FindingRow, evidence: Evidence) -> str:
+    """Return why a finding is over where it is not by its rows."""
+    if not evidence.serving:
+        return NOT_SERVED
+    groups = (evidence.groups.get(device, frozenset()) for device in evidence.serving)
+    if row.level == "device" and row.who not in evidence.serving:
+        return "the device does not serve it any more"
+    if row.level == "group" and not any(row.who in own for own in groups):
+        return "no device of the group serves it any more"
+    return ""
+
+
+def _close(tx: Tx, row: FindingRow, why: str, now: int) -> Finding:
+    """Close a finding and tell; return the end of its alert."""
+    tx.drift.close(row.id, now)
+    _tell(tx, row, "over: " + "; ".join(filter(None, (why, words_of(row)))), now)
+    return Finding(_subject_of(row), is_breached=False, text="", over=why)
 
 
 def _as_alerts(tx: Tx) -> list[Finding]:
     """Return the findings that last as what is told of them; a subject is told once."""
     found: dict[str, Finding] = {}
     for row in tx.drift.findings():
-        subject = f"{row.model} {row.who or 'fleet'}"
+        subject = _subject_of(row)
         device = row.who if row.level == "device" else None
         found.setdefault(
             subject, Finding(subject, is_breached=True, text=words_of(row), device=device)
@@ -313,15 +357,20 @@ def _as_alerts(tx: Tx) -> list[Finding]:
     return list(found.values())
 
 
-def _close_the_unused(tx: Tx, now: int) -> None:
-    """Close what was found of releases that no device serves any more."""
+def _subject_of(row: FindingRow) -> str:
+    return f"{row.model} {row.who or 'fleet'}"
+
+
+def _close_the_unused(tx: Tx, now: int) -> list[Finding]:
+    """Close what was found of releases that no device serves any more; return what ended."""
     served = tx.releases.device_counts(Selection())
     for manifest in tx.drift.alarms().keys() - served.keys():
         tx.drift.drop_alarms(manifest)
-    for row in tx.drift.findings():
-        if row.manifest not in served:
-            tx.drift.close(row.id, now)
-            _tell(tx, row, f"over: no device serves it any more; {words_of(row)}", now)
+    return [
+        _close(tx, row, NOT_SERVED, now)
+        for row in tx.drift.findings()
+        if row.manifest not in served
+    ]
 
 
 def words_of(row: FindingRow) -> str:

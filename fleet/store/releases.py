@@ -90,6 +90,13 @@ class Releases:
         )
         return {digest: count for digest, count in self._connection.execute(query) if digest}
 
+    def serving(self, manifest: str) -> frozenset[str]:
+        """Return the devices that report a manifest digest active."""
+        query = select(REPORTED_MODELS.c.device).where(
+            REPORTED_MODELS.c.active_manifest == manifest
+        )
+        return frozenset(self._connection.execute(query).scalars())
+
     def add(self, release: ReleaseRow, chunks: Mapping[str, tuple[int, int]]) -> list[str]:
         """Add a release and its chunks; return the chunks that were not known before.
 

@@ -195,6 +195,19 @@ def test_one_lasting_drift_is_one_alarm_that_ends_with_it():
     assert not seen[-1]
 
 
+def test_windows_that_say_nothing_yet_do_not_end_an_alarm():
+    reference = drift.reference_of(COLUMN)
+    alarm = drift.Alarm(0, 1)
+    for number in range(1, 12):  # after a pause, still drifted
+        history = history_of([drift_streams.window_of(0, (0, 0, 500, 0), 0.0)] * number, 4)
+        verdict = drift.judge(reference, history, LEVEL, is_merged=True)
+        assert verdict.kind is Kind.TOO_FEW_ROWS
+        assert drift.follow(alarm, verdict) == alarm
+    alike = history_of([drift_streams.window_of(0, (200, 150, 150, 0), 0.0)] * 4, 4)
+    quiet = drift.judge(reference, alike, LEVEL, is_merged=True)
+    assert drift.follow(alarm, quiet) == drift.Alarm(0, 1, quiet=1)
+
+
 def test_a_merged_stream_waits_for_its_scatter():
     generator = np.random.default_rng(9)
     streams = [
