@@ -55,7 +55,7 @@ class Commands(ABC):
         """See `registry.remove_device`."""
         self.command(lambda tx: registry.remove_device(tx, device, self.now_unix_ms(), scope=scope))
         if self.enrolment is not None:
-            self.enrolment.forget(device)
+            self.enrolment.see_out(device)
 
     def start_rollout(
         self, request: RolloutIn, *, scope: Scope = WHOLE_FLEET, by: str = ""

@@ -125,15 +125,18 @@ def set_tags(
 
 
 def remove_device(tx: Tx, device: str, now_unix_ms: int, *, scope: Scope = WHOLE_FLEET) -> None:
-    """Remove a device with its records, and clear what the broker retains of it.
+    """Remove a device with its records, revoke its certificates, and clear what the broker retains of it.
 
-    An agent that still runs keeps serving; it ignores the empty desired state.
+    An agent that still runs keeps serving; it ignores the empty desired state. The broker is told of
+    the certificates by `Access.see_out`, now or, after a kill, when the controller starts again.
 
     Raises:
         PeerError: `unknown_device`.
     """
     require_device(tx, device, scope)
     live.end(tx, device, now_unix_ms)
+    tx.identities.drop_tokens(device)
+    tx.identities.revoke(device, now_unix_ms)
     tx.devices.remove(device)
     tx.alerts.forget(device, now_unix_ms)
     for topic in (topics.Desired(device), topics.Reported(device), topics.Presence(device)):

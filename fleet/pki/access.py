@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from fleet.store.store import Store
-from wire.endpoint import TlsFiles
+from wire.endpoint import TlsFiles, parse_broker_url
 from wire.link import Connected, LinkEvent
 from wire.link_paho import PahoLink
 from wire.mailbox import Mailbox
@@ -26,6 +27,8 @@ CUT_DAYS: Final = 5 / 1440
 CUT_S: Final = 4.0
 """How long a take-over may last; an answer on a busy machine comes within one."""
 CUT_AGAIN_S: Final = 1.0
+SEEN_OUT: Final = "seen-out.txt"
+"""In the authority's folder: serial numbers of revoked certificates by whose names nobody is connected."""
 
 
 def found_pki(folder: PkiFolder, hosts: Iterable[str], now_unix_ms: int) -> CertificateAuthority:
@@ -131,6 +134,70 @@ class Access:
     def reload(self) -> None:
         """Have the broker read its certificates again."""
         self._reload()
+
+    def see_out(self, name: str) -> bool:
+        """Tell the broker of one whose certificates were revoked, and cut the connection.
+
+        What fails here, or is killed, `make_good` does again.
+
+        Returns:
+            Whether the broker let us cut the connection.
+
+        Raises:
+            StorageError: The store or the folder failed.
+        """
+        self.refresh()
+        is_cut = self.cut(name)
+        if is_cut or self._can_be_reached():  # who is there and refuses us has no session of it
+            self.set_seen_out([name])
+        return is_cut
+
+    def make_good(self, is_ending: Callable[[], bool] = lambda: False) -> None:
+        """See those out whom a kill or a failure left on the broker.
+
+        Args:
+            is_ending: Asked between two of them; each takes seconds.
+
+        Raises:
+            StorageError: The store or the folder failed; the next call does what is missing.
+        """
+        if not (owed := self._owed()):
+            return
+        self.refresh()
+        self._reload()  # the files may be right since before it was told of them
+        for name in owed:
+            if is_ending():
+                return
+            log.info("%s was put out; the broker is told again", name)
+            self.see_out(name)
+
+    def set_seen_out(self, names: Iterable[str]) -> None:
+        """Note that none of these has a connection by a certificate that is revoked by now."""
+        with self._lock:
+            with self._store.read() as tx:
+                put_out = tx.identities.put_out(self._clock())
+            still = frozenset().union(*put_out.values())
+            seen = (self._seen_out() & still).union(*(put_out.get(name, ()) for name in names))
+            text = "".join(f"{serial}\n" for serial in sorted(seen))
+            write_private(self._authority.folder.root / SEEN_OUT, text.encode())
+
+    def _owed(self) -> list[str]:
+        with self._store.read() as tx:
+            put_out = tx.identities.put_out(self._clock())
+        seen = self._seen_out() if put_out else frozenset()
+        return [name for name, serials in put_out.items() if not serials <= seen]
+
+    def _seen_out(self) -> frozenset[str]:
+        text = _read(self._authority.folder.root / SEEN_OUT) or b""
+        return frozenset(text.decode(errors="replace").split())
+
+    def _can_be_reached(self) -> bool:
+        address = parse_broker_url(self.broker_url)
+        try:
+            socket.create_connection((address.host, address.port), CUT_S).close()
+        except OSError:
+            return False
+        return True
 
     def cut(self, device: str) -> bool:
         """End a device's connection, by taking its client id over; return whether the broker let us.

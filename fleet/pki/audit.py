@@ -104,6 +104,7 @@ class Audit:
                     for name in names:
                         tx.identities.revoke(name, self.clock())
                 self.access.refresh()
+                self.access.set_seen_out(names)  # their connections were ours
 
     def _admit(self, folder: Path, name: str) -> TlsFiles:
         pair = KeyPair(folder / f"{name}.key", folder / f"{name}.pem")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -21,6 +22,8 @@ log = logging.getLogger(__name__)
 
 UPKEEP_S: Final = 3600.0
 """How often the files of the broker and the dates of our own certificates are looked at."""
+MAKE_GOOD_S: Final = 60.0
+"""How often it is looked whether the broker was told of everybody who was put out."""
 MAX_CONCURRENT: Final = 256
 JOIN_S: Final = 10.0
 
@@ -80,15 +83,22 @@ class Door:
             log.exception("the listener for devices failed: nobody can enrol until a restart")
 
     def _keep_up(self) -> None:
+        next_upkeep_s = time.monotonic()
         while not self._ended.is_set():
             try:
-                self._enrolment.tidy()
-                if self._authority.renew_programs(self._hosts, self._clock()):
-                    pair = self._authority.folder.server
-                    config = self._server.config
-                    if config.loaded and config.ssl:
-                        config.ssl.load_cert_chain(pair.certificate, pair.key)
-                    self._access.reload()
+                if time.monotonic() >= next_upkeep_s:
+                    next_upkeep_s = time.monotonic() + UPKEEP_S
+                    self._look_after_files()
+                self._enrolment.make_good(self._ended.is_set)
             except ModelfleetError as exc:
                 log.error("certificates: %s (%s)", exc, exc.hint)  # noqa: TRY400 - its text says it
-            self._ended.wait(UPKEEP_S)
+            self._ended.wait(MAKE_GOOD_S)
+
+    def _look_after_files(self) -> None:
+        self._enrolment.tidy()
+        if self._authority.renew_programs(self._hosts, self._clock()):
+            pair = self._authority.folder.server
+            config = self._server.config
+            if config.loaded and config.ssl:
+                config.ssl.load_cert_chain(pair.certificate, pair.key)
+            self._access.reload()

@@ -45,6 +45,8 @@ from .grants import DEVICE_DAYS, observer_name
 
 TOKEN_LIFE_S: Final = 3600.0
 PRUNE_DAYS: Final = 30
+STRANGER_MS: Final = 3_600_000
+"""Age at which a certificate of nobody in the fleet is revoked; those of an audit live for minutes."""
 RENEW_BURST: Final = 10
 """Renewals of one device at once: power cuts and restarts, each before the answer was kept."""
 RENEW_EVERY_S: Final = 3600.0
@@ -252,18 +254,18 @@ class Enrolment:
         now = self._clock()
         with self._store.write() as tx:
             require_device(tx, device, scope)
-            count = self._put_out(tx, device, now)
+            tx.identities.drop_tokens(device)
+            count = tx.identities.revoke(device, now)
             tx.journal.note([EventRow("device", device, "revoked")], now)
-        self._access.refresh()
-        return count, self._access.cut(device)
+        return count, self.see_out(device)
 
-    def forget(self, device: str) -> None:
-        """Put a device out that was just removed; nothing is left to be told of it."""
-        with self._store.write() as tx:
-            count = self._put_out(tx, device, self._clock())
-        if count:
-            self._access.refresh()
-            self._access.cut(device)
+    def see_out(self, name: str) -> bool:
+        """See `Access.see_out`."""
+        return self._access.see_out(name)
+
+    def make_good(self, is_ending: Callable[[], bool] = lambda: False) -> None:
+        """See `Access.make_good`."""
+        self._access.make_good(is_ending)
 
     def audit(self) -> list[Finding]:
         """Return what an audit of the broker and of what is on record finds; see `audit`.
@@ -278,15 +280,13 @@ class Enrolment:
         return audit.run()
 
     def tidy(self) -> None:
-        """Forget what has expired, and bring the broker's files up to date."""
+        """Forget what has expired, revoke what strangers have, and bring the broker's files up to date."""
+        now = self._clock()
         with self._store.write() as tx:
-            tx.identities.prune(self._clock() - PRUNE_DAYS * DAY_MS)
+            tx.identities.prune(now - PRUNE_DAYS * DAY_MS)
+            # Nobody gets in without being in the fleet: these a controller of before left behind.
+            tx.identities.revoke_strangers(now - STRANGER_MS, now)
         self._access.refresh()
-
-    @staticmethod
-    def _put_out(tx: Tx, device: str, now: int) -> int:
-        tx.identities.drop_tokens(device)
-        return tx.identities.revoke(device, now)
 
     def _proven(self, tx: Tx, certificate: str, signature: bytes, text: bytes) -> CertificateRow:
         """Return the certificate whose key signed `text`, if it is one of ours and not revoked."""
@@ -400,7 +400,7 @@ def _others(tx: Tx, row: CertificateRow) -> list[CertificateRow]:
 
 
 def _known(tx: Tx, certificate: str) -> CertificateRow:
-    """Return a certificate (PEM) of a device that is one of ours and not revoked.
+    """Return a certificate (PEM) of a device that is in the fleet; it is one of ours and not revoked.
 
     Raises:
         PeerError: `not_ours`, `revoked`, `not_a_device` or `certificate_invalid`.
@@ -413,6 +413,8 @@ def _known(tx: Tx, certificate: str) -> CertificateRow:
         raise _refused(f"this certificate of {row.device} is revoked", "revoked")
     if re.fullmatch(NAME_PATTERN, row.device) is None:  # an observer's is on record too
         raise PeerError(f"{row.device} is no device", code="not_a_device")
+    if row.device not in tx.devices.known([row.device]):
+        raise _refused(f"{row.device} was removed from the fleet", "revoked")
     return row
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, fields
 
-from sqlalchemy import Connection, and_, delete, func, insert, select, update
+from sqlalchemy import Connection, and_, delete, func, insert, not_, select, update
 
 from fleet.pki.grants import observer_name
 
-from .schema import CERTIFICATES, JOIN_TOKENS
+from .schema import CERTIFICATES, DEVICES, JOIN_TOKENS
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +167,47 @@ class Identities:
             update(CERTIFICATES).where(chosen).values(revoked_unix_ms=now_unix_ms)
         )
         return count
+
+    def put_out(self, now_unix_ms: int) -> dict[str, frozenset[str]]:
+        """Return who has revoked certificates and none that may be used, each with those that would still hold.
+
+        Expired ones count for nothing: no broker takes them.
+        """
+        unexpired = CERTIFICATES.c.not_after_unix_ms > now_unix_ms
+        let_in = select(CERTIFICATES.c.device).where(
+            CERTIFICATES.c.revoked_unix_ms.is_(None), unexpired
+        )
+        query = (
+            select(CERTIFICATES.c.device, CERTIFICATES.c.serial)
+            .where(
+                CERTIFICATES.c.revoked_unix_ms.is_not(None),
+                unexpired,
+                CERTIFICATES.c.device.not_in(let_in),
+            )
+            .order_by(CERTIFICATES.c.device)
+        )
+        found: dict[str, frozenset[str]] = {}
+        for row in self._connection.execute(query):
+            found[row.device] = found.get(row.device, frozenset()) | {row.serial}
+        return found
+
+    def revoke_strangers(self, issued_before_unix_ms: int, now_unix_ms: int) -> int:
+        """Revoke what devices have that are not in the fleet; return how many certificates.
+
+        Args:
+            issued_before_unix_ms: Younger ones stay: an audit's devices are in no fleet.
+            now_unix_ms: The time.
+        """
+        chosen = and_(
+            CERTIFICATES.c.revoked_unix_ms.is_(None),
+            CERTIFICATES.c.issued_unix_ms < issued_before_unix_ms,
+            CERTIFICATES.c.device.not_in(select(DEVICES.c.id)),
+            not_(CERTIFICATES.c.device.startswith(observer_name(""), autoescape=True)),
+        )
+        done = self._connection.execute(
+            update(CERTIFICATES).where(chosen).values(revoked_unix_ms=now_unix_ms)
+        )
+        return done.rowcount
 
     def prune(self, before_unix_ms: int) -> None:
         """Forget revoked certificates that expired before: nothing can be done with them."""
