@@ -139,9 +139,14 @@ def remove_device(tx: Tx, device: str, now_unix_ms: int, *, scope: Scope = WHOLE
     tx.identities.revoke(device, now_unix_ms)
     tx.devices.remove(device)
     tx.alerts.forget(device, now_unix_ms)
-    for topic in (topics.Desired(device), topics.Reported(device), topics.Presence(device)):
-        tx.journal.publish(topic.text, "")
+    clear_retained(tx, device)
     tx.journal.note([EventRow("device", device, "removed")], now_unix_ms)
+
+
+def clear_retained(tx: Tx, device: str) -> None:
+    """Have the broker forget a device that is not in the fleet."""
+    for topic in topics.retained_topics(device):
+        tx.journal.publish(topic, "")
 
 
 def require_device(tx: Tx, device: str, scope: Scope = WHOLE_FLEET) -> None:

@@ -243,6 +243,16 @@ def device_filters(device: str) -> tuple[str, ...]:
     return (*own, ControllerPresence().text, TRUST_FILTER)
 
 
+def retained_topics(device: str) -> tuple[str, ...]:
+    """Return the topics of a device on which a broker may hold something.
+
+    No broker can be told that a device retains its state alone: a rogue may retain its records too.
+    """
+    state = (Desired(device).text, Reported(device).text, Presence(device).text)
+    events = (Event(device, kind).text for kind in EVENT_KINDS)
+    return (*state, *events, *(Telemetry(device, kind).text for kind in TELEMETRY_KINDS))
+
+
 def parse(text: str) -> Topic:
     """Return the topic that `text` names; total, never raises."""
     match text.split("/"):

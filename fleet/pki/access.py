@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import socket
 import tempfile
 import threading
@@ -10,8 +11,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
+from fleet.registry import clear_retained
 from fleet.store.store import Store
 from wire.endpoint import TlsFiles, parse_broker_url
+from wire.ids import NAME_PATTERN
 from wire.link import Connected, LinkEvent
 from wire.link_paho import PahoLink
 from wire.mailbox import Mailbox
@@ -149,6 +152,7 @@ class Access:
         self.refresh()
         is_cut = self.cut(name)
         if is_cut or self._can_be_reached():  # who is there and refuses us has no session of it
+            self._clear_retained(name)
             self.set_seen_out([name])
         return is_cut
 
@@ -180,6 +184,12 @@ class Access:
             seen = (self._seen_out() & still).union(*(put_out.get(name, ()) for name in names))
             text = "".join(f"{serial}\n" for serial in sorted(seen))
             write_private(self._authority.folder.root / SEEN_OUT, text.encode())
+
+    def _clear_retained(self, name: str) -> None:
+        """Have the broker forget one who was removed: the will that the cut set free, and a rogue's last words."""
+        with self._store.write() as tx:
+            if re.fullmatch(NAME_PATTERN, name) and not tx.devices.known([name]):
+                clear_retained(tx, name)
 
     def _owed(self) -> list[str]:
         with self._store.read() as tx:

@@ -287,19 +287,28 @@ def _crossings(
     judge.say(f"{ROOT}/device/{name}/ack", b"ready")  # the subscription stands when it comes back
     if not judge.hears(f"{ROOT}/device/{name}/ack", b"ready"):
         raise TransferError("the broker does not deliver to the auditor", code="broker_unreachable")
-    own = {g.of(name).replace("+", f"audit-{mark}") for g in grants() if g.device_writes}
+    own = {g.of(name) for g in grants() if g.device_writes}
+    chosen = {f"{ROOT}/device/{name}/{group}/audit-{mark}" for group in ("event", "telemetry")}
     tried = [g.of(victim).replace("+", f"audit-{mark}") for g in grants()]
     for topic in tried:
         rogue.say(topic, f"{mark} crossed".encode())
-    for topic in sorted(own):
+    for topic in sorted(own | chosen):
         rogue.say(topic, f"{mark} own".encode())
     last = f"{ROOT}/device/{name}/reported"
     rogue.say(last, f"{mark} last".encode())
     is_heard = judge.hears(last, f"{mark} last".encode())
     crossed = sorted(t for t, payload in judge.heard if payload == f"{mark} crossed".encode())
-    lost = sorted(own - {t for t, payload in judge.heard if payload == f"{mark} own".encode()})
+    arrived = {t for t, payload in judge.heard if payload == f"{mark} own".encode()}
+    lost = sorted(own - arrived)
     yield _listed(
         "writing", crossed, f"{len(tried)} topics of others and of the controller: none", FIX
+    )
+    yield _listed(
+        "kinds",
+        sorted(chosen & arrived),
+        "a device cannot make up topics, and fill the broker with what it retains there",
+        FIX,
+        verdict="warning",
     )
     if lost or not is_heard:
         yield Finding(

@@ -29,9 +29,16 @@ from .grants import (
 MAX_PACKET_BYTES: Final = 128 * 1024
 """Twice the largest message of the protocol; a payload bomb ends at the broker."""
 
+MAX_CONNECTIONS: Final = 10_000
+"""Ten times the fleets that this was tried with; each costs a broker tens of kilobytes, with TLS."""
+MEMORY_SHARE: Final = 0.75
+"""Of the machine's memory: what is beyond it is refused, where the kernel would end the broker."""
+
 _MOSQUITTO: Final = """\
 # Written by `fleet`; changes are lost.
 listener {port} {host}
+# Of this listener.
+max_connections {max_connections}
 {access}{user}persistence true
 persistence_location {data}/
 # Chunks are saved by rewriting the whole file: seldom. What a crash loses is published again.
@@ -45,6 +52,11 @@ max_inflight_messages 20
 # sent again after 15 s. The bytes keep a client that is stuck from filling the memory.
 max_queued_messages 20000
 max_queued_bytes 16777216
+# Bytes of heap; three quarters of the memory of the machine where this was written. Retained chunks
+# are in it. Beyond it a message is refused and who sent it is thrown off.
+memory_limit {memory_limit}
+# No client of ours leaves a session behind; what another's certificate left goes within an hour or two.
+persistent_client_expiration 1h
 log_type error
 log_type warning
 log_dest stderr
@@ -71,6 +83,7 @@ server_name: modelfleet
 listen: "{listen}"
 jetstream {{ store_dir: "{data}" }}
 max_payload: {max_packet}
+max_connections: {max_connections}
 """
 
 _NATS_TLS: Final = """\
@@ -121,6 +134,8 @@ def mosquitto(listener: Listener) -> str:
         access=access,
         data=listener.data,
         max_packet=MAX_PACKET_BYTES,
+        max_connections=MAX_CONNECTIONS,
+        memory_limit=int(MEMORY_SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")),
         # As root it would become the user mosquitto, who may not write here.
         user="user root\n" if os.geteuid() == 0 else "",
     )
@@ -128,7 +143,12 @@ def mosquitto(listener: Listener) -> str:
 
 def nats(listener: Listener) -> str:
     """Return `nats.conf`."""
-    text = _NATS.format(listen="127.0.0.1:-1", data=listener.data, max_packet=MAX_PACKET_BYTES)
+    text = _NATS.format(
+        listen="127.0.0.1:-1",
+        data=listener.data,
+        max_packet=MAX_PACKET_BYTES,
+        max_connections=MAX_CONNECTIONS,
+    )
     if (pki := listener.pki) is None:
         where = f'host: "{listener.host}", port: {listener.port}'
         return f"{text}mqtt {{ {where}, max_ack_pending: 100 }}\n"
@@ -253,14 +273,16 @@ def aws_iot() -> str:
     """Return the policy that AWS IoT Core attaches to every device's certificate. Not run.
 
     The thing's name is the device's id, and the certificate is attached to it. A policy has at most
-    2,048 characters: `*`, which takes any number of levels, stands for what a device may read of its own.
+    2,048 characters: `*`, which takes any number of levels, stands for what a device may read of its own,
+    and for the kinds of records, none of which AWS lets it retain.
     """
     account = "arn:aws:iot:${AWS_REGION}:${AWS_ACCOUNT}"
     thing = "${iot:Connection.Thing.ThingName}"
     own = f"{ROOT}/device/{thing}/*"
     shared = [g.filter.replace("+", "*") for g in grants() if g.device_reads and not g.is_own]
     reads = [own, *(one for one in shared if one != f"{ROOT}/trust/model/*")]
-    writes = [g.of(thing).replace("+", "*") for g in grants() if g.device_writes]
+    state = [g.of(thing) for g in grants() if g.device_writes and g.device_reads]
+    records = [f"{ROOT}/device/{thing}/{group}/*" for group in ("event", "telemetry")]
     statements = [
         {
             "Effect": "Allow",
@@ -277,8 +299,13 @@ def aws_iot() -> str:
         },
         {
             "Effect": "Allow",
-            "Action": ["iot:Publish", "iot:RetainPublish"],
-            "Resource": [f"{account}:topic/{one}" for one in writes],
+            "Action": "iot:Publish",
+            "Resource": [f"{account}:topic/{one}" for one in (*state, *records)],
+        },
+        {
+            "Effect": "Allow",
+            "Action": "iot:RetainPublish",
+            "Resource": [f"{account}:topic/{one}" for one in state],
         },
     ]
     body = {"Version": "2012-10-17", "Statement": statements}

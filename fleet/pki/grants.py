@@ -5,7 +5,9 @@ Every broker's configuration is made from it, and `fleet audit` holds a broker t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import Any, Final, get_args
 
 from wire import topics
@@ -23,6 +25,11 @@ DEVICE_DAYS: Final = 30
 CERTIFICATE_URN: Final = "urn:modelfleet:certificate:"
 """A certificate's second name, with its serial number: NATS knows users by it, one by one."""
 EVERYTHING: Final = f"{topics.ROOT}/#"
+RECORDS: Final[Mapping[Any, tuple[str, ...]]] = {
+    topics.Event: topics.EVENT_KINDS,
+    topics.Telemetry: topics.TELEMETRY_KINDS,
+}
+"""What the topics of records are of."""
 NOT_FOR_DEVICES: Final = frozenset({topics.ControllerAlert})
 """What the controller writes for observers: it speaks of all devices."""
 
@@ -59,20 +66,30 @@ def is_observer(name: str) -> bool:
     return name == OBSERVER_NAME or name.startswith(f"{OBSERVER_NAME}.")
 
 
+@cache
 def grants() -> tuple[Grant, ...]:
-    """Return the table, one row per kind of topic."""
-    return tuple(_grant(kind) for kind in get_args(topics.Topic) if kind is not topics.Unknown)
+    """Return the table, one row per kind of topic; of records, one per kind of record.
+
+    Where a device might choose a topic's name, it could have the broker retain messages without end.
+    """
+    return tuple(
+        _grant(kind, record)
+        for kind in get_args(topics.Topic)
+        if kind is not topics.Unknown
+        for record in RECORDS.get(kind, ("+",))
+    )
 
 
-def _grant(kind: Any) -> Grant:
+def _grant(kind: Any, record: str) -> Grant:
     names = {field.name for field in fields(kind)}
-    topic = kind(**{name: DEVICE if name == "device" else "+" for name in names})
+    fixed = {"device": DEVICE, "kind": record}
+    topic = kind(**{name: fixed.get(name, "+") for name in names})
     is_controllers = kind.writer == "controller"
     return Grant(
         filter=topic.text,
         # Of what it wrote itself, a device may see what is retained: `fleet-agent doctor` compares.
         device_reads=(is_controllers or kind.retain) and kind not in NOT_FOR_DEVICES,
         device_writes=not is_controllers,
-        # Of a device that is removed, the controller clears what is retained.
-        controller_writes=is_controllers or kind.retain,
+        # Of a device that is removed, the controller clears what is retained, whoever retained it.
+        controller_writes=True,
     )

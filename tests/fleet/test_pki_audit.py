@@ -72,7 +72,7 @@ def test_a_broker_that_is_configured_by_us_has_no_fault(make, tmp_path, kind):
     assert {subject for subject, verdict in found.items() if verdict != "ok"} == (
         {"client id"} if kind == "nats" else set()
     )
-    assert {"writing", "reading", "certificates", "revocation", "logging"} <= found.keys()
+    assert {"writing", "reading", "kinds", "certificates", "revocation", "logging"} <= found.keys()
     with make.store.read() as tx:
         assert not tx.identities.usable(now_unix_ms()), "what it tried with is still good"
 
@@ -132,7 +132,7 @@ def test_a_broker_that_confines_nobody_is_found_out(make, loose):
     found = verdicts(make(loose, lambda: None))
     faults = {subject for subject, verdict in found.items() if verdict == "fault"}
     assert faults == {"writing", "reading", "revocation"}
-    assert found["client id"] == "warning"
+    assert found["client id"] == found["kinds"] == "warning"
 
 
 def test_a_device_finds_out_by_itself_that_it_is_not_confined(make, loose):

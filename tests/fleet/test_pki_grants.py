@@ -1,6 +1,7 @@
 """The table of rights, and what is written from it for the brokers that are not run here."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,33 @@ def test_nobody_but_a_device_writes_what_it_says_and_it_writes_nothing_else():
     for grant in grants():
         is_to_it = grant.filter.endswith(("/desired", "/ack", "/feedback"))
         assert grant.device_writes == (grant.is_own and not is_to_it)
-        assert grant.device_writes or grant.controller_writes
+        assert grant.controller_writes
+
+
+def test_a_device_can_make_up_no_topic_for_a_broker_to_retain_something_on():
+    writable = {grant.of("cam-01") for grant in grants() if grant.device_writes}
+    assert all(topics.parse(topic) != topics.Unknown(topic) for topic in writable)
+    retained = set(topics.retained_topics("cam-01"))
+    assert retained == writable | {topics.Desired("cam-01").text}, "a removal would leave some"
+
+
+def test_aws_lets_a_device_retain_its_state_alone():
+    policy = json.loads(brokers.aws_iot().partition("\n")[2])
+    (retain,) = (s for s in policy["Statement"] if "iot:RetainPublish" in s["Action"])
+    assert [one.rpartition("/")[2] for one in retain["Resource"]] == ["presence", "reported"]
+
+
+def test_limits_leave_room_for_a_thousand_devices_and_none_for_the_end_of_the_machine():
+    listener = brokers.Listener("127.0.0.1", 1, Path(), Path())
+    said = dict(
+        line.split() for line in brokers.mosquitto(listener).splitlines()
+        if line.startswith(("max_connections ", "memory_limit ", "persistent_client_expiration "))
+    )  # fmt: skip
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert memory / 2 < int(said["memory_limit"]) < memory
+    assert int(said["max_connections"]) >= 5_000
+    assert said["persistent_client_expiration"] == "1h"
+    assert "max_connections: 10000\n" in brokers.nats(listener)
 
 
 def test_a_devices_rights_name_no_device_but_itself():

@@ -333,6 +333,8 @@ def test_a_removed_device_leaves_nothing_behind(fleet: Fleet) -> None:
     fleet.add("a", "b", verdict=dawdles)
     fleet.release("1.0.0")
     rollout = fleet.roll_out("1.0.0")
+    for rogue in (topics.Telemetry("a", "vitals"), topics.Event("a", "update")):
+        fleet.devices["a"].send(rogue, b"what a rogue may retain", retain=True)
     fleet.devices["a"].link.stop()
     fleet.controller.remove_device("a")
     fleet.settle()

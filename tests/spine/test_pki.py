@@ -161,6 +161,45 @@ class Persistent:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_the_broker_keeps_nothing_of_a_rogue_that_is_removed(make_bed, kind):
+    bed = make_bed(kind, is_split=False)
+    bed.add("cam-0", "cam-1")
+    assert bed.devices["cam-0"].end() == 0
+    pem = identity(bed, "cam-0") / "device.pem"
+    files = TlsFiles(bed.pki.ca.certificate, pem, pem)
+    will = ("fleet/v1/device/cam-0/presence", b"its last will")
+    rogue = Intruder(_At(bed._broker_port), files, "cam-0", will=will)
+    assert rogue.connects()
+    for topic in ("reported", "telemetry/vitals", "telemetry/window", "event/update"):
+        rogue.publish(f"fleet/v1/device/cam-0/{topic}", b"x" * 1000)
+    until("it is retained", lambda: len(retained(bed, "cam-0")) >= 4)
+    bed.fleet("device", "remove", "cam-0", "--yes")
+    assert rogue.down.wait(CUT_S)
+    until("nothing of it is left", lambda: retained(bed, "cam-0") == set())
+    assert {topic.rpartition("/")[2] for topic in retained(bed, "cam-1")} == {
+        "presence",
+        "reported",
+    }
+    rogue.stop()
+
+
+def retained(bed, device):
+    """Return the topics of a device on which the broker has something, for who comes now."""
+    pair = bed.pki.observer
+    files = TlsFiles(bed.pki.ca.certificate, pair.certificate, pair.key)
+    # NATS lets any client id in; with mosquitto it is the certificate's name, and one at a time.
+    newcomer = Intruder(_At(bed._broker_port), files, "newcomer")
+    assert newcomer.connects()
+    try:
+        assert newcomer.subscribe(f"fleet/v1/device/{device}/#")
+        assert newcomer.subscribe("fleet/v1/controller/presence")
+        until("it has heard all", lambda: any("controller" in t for t, _ in newcomer.received))
+        return {topic for topic, payload in newcomer.received if device in topic and payload}
+    finally:
+        newcomer.stop()
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_device_that_is_removed_is_out_too(make_bed, kind):
     bed = make_bed(kind, is_split=False)
     bed.add("cam-0")
