@@ -53,6 +53,15 @@ class ObserverCertificate(Schema):
     not_after_unix_ms: int
 
 
+class ObserverRevocation(Schema):
+    """What putting an observer out did."""
+
+    name: DeviceId
+    certificate_count: int
+    is_cut: bool
+    """Whether the broker let us end its connection; NATS has ended it by itself."""
+
+
 class AuditFinding(Schema):
     """One thing that an audit of the broker looked at."""
 

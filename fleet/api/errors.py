@@ -23,6 +23,7 @@ NOT_FOUND: Final = frozenset(
         "unknown_rollout",
         "unknown_model",
         "unknown_token",
+        "unknown_observer",
         "unknown_document",
         "unknown_chunk",
         "unknown_alert",

@@ -60,6 +60,15 @@ def add_routes(app: FastAPI, controller: Controller) -> None:
             for row in _enrolment(controller).observers()
         ]
 
+    @app.post(
+        "/v1/observers/{name}/revoke",
+        openapi_extra=needs(Right.ADMINISTER, is_whole_fleet=True),
+    )
+    def revoke_observer(name: str) -> s.ObserverRevocation:
+        """Revoke an observer's certificates and cut its connection."""
+        count, is_cut = _enrolment(controller).revoke_observer(name)
+        return s.ObserverRevocation(name=name, certificate_count=count, is_cut=is_cut)
+
     @app.post("/v1/broker-audits", openapi_extra=needs(Right.ADMINISTER, is_whole_fleet=True))
     def audit() -> s.AuditResult:
         """Try by round trip what the broker lets devices do, and look through what is on record."""

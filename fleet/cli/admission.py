@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import typer
+from typer.core import TyperGroup
 
 from fleet.api.admission_schemas import (
     MAX_OBSERVER_NAME,
@@ -14,6 +15,7 @@ from fleet.api.admission_schemas import (
     Observer,
     ObserverCertificate,
     ObserverIn,
+    ObserverRevocation,
 )
 from fleet.pki import brokers
 from fleet.pki.access import found_pki
@@ -29,6 +31,8 @@ from .console import (
     ERROR,
     Controller,
     Json,
+    confirm,
+    counted,
     given_name,
     on_day,
     say,
@@ -40,13 +44,30 @@ AUDIT_S: Final = 180.0
 """An audit waits ten seconds for each thing that a broker does not do."""
 
 
+class _ObserverGroup(TyperGroup):
+    """Takes a name in place of a command: that is to add it."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put the command in where it was left out; see `TyperGroup.parse_args`."""
+        if args and args[0] not in (*self.commands, *self.get_help_option_names(ctx)):
+            args = ["add", *args]
+        return super().parse_args(ctx, args)
+
+
 def register(app: typer.Typer) -> None:
     """Add these commands."""
     broker = typer.Typer(help="The broker.", no_args_is_help=True)
     broker.command("config")(broker_config)
     broker.command("audit")(broker_audit)
     app.add_typer(broker, name="broker")
-    app.command("observer")(observer)
+    one = typer.Typer(
+        cls=_ObserverGroup,
+        help="Who watches the broker. `fleet observer NAME` is `fleet observer add NAME`.",
+        no_args_is_help=True,
+    )
+    one.command("add")(observer)
+    one.command("revoke")(revoke_observer)
+    app.add_typer(one, name="observer")
     app.command("observers")(list_observers)
 
 
@@ -77,6 +98,21 @@ def observer(
         f"  mosquitto_sub -h {where.host} -p {where.port} --cafile {output / 'ca.pem'}"
         f" --cert {pair.certificate} --key {pair.key} -t 'fleet/v1/device/+/telemetry/#'"
     )
+
+
+def revoke_observer(
+    name: Annotated[str, typer.Argument(help="Who watches.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    controller: Controller = None,
+) -> None:
+    """Put an observer out: its certificates are void, its connection is cut."""
+    name = given_name(name, what="observer's name")
+    confirm(f"Put {name} out? `fleet observer {name}` would let it in again.", is_sure=yes)
+    with Client(controller) as client:
+        done = client.post(f"/v1/observers/{name}/revoke", None, ObserverRevocation)
+    say(f"revoked {counted(done.certificate_count, 'certificate')} of {name}")
+    if not done.is_cut:
+        say("the broker did not let us cut its connection; NATS cuts it by itself")
 
 
 def list_observers(json: Json = False, controller: Controller = None) -> None:

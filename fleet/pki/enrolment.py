@@ -135,6 +135,8 @@ class Enrolment:
     def observe(self, name: str, csr: str) -> Welcome:
         """Return a certificate that reads every topic and writes none; the name's older ones end.
 
+        Who is connected by one of those is cut.
+
         Raises:
             PeerError: `csr_invalid` or `wrong_device`: the request has another name.
         """
@@ -144,11 +146,34 @@ class Enrolment:
         if request.name != observer_name(name):
             raise PeerError("the request has another observer's name", code="wrong_device")
         with self._store.write() as tx:
-            tx.identities.revoke(request.name, now)
+            count = tx.identities.revoke(request.name, now)
             issued = self._issue(tx, request, now, PROGRAM_DAYS)
             tx.journal.note([EventRow("observer", name, "may read every topic")], now)
-        self._access.refresh()
+        if count:
+            self.see_out(request.name)
+        else:
+            self._access.refresh()
         return self._welcome(name, issued.pem)
+
+    def revoke_observer(self, name: str) -> tuple[int, bool]:
+        """Put an observer out; return how many certificates it had, and whether its connection was cut.
+
+        Raises:
+            PeerError: `unknown_observer`.
+        """
+        full_name = observer_name(name)
+        acts.about(full_name)
+        now = self._clock()
+        with self._store.write() as tx:
+            if not tx.identities.certificates(full_name):
+                raise PeerError(
+                    f"there is no observer {name[:80]!r}",
+                    code="unknown_observer",
+                    hint="`fleet observers` lists them",
+                )
+            count = tx.identities.revoke(full_name, now)
+            tx.journal.note([EventRow("observer", name, "revoked")], now)
+        return count, self.see_out(full_name)
 
     def observers(self) -> list[CertificateRow]:
         """Return the certificates of observers, those that have expired too."""

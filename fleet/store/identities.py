@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, fields
 
-from sqlalchemy import Connection, and_, delete, func, insert, not_, select, update
+from sqlalchemy import Connection, and_, delete, func, insert, not_, or_, select, update
 
 from fleet.pki.grants import observer_name
 
@@ -34,6 +34,7 @@ class CertificateRow:
     revoked_unix_ms: int | None = None
 
 
+_IS_OBSERVERS = CERTIFICATES.c.device.startswith(observer_name(""), autoescape=True)
 _COLUMNS = tuple(CERTIFICATES.c[field.name] for field in fields(CertificateRow))
 
 
@@ -117,7 +118,7 @@ class Identities:
             select(*_COLUMNS)
             .where(
                 CERTIFICATES.c.revoked_unix_ms.is_(None),
-                CERTIFICATES.c.device.startswith(observer_name(""), autoescape=True),
+                _IS_OBSERVERS,
             )
             .order_by(CERTIFICATES.c.device)
         )
@@ -171,7 +172,8 @@ class Identities:
     def put_out(self, now_unix_ms: int) -> dict[str, frozenset[str]]:
         """Return who has revoked certificates and none that may be used, each with those that would still hold.
 
-        Expired ones count for nothing: no broker takes them.
+        Expired ones count for nothing: no broker takes them. Nor does it of an observer that it has a
+        next certificate: nobody renews those, so that the one before may be in other hands.
         """
         unexpired = CERTIFICATES.c.not_after_unix_ms > now_unix_ms
         let_in = select(CERTIFICATES.c.device).where(
@@ -182,7 +184,7 @@ class Identities:
             .where(
                 CERTIFICATES.c.revoked_unix_ms.is_not(None),
                 unexpired,
-                CERTIFICATES.c.device.not_in(let_in),
+                or_(CERTIFICATES.c.device.not_in(let_in), _IS_OBSERVERS),
             )
             .order_by(CERTIFICATES.c.device)
         )
@@ -202,7 +204,7 @@ class Identities:
             CERTIFICATES.c.revoked_unix_ms.is_(None),
             CERTIFICATES.c.issued_unix_ms < issued_before_unix_ms,
             CERTIFICATES.c.device.not_in(select(DEVICES.c.id)),
-            not_(CERTIFICATES.c.device.startswith(observer_name(""), autoescape=True)),
+            not_(_IS_OBSERVERS),
         )
         done = self._connection.execute(
             update(CERTIFICATES).where(chosen).values(revoked_unix_ms=now_unix_ms)

@@ -96,6 +96,12 @@ ROUTES = {
     ("POST", "/v1/broker-audits"): Route(ADMIN, at("/v1/broker-audits"), is_whole=True),
     ("GET", "/v1/observers"): Route(ADMIN, at("/v1/observers"), is_whole=True),
     ("POST", "/v1/observers"): Route(ADMIN, observe, is_whole=True, done=201),
+    ("POST", "/v1/observers/{name}/revoke"): Route(
+        ADMIN,
+        at("/v1/observers/eve/revoke"),
+        is_whole=True,
+        done=404,  # nobody watches
+    ),
     ("GET", "/v1/devices/{device}/records"): Route(
         VIEWER, at("/v1/devices/DEVICE/records"), NO_DEVICE
     ),

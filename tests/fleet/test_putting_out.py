@@ -159,15 +159,16 @@ def session(gate, folder, device="cam-01"):
     files = TlsFiles(gate.pki.ca.certificate, folder / f"{device}.pem", folder / f"{device}.key")
     _, certificate = gate.enrol(device, files.key)
     files.certificate.write_text(certificate)
+    return until(lambda: entered(gate, files, device), f"{device} is let in")
 
-    def enters():
-        client = Client(gate, files, device)
-        if client.connects():
-            return client
-        client.stop()
-        return None
 
-    return until(enters, f"{device} is let in")
+def entered(gate, files, client_id):
+    """Return a client that the broker lets in, or None."""
+    client = Client(gate, files, client_id)
+    if client.connects():
+        return client
+    client.stop()
+    return None
 
 
 @pytest.mark.broker
@@ -224,3 +225,42 @@ def test_who_was_seen_out_is_not_cut_again_and_a_broker_that_was_away_is_asked_a
     secured.told.clear()
     secured.enrolment.make_good()
     assert secured.told == []
+
+
+def watch(gate, folder):
+    """Return a client that watches, with the newest certificate of its name."""
+    key = folder / "eve.key"
+    files = TlsFiles(gate.pki.ca.certificate, folder / "eve.pem", key)
+    csr = new_request(new_key(key), "fleet.observer.eve")
+    files.certificate.write_text(gate.enrolment.observe("eve", csr).certificate)
+    return files, until(lambda: entered(gate, files, "eve"), "eve is let in")
+
+
+@pytest.mark.broker
+def test_an_observer_that_is_revoked_is_cut_and_cannot_come_back(secured, tmp_path):
+    other = session(secured, tmp_path)
+    files, eve = watch(secured, tmp_path)
+    count, is_cut = secured.enrolment.revoke_observer("eve")
+    assert count == 1
+    assert is_cut == (secured._broker.program.kind == "mosquitto")
+    assert eve.down.wait(10)
+    until(lambda: entered(secured, files, "eve") is None, "it is refused")
+    assert secured.enrolment.observers() == []
+    assert secured.enrolment.revoke_observer("eve")[0] == 0, "to say it again is no error"
+    with pytest.raises(PeerError) as caught:
+        secured.enrolment.revoke_observer("fred")
+    assert caught.value.code == "unknown_observer"
+    assert not other.down.is_set()
+    for one in (eve, other):
+        one.stop()
+
+
+@pytest.mark.broker
+def test_the_next_certificate_of_an_observer_cuts_who_has_the_one_before(secured, tmp_path):
+    thief = tmp_path / "thief"
+    thief.mkdir()
+    files, eve = watch(secured, thief)
+    secured.enrolment.observe("eve", new_request(new_key(), "fleet.observer.eve"))
+    assert eve.down.wait(10)
+    until(lambda: entered(secured, files, "eve") is None, "it is refused")
+    eve.stop()

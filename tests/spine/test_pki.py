@@ -219,6 +219,14 @@ def test_an_observer_is_told_until_when_it_can_watch(make_bed):
     days = (eve["not_after_unix_ms"] - eve["issued_unix_ms"]) / 86_400_000
     assert (eve["name"], round(days)) == ("eve", 365)
     assert "eve" in bed.fleet("observers")
+    assert re.search(
+        r"revoked 1 certificate of eve", bed.fleet("observer", "revoke", "eve", "--yes")
+    )
+    assert json.loads(bed.fleet("observers", "--json")) == []
+    bed.fleet("observer", "add", "fred")  # the long form of `observer fred`
+    assert [one["name"] for one in json.loads(bed.fleet("observers", "--json"))] == ["fred"]
+    acts = [(one["what"], one["subject"]) for one in bed.get("/v1/audit")]
+    assert ("POST /v1/observers/{name}/revoke", "fleet.observer.eve") in acts
 
 
 class _At:
