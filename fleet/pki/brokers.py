@@ -171,11 +171,12 @@ def mosquitto_acl(names: Iterable[str] = ()) -> str:
         names: Of all who have a certificate; observers are picked out.
     """
     lines = ["# Written by `fleet`; changes are lost. Who is not named here may do nothing."]
-    lines += ["", f"user {CONTROLLER_NAME}", f"topic read {EVERYTHING}"]
+    lines += ["", f"user {CONTROLLER_NAME}", _not_a_device(CONTROLLER_NAME)]
+    lines += [f"topic read {EVERYTHING}"]
     lines += [f"topic write {g.of('+')}" for g in grants() if g.controller_writes]
     lines += ["", f"user {AUDITOR_NAME}", f"topic readwrite {EVERYTHING}"]
     for name in (OBSERVER_NAME, *sorted({name for name in names if is_observer(name)})):
-        lines += ["", f"user {name}", f"topic read {EVERYTHING}"]
+        lines += ["", f"user {name}", _not_a_device(name), f"topic read {EVERYTHING}"]
     lines += ["", "# Every device."]
     for grant in grants():
         if grant.device_reads:
@@ -183,6 +184,14 @@ def mosquitto_acl(names: Iterable[str] = ()) -> str:
         if grant.device_writes:
             lines.append(f"pattern write {grant.of('%u')}")
     return "\n".join(lines) + "\n"
+
+
+def _not_a_device(name: str) -> str:
+    """Return what keeps a program from writing in its own name: patterns are for every user.
+
+    Mosquitto looks at what is denied first.
+    """
+    return f"topic deny {ROOT}/device/{name}/#"
 
 
 def nats_users(devices: Iterable[tuple[str, str]]) -> str:
@@ -241,6 +250,8 @@ def emqx(pki: PkiFolder) -> str:
     written = ", ".join(f'"{g.of("+")}"' for g in grants() if g.controller_writes)
     rules.append(f'{{allow, {{username, "{CONTROLLER_NAME}"}}, publish, [{written}]}}.')
     rules.append(f'{{allow, {{username, "{AUDITOR_NAME}"}}, publish, ["{EVERYTHING}"]}}.')
+    # What follows is for every user, and no program writes in its own name.
+    rules.append(f'{{deny, {{username, {{re, "^fleet\\\\."}}}}, publish, ["{EVERYTHING}"]}}.')
     for action, chosen in (
         ("subscribe", [g for g in grants() if g.device_reads]),
         ("publish", [g for g in grants() if g.device_writes]),

@@ -9,7 +9,13 @@ import subprocess
 import pytest
 
 from fleet.broker import find_broker
-from fleet.pki.grants import AUDITOR_NAME, CONTROLLER_NAME, grants
+from fleet.pki.grants import (
+    AUDITOR_NAME,
+    CONTROLLER_NAME,
+    OBSERVER_NAME,
+    grants,
+    observer_name,
+)
 from tests.fleet.secured import Client, Secured, until
 from tests.fleet.test_broker import any_port
 from wire import topics
@@ -132,6 +138,36 @@ def can_enter(secured, files, client_id):
         return client.connects()
     finally:
         client.stop()
+
+
+PROGRAMS = (OBSERVER_NAME, observer_name("eve"), CONTROLLER_NAME)
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_program_writes_no_topic_of_a_device_that_has_its_name(secured, join, name):
+    one, eve = secured.admit("cam-01", observer_name("eve"))
+    files = eve if name == observer_name("eve") else secured.program(name)
+    watcher = join(secured.program(AUDITOR_NAME), "watcher")
+    assert watcher.subscribe("fleet/v1/#")
+    device = until_in(secured, join, one, "cam-01")
+    until(lambda: can_enter(secured, files, "program"), "it is let in")
+    rogue = Client(secured, files, "program", will=(f"fleet/v1/device/{name}/presence", b"will"))
+    if rogue.connects():  # NATS refuses such a will at once
+        for topic in topics_of(name):
+            if "#" not in topic and not rogue.down.is_set():
+                rogue.publish(topic, b"written")
+        rogue.drop()
+    rogue.stop()
+    rogue = join(files, "program")
+    assert name == CONTROLLER_NAME or rogue.subscribe("fleet/v1/device/cam-01/presence")
+    device.publish("fleet/v1/device/cam-01/presence", b"last")
+    last = ("fleet/v1/device/cam-01/presence", b"last")
+    until(lambda: last in watcher.received, "a device's word arrives")
+    if name != CONTROLLER_NAME:
+        until(lambda: last in rogue.received, "an observer reads on")
+    # NATS has no names in a topic: a controller may write where a device of that name would.
+    is_open = name == CONTROLLER_NAME and secured.process.program.kind == "nats"
+    assert is_open or [t for t, _ in watcher.received if "/cam-01/" not in t] == []
 
 
 def test_a_will_writes_no_topic_of_another(secured, join):

@@ -8,7 +8,14 @@ import pytest
 
 from fleet.pki import brokers
 from fleet.pki.folder import PkiFolder
-from fleet.pki.grants import AUDITOR_NAME, CONTROLLER_NAME, DEVICE, OBSERVER_NAME, grants
+from fleet.pki.grants import (
+    AUDITOR_NAME,
+    CONTROLLER_NAME,
+    DEVICE,
+    OBSERVER_NAME,
+    grants,
+    observer_name,
+)
 from wire import topics
 from wire.errors import PeerError
 from wire.ids import parse_name
@@ -66,6 +73,14 @@ def test_a_devices_rights_name_no_device_but_itself():
 def test_no_device_can_have_the_name_of_a_program(name):
     with pytest.raises(PeerError):
         parse_name(name, what="device id")
+
+
+@pytest.mark.parametrize("name", [CONTROLLER_NAME, OBSERVER_NAME, observer_name("eve")])
+def test_what_is_written_in_a_programs_name_is_no_devices_word(name):
+    for grant in grants():
+        if grant.is_own:
+            topic = grant.of(name)
+            assert topics.parse(topic) == topics.Unknown(topic)
 
 
 @pytest.mark.parametrize(
