@@ -264,3 +264,15 @@ def test_the_next_certificate_of_an_observer_cuts_who_has_the_one_before(secured
     assert eve.down.wait(10)
     until(lambda: entered(secured, files, "eve") is None, "it is refused")
     eve.stop()
+
+
+@pytest.mark.broker
+def test_a_failing_disk_saves_nobody_who_has_an_observers_former_certificate(secured, tmp_path):
+    _, eve = watch(secured, tmp_path)
+    spoil(secured.pki)
+    with pytest.raises(StorageError):
+        secured.enrolment.observe("eve", new_request(new_key(), "fleet.observer.eve"))
+    mend(secured.pki)
+    secured.enrolment.make_good()
+    assert eve.down.wait(10)
+    eve.stop()
