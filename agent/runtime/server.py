@@ -7,6 +7,7 @@ is counted after its answer is sent, so that counting costs the client nothing.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,8 @@ from .labels import Given
 from .memory import rss_bytes
 from .session import Array, InferenceError, LoadedModel, NoLabelError, runtime_name
 from .tap import RequestTap
+
+log = logging.getLogger(__name__)
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -96,7 +99,7 @@ class InferenceServer:
     def oldest_request_s(self) -> float:
         """Return how long the oldest inference has run, 0 without any."""
         now_s = time.monotonic()
-        return max(0.0, now_s - min(self._running.values(), default=now_s))
+        return max(0.0, now_s - min(list(self._running.values()), default=now_s))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one HTTP request."""
@@ -187,10 +190,14 @@ class InferenceServer:
         if (refusal := model.checks.refuse(request.feeds)) is not None:
             error = oip.encode_error(refusal.sentence)
             return Reply(400, error, name, cause="client", refusal=refusal)
-        if model.is_slow and self._waiting_count >= MAX_WAITING:
+        is_aside = model.is_slow_for(request.n_rows)
+        if is_aside and self._waiting_count >= MAX_WAITING:
             return Reply(503, oip.encode_error("too many requests are waiting; try again"))
         try:
-            answers = await self._run(model, request)
+            answers = await self._run(model, request, is_aside=is_aside)
+            # Before the answer goes out: the label may be back before this task is.
+            self._counters[name].labelling.remember(request.id, request.outputs, answers)
+            return _answered(model.manifest, request, answers)
         except InferenceError as exc:
             return Reply(500, oip.encode_error(f"inference failed: {exc}"), name, cause="runtime")
         except NoLabelError as exc:
@@ -198,34 +205,42 @@ class InferenceServer:
         except TimeoutError:
             text = f"no answer within {self._deadline_s:g} s"
             return Reply(504, oip.encode_error(text), name, cause="deadline")
-        # Before the answer goes out: the label may be back before this task is.
-        self._counters[name].labelling.remember(request.id, request.outputs, answers)
-        return _answered(model.manifest, request, answers)
+        except Exception as exc:  # noqa: BLE001 - whatever it is, the guards must know of it
+            # Such as a MemoryError over an answer that is too large to write.
+            log.warning("%s: no answer: %r", name, exc)
+            text = f"no answer: {type(exc).__name__}"
+            return Reply(500, oip.encode_error(text), name, cause="runtime")
 
-    async def _run(self, model: LoadedModel, request: oip.Request) -> list[Array]:
-        """Run on the loop, or in a thread when the model is slow.
+    async def _run(
+        self, model: LoadedModel, request: oip.Request, *, is_aside: bool
+    ) -> list[Array]:
+        """Run on the loop, or in a thread when that takes long.
 
         A thread cannot be ended: past the deadline the client gets its answer, the inference stays
         on the books, and the supervisor ends the whole process if it never returns.
         """
         outputs = [spec.name for spec in request.outputs]
         self._number += 1
-        number = self._number
-        self._running[number] = time.monotonic()
-        if not model.is_slow:
-            try:
-                return model.answer(request.feeds, outputs)
-            finally:
-                del self._running[number]
+        if not is_aside:
+            return self._infer_now(self._number, model, request.feeds, outputs)
         self._waiting_count += 1
         task = asyncio.get_running_loop().run_in_executor(
-            self._pool, model.answer, request.feeds, outputs
+            self._pool, self._infer_now, self._number, model, request.feeds, outputs
         )
-        task.add_done_callback(lambda done: self._finished(number, done))
+        task.add_done_callback(self._finished)
         return await asyncio.wait_for(asyncio.shield(task), self._deadline_s)
 
-    def _finished(self, number: int, done: asyncio.Future[list[Array]]) -> None:
-        self._running.pop(number, None)
+    def _infer_now(
+        self, number: int, model: LoadedModel, feeds: Mapping[str, Array], outputs: list[str]
+    ) -> list[Array]:
+        """Run, on the books from here on: one that waits for a thread does not hang."""
+        self._running[number] = time.monotonic()
+        try:
+            return model.answer(feeds, outputs)
+        finally:
+            del self._running[number]
+
+    def _finished(self, done: asyncio.Future[list[Array]]) -> None:
         self._waiting_count -= 1
         if not done.cancelled():
             done.exception()  # taken here, since after a deadline nobody else does

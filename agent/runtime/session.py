@@ -48,6 +48,8 @@ ORT_TYPES: Final[Mapping[str, str]] = {
 INLINE_LIMIT_S: Final = 0.005
 """A model that takes longer for one request runs in a thread, so that others are not held up;
 below, the hand-over to a thread costs more than it gives (15,000 against 4,700 requests/s)."""
+BATCH_LIMIT_S: Final = 0.5
+"""So does a batch, by the time of one row alone, which a row of many does not take: the loop beats too."""
 MAX_OPSET: Final = 23
 """The newest ai.onnx opset that every onnxruntime since 1.23 loads; told in the inventory."""
 
@@ -86,6 +88,7 @@ class LoadedModel:
             read_schema(Path(schema)) if schema is not None else None,
         )
         self.is_slow = False
+        self._row_s = 0.0
         _sieve(Path(model.files[MODEL]), self.manifest)
         options = ort.SessionOptions()
         options.intra_op_num_threads = max(1, min(2, len(os.sched_getaffinity(0))))
@@ -159,7 +162,12 @@ class LoadedModel:
             self.run(row)
         except InferenceError:
             return  # some models take whole batches only; the golden rows have passed
-        self.is_slow = time.perf_counter() - began_s > INLINE_LIMIT_S
+        self._row_s = time.perf_counter() - began_s
+        self.is_slow = self._row_s > INLINE_LIMIT_S
+
+    def is_slow_for(self, n_rows: int) -> bool:
+        """Return whether a request of so many rows belongs in a thread: none may keep the loop for long."""
+        return self.is_slow or n_rows * self._row_s > BATCH_LIMIT_S
 
 
 class InferenceError(Exception):
