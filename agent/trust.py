@@ -263,9 +263,11 @@ class Trust:
             raise core.refused(verdict.fault)
         self._refuse_dead_fallback(desired, state)
         self._learn_time(desired, keyid)
-        self._want(names if desired.shadow is None else {*names, desired.shadow.model})
+        wanted = set(names if desired.shadow is None else [*names, desired.shadow.model])
         if isinstance(verdict, Waits):
+            self._want(wanted | self._models)  # the present one still counts
             return verdict.fault, None
+        self._want(wanted)
         return Fault("", ""), desired
 
     def _refuse_dead_fallback(self, desired: Desired, state: DeviceState) -> None:

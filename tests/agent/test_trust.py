@@ -141,6 +141,16 @@ def test_a_director_who_knew_more_is_waited_for(repository, device):
     assert device.deliver().generation == 1
 
 
+def test_one_that_only_waits_takes_nothing_from_the_present_one(repository, device):
+    device.deliver()
+    assert device.hear(desired(repository)).generation == 1
+    device.deliver(ROLE)
+    waiting = desired(repository, 2, models=(), snapshot=repository.snapshot.version + 1)
+    assert device.hear(waiting) is None
+    device.refresh()
+    assert device.install("1.0.0", repository.manifest) == Allowed()
+
+
 def test_the_present_one_repeated_does_not_displace_the_next(repository, device):
     device.deliver()
     assert device.hear(desired(repository, 1)).generation == 1
