@@ -6,7 +6,9 @@ import os
 import ssl
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
+from fleet.alerts.settings import LOOPBACK
 from fleet.settings import MAX_TOKEN_CHARS, TOKEN_FILE_NAME, FleetSettings, find_settings
 from wire.errors import ConfigError
 
@@ -22,8 +24,20 @@ def find_token(url: str, fleet: Path | None) -> str:
     variable or an option names.
 
     Raises:
-        ConfigError: `token_unreadable`.
+        ConfigError: `token_unreadable`; `token_in_clear` for an address that it could be heard on the way to.
     """
+    token = _token(url, fleet)
+    parts = urlsplit(url)
+    if token and parts.scheme != "https" and parts.hostname not in LOOPBACK:
+        raise ConfigError(
+            f"the token is not sent to {url}: anybody on the way could read it",
+            code="token_in_clear",
+            hint="write https:// before the address; FLEET_CA names the certificate to check by",
+        )
+    return token
+
+
+def _token(url: str, fleet: Path | None) -> str:
     if given := os.environ.get(FILE_VARIABLE):
         return _read(Path(given))
     if token := os.environ.get(TOKEN_VARIABLE, "").strip():

@@ -50,3 +50,17 @@ def test_a_file_without_a_token_is_named(
     with pytest.raises(ConfigError, match=r"bad\.token") as caught:
         find_token(URL, fleet)
     assert caught.value.code == "token_unreadable"
+
+
+@pytest.mark.parametrize(
+    "url", ["http://fleet.example:8700", "http://10.0.0.1:8700", "http://127.0.0.1.example"]
+)
+def test_no_token_goes_over_a_network_in_clear(
+    fleet: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(TOKEN_VARIABLE, "mft_variable")
+    with pytest.raises(ConfigError) as caught:
+        find_token(url, fleet)
+    assert caught.value.code == "token_in_clear"
+    assert find_token(url.replace("http:", "https:"), fleet) == "mft_variable"
+    assert find_token("http://localhost:8700", fleet) == "mft_variable"
