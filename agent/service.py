@@ -408,7 +408,7 @@ def locked(root: Path) -> BinaryIO:
         StorageError: `state_unwritable`.
     """
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
         file = _open_lock(root / "lock")
     except OSError as exc:
         raise StorageError(

@@ -8,6 +8,7 @@ number in quotes is no number.
 from __future__ import annotations
 
 import json
+import math
 from typing import Any, Final, NoReturn, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -86,7 +87,10 @@ def parse_json(payload: bytes, *, max_bytes: int) -> Any:
         )
     try:
         return json.loads(
-            payload.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse_constant
+            payload.decode("utf-8"),
+            object_pairs_hook=_unique,
+            parse_constant=_refuse_constant,
+            parse_float=_finite,
         )
     except ValueError as exc:
         raise PeerError(f"payload is not JSON: {exc}"[:300], code="payload_not_json") from exc
@@ -116,6 +120,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(result) != len(pairs):
         raise ValueError("an object has the same key twice")
     return result
+
+
+def _finite(text: str) -> float:
+    if math.isinf(value := float(text)):
+        raise ValueError(f"{text[:40]} is beyond all numbers")
+    return value
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -15,7 +15,7 @@ class ChunkFolder:
     """Content-addressed payloads (zstd frames, as they travel). Safe from any thread."""
 
     def __init__(self, root: Path) -> None:
-        root.mkdir(parents=True, exist_ok=True)
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._root = root
 
     def add(self, plain: Mapping[str, bytes]) -> dict[str, int]:

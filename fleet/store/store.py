@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -83,6 +85,9 @@ class Store:
         try:
             if isinstance(where, Path):
                 where.parent.mkdir(parents=True, exist_ok=True)
+                with contextlib.suppress(OSError):  # the database itself says what is wrong
+                    # Tokens' hashes and captured rows are in it; SQLite's other files take its mode.
+                    os.close(os.open(where, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
             self._database = database
             revision.bring_up_to_date(database)
             self.chunks = ChunkFolder(data_dir / "chunks")

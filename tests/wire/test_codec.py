@@ -84,6 +84,7 @@ def test_a_payload_at_its_cap_passes_and_one_byte_more_does_not():
         PRESENCE.replace(b"}", b"/**/}"),
         within(b"NaN"),
         within(b"Infinity"),
+        within(b"1e999"),
         within(b"[-Infinity]"),
         within(b"1" * 5001),  # 10**5000: quadratic work to read it
         within(b"-" + b"9" * 5000),
@@ -111,7 +112,6 @@ def test_what_is_not_json_in_every_respect_is_refused(payload):
         within(b'"\\udfff"'),
         PRESENCE.replace(BOOT.encode(), BOOT.upper().encode()),
         PRESENCE.replace(BOOT.encode(), BOOT.encode() + b"\\n"),
-        PRESENCE.replace(b'"birth":1', b'"birth":1e400'),
         PRESENCE.replace(b'"birth":1', b'"birth":1.0'),
         PRESENCE.replace(b'"birth":1', b'"birth":"1"'),
         PRESENCE.replace(b'"birth":1', b'"birth":true'),
