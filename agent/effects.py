@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from wire import topics
@@ -67,7 +67,9 @@ class Effects:
         fetcher: Fetcher,
         runtimes: Runtimes,
         uplink: Uplink,
+        beat: Callable[[], None] | None = None,
     ) -> None:
+        self._beat = beat
         self._device = device
         self._content = content
         self._fetcher = fetcher
@@ -101,7 +103,7 @@ class Effects:
             if model not in (name, None):
                 continue
             try:
-                self._content.load(ref.manifest)
+                self._content.load(ref.manifest, beat=self._beat)
             except StorageError as exc:
                 self._runtimes.forget(state.needed_manifests() - {ref.manifest})
                 return CandidateRefused(name, exc.code, str(exc))

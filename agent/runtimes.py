@@ -79,6 +79,7 @@ class Runtimes:
         *,
         is_replacing: bool,
         loaded: Callable[[ServedModel, Sequence[TensorSpec]], None] | None = None,
+        beat: Callable[[], None] | None = None,
     ) -> None:
         """Begin with no incarnation.
 
@@ -87,6 +88,7 @@ class Runtimes:
             content: Where the models are.
             is_replacing: Whether the old incarnation ends before the new one starts.
             loaded: Told of each release that is about to be run, with its inputs; maybe again.
+            beat: Called now and then while a bundle is read, which may take minutes.
         """
         self._host = host
         self._content = content
@@ -97,6 +99,7 @@ class Runtimes:
         self._serving_since_s = 0.0
         self._is_replacing = is_replacing
         self._on_loaded = loaded
+        self._beat = beat
         self._due: tuple[float, Serve] | None = None
         self._seen = NOTHING
         self._seen_at_s = 0.0
@@ -268,7 +271,7 @@ class Runtimes:
         """Return a model with every byte verified: once, and again after what served has ended by itself."""
         if (known := self._loaded.get(ref.manifest)) is not None:
             return known
-        manifest, files = self._content.load(ref.manifest)
+        manifest, files = self._content.load(ref.manifest, beat=self._beat)
         model = ServedModel(
             name=name,
             version=manifest.version,

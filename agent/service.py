@@ -157,7 +157,7 @@ def _run(
 ) -> str | None:
     root, device, boot = config.state.dir, config.device.id, secrets.token_hex(8)
     counter = StartCounter(root)
-    wait_s = _count_start(counter)
+    wait_s, notifier = _count_start(counter), Notifier(os.environ)
     content = ContentStore(root, config.state.max_bytes)
     store, lost = _open_state(root / "state.db")
     outbox, lost_records = _open_outbox(root / "outbox.db", boot, config.telemetry.max_bytes)
@@ -166,14 +166,7 @@ def _run(
     trusted = TrustStore(root / TRUST, lambda: read_bootstrap(config), store, device=device)
     second_source = _second_source(config)
     pulls = MetadataPulls(second_source, inbox.put)
-    trust = Trust(
-        trusted,
-        store,
-        link,
-        device=device,
-        alarm=uplink.alarm,
-        pull=pulls.ask,
-    )
+    trust = Trust(trusted, store, link, device=device, alarm=uplink.alarm, pull=pulls.ask)
     fetcher = Fetcher(
         content,
         link,
@@ -188,6 +181,7 @@ def _run(
         content,
         is_replacing=config.serve.swap == "replace",
         loaded=LeftOut(config.capture.rules, uplink.alarm).look if config.capture else None,
+        beat=notifier.working,
     )
     telemetry = TelemetryReporter(
         device=device,
@@ -203,14 +197,19 @@ def _run(
         inbox=inbox,
         store=store,
         effects=Effects(
-            device=device, content=content, fetcher=fetcher, runtimes=runtimes, uplink=uplink
+            device=device,
+            content=content,
+            fetcher=fetcher,
+            runtimes=runtimes,
+            uplink=uplink,
+            beat=notifier.working,
         ),
         runtimes=runtimes,
         fetcher=fetcher,
         uplink=uplink,
         trust=trust,
         telemetry=telemetry,
-        notifier=Notifier(os.environ),
+        notifier=notifier,
         is_link_alive=link.is_alive,
         capture=capture,
     )

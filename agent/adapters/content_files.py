@@ -16,7 +16,7 @@ import errno
 import hashlib
 import logging
 import shutil
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -30,6 +30,7 @@ from .durable import TEMPORARY, storage_error, sync_directory, sync_file, write_
 log = logging.getLogger(__name__)
 
 BUNDLES: Final = "bundles"
+BLOCK_BYTES: Final = 1024 * 1024
 DISK_FLOOR_BYTES: Final = 16 * 1024 * 1024
 """What an update must leave free, so that state and outbox can still be written."""
 
@@ -37,6 +38,9 @@ DISK_FLOOR_BYTES: Final = 16 * 1024 * 1024
 def has_bundles(root: Path) -> bool:
     """Return whether a state directory has a bundle that was fetched to its end, sound or not."""
     return any((root / BUNDLES).glob("*.json"))
+
+
+Beat = Callable[[], None]
 
 
 class ContentStore:
@@ -191,22 +195,28 @@ class ContentStore:
         """Return whether a bundle was sealed here."""
         return (self._bundles / f"{manifest}.json").exists()
 
-    def load(self, manifest: str) -> tuple[Manifest, Mapping[str, Path]]:
+    def load(
+        self, manifest: str, *, beat: Beat | None = None
+    ) -> tuple[Manifest, Mapping[str, Path]]:
         """Return a bundle's manifest and its files, every byte of them verified.
+
+        Args:
+            manifest: The bundle's.
+            beat: Called now and then while the bytes are read, which may take minutes.
 
         Raises:
             StorageError: `content_corrupt`; what is damaged was deleted, so that it can be
                 fetched again. `storage_error` when a file cannot be read: it may be sound.
         """
         try:
-            self._verify(manifest)
+            self._verify(manifest, beat)
             parsed = parse_manifest((self.content / manifest).read_bytes())
         except (OSError, BundleError) as exc:
             raise self._fault(manifest, "its manifest", exc) from exc
         files = {MANIFEST: self.content / manifest}
         for entry in parsed.files:
             try:
-                self._verify(entry.sha256)
+                self._verify(entry.sha256, beat)
             except OSError as exc:
                 raise self._fault(manifest, entry.path, exc) from exc
             files[entry.path] = self.content / entry.sha256
@@ -263,8 +273,8 @@ class ContentStore:
                 hint=f"free some space on the file system of {self.content}",
             )
 
-    def _verify(self, sha256: str) -> None:
-        if _digest_of_file(self.content / sha256) != sha256:
+    def _verify(self, sha256: str, beat: Beat | None = None) -> None:
+        if _digest_of_file(self.content / sha256, beat) != sha256:
             (self.content / sha256).unlink(missing_ok=True)
             raise FileNotFoundError(errno.ENOENT, "its bytes have changed on disk")
 
@@ -318,9 +328,15 @@ def find_damage(root: Path, manifest: str) -> str | None:
     return None
 
 
-def _digest_of_file(path: Path) -> str:
+def _digest_of_file(path: Path, beat: Beat | None = None) -> str:
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        if beat is None:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        digest, block = hashlib.sha256(), bytearray(BLOCK_BYTES)
+        while n_bytes := file.readinto(block):
+            digest.update(memoryview(block)[:n_bytes])
+            beat()
+        return digest.hexdigest()
 
 
 def _size(path: Path) -> int:

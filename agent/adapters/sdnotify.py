@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
+import time
 from collections.abc import Mapping
 from typing import Final
 
 _FIRST_PASSED_FD: Final = 3  # SD_LISTEN_FDS_START
+WORKING_S: Final = 5.0
+EXTENSION_US: Final = 60_000_000
+"""What a start may take more, said anew while it makes progress (sd_notify(3))."""
 
 
 class Notifier:
@@ -17,6 +22,7 @@ class Notifier:
         address = environ.get("NOTIFY_SOCKET", "")
         self._address = "\0" + address[1:] if address.startswith("@") else address
         self._status = ""
+        self._worked_at_s = -math.inf
 
     def ready(self) -> None:
         """Say that a runtime accepts requests."""
@@ -31,6 +37,13 @@ class Notifier:
     def watchdog(self) -> None:
         """Prove progress; called by the loop after a turn of real work only."""
         self._send("WATCHDOG=1")
+
+    def working(self) -> None:
+        """Prove progress within a turn of the loop, as a file is read; before the start is over, too."""
+        now_s = time.monotonic()
+        if now_s - self._worked_at_s >= WORKING_S:
+            self._worked_at_s = now_s
+            self._send(f"WATCHDOG=1\nEXTEND_TIMEOUT_USEC={EXTENSION_US}")
 
     def stopping(self) -> None:
         """Say that an orderly stop has begun."""

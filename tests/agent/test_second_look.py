@@ -2,6 +2,7 @@
 
 import pytest
 
+from agent.adapters import content_files
 from agent.adapters.content_files import ContentStore
 from agent.adapters.state_sqlite import SqliteStateStore
 from agent.core import events as ev
@@ -177,6 +178,17 @@ def test_who_asked_is_told_of_each_release_that_is_loaded(device):
     ((model, inputs),) = told
     assert (model.name, model.manifest) == (device.target.name, device.target.ref.manifest)
     assert [spec.name for spec in inputs] == ["X"]
+
+
+def test_progress_is_told_while_a_bundle_is_read(device, monkeypatch):
+    monkeypatch.setattr(content_files, "BLOCK_BYTES", 100)
+    beats = []
+    runtimes = Runtimes(
+        device.host, device.content, is_replacing=False, beat=lambda: beats.append(1)
+    )
+    start = ev.StartCandidate(((device.target.name, device.target.ref),))
+    assert runtimes.start_candidate(start) is None
+    assert len(beats) >= 5
 
 
 def test_a_candidate_that_was_replaced_is_not_taken_for_the_one_that_accepts(device):
