@@ -38,7 +38,7 @@ lint: $(STAMP)  ## style, types and import contracts
 	$(BIN)/lint-imports --no-cache
 
 check: lint  ## before each commit: lint, and the unit tests
-	$(PYTEST) -q -m "not broker and not system and not slow"
+	FUZZ_EXAMPLES=300 $(PYTEST) -q -m "not broker and not postgres and not system and not slow"
 
 fire: $(STAMP)  ## kill one process at an instant that nobody chose; SEED=7 again, SEEDS=100-130 others
 	FIRE_SEEDS="$(or $(SEED),$(SEEDS),1-12)" $(PYTEST) -v tests/spine/test_fire.py

@@ -17,6 +17,8 @@ from fleet.store.deliveries import MAX_WAITING, MQTT
 from tests.fleet.peers import Device
 from tests.fleet.watched import DAY_S, HOOK, Fold
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def fleet(tmp_path: Path) -> Iterator[Fold]:

@@ -26,6 +26,8 @@ from wire.errors import ConfigError
 from wire.link import Connected, Delivered, LinkEvent
 from wire.link_paho import PahoLink
 
+pytestmark = pytest.mark.slow
+
 DEADLINE_S = 30.0
 MAIN = """
 import sys

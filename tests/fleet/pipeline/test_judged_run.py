@@ -11,6 +11,8 @@ from wire.bundle import read_bundle
 from wire.errors import ConfigError, ModelfleetError
 from wire.schema import Schema
 
+pytestmark = pytest.mark.slow
+
 LIMITS = """
 [evaluate]
 thresholds = { accuracy = { min = 0.7 } }

@@ -19,6 +19,8 @@ from tests.fleet.pipeline.projects import TRAIN, make_folder, rows, write_parque
 from wire.bundle import read_bundle
 from wire.errors import ConfigError, ModelfleetError
 
+pytestmark = pytest.mark.slow
+
 CHECKED = ["snapshot", "statistics", "schema", "validate"]
 STEPS = [*CHECKED, "train", "convert", "evaluate", "card"]
 DONE = Options(push=False)

@@ -17,6 +17,8 @@ from fleet.pipeline.split import folds_of
 from tests.fleet.pipeline.projects import TOML, make_folder, rows
 from wire.errors import ConfigError
 
+pytestmark = pytest.mark.slow
+
 SEARCHED = Options(until="tune", push=False)
 TUNE = """
 [tune]

@@ -13,6 +13,8 @@ from fleet.pipeline.training import MAX_LOG_BYTES, TrainRequest, train
 from tests.fleet.pipeline.projects import rows
 from wire.errors import BundleError
 
+pytestmark = pytest.mark.slow
+
 HEAD = """
 import os, sys, time
 import numpy as np

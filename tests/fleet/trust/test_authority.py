@@ -21,6 +21,8 @@ from wire.link import Delivered, LinkEvent
 from wire.link_memory import MemoryBroker
 from wire.trust import SignedText, open_sealed
 
+pytestmark = pytest.mark.slow
+
 START = 1_800_000_000_000
 
 

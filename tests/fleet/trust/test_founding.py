@@ -9,10 +9,14 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from fleet.store.store import Store
 from fleet.trust.keys import KeyFolder
 from fleet.trust.stored import load
 from tests.fleet.trust.device import DeviceSight
+
+pytestmark = pytest.mark.slow
 
 DAY_MS = 24 * 3_600_000
 
