@@ -86,16 +86,20 @@ def parse_json(payload: bytes, *, max_bytes: int) -> Any:
             code="payload_too_large",
         )
     try:
-        return json.loads(
+        value = json.loads(
             payload.decode("utf-8"),
             object_pairs_hook=_unique,
             parse_constant=_refuse_constant,
             parse_float=_finite,
         )
+        if b"\\u" in payload:
+            # Half a character can be escaped, and is in no text that could be written again.
+            json.dumps(value, ensure_ascii=False).encode()
     except ValueError as exc:
         raise PeerError(f"payload is not JSON: {exc}"[:300], code="payload_not_json") from exc
     except RecursionError as exc:
         raise PeerError("payload is nested too deeply", code="payload_not_json") from exc
+    return value
 
 
 def channel_of(topic: topics.Topic) -> str | None:

@@ -76,12 +76,14 @@ def test_a_payload_at_its_cap_passes_and_one_byte_more_does_not():
         PRESENCE.replace(b"online", b"onl\xffine"),
         PRESENCE.replace(b'"x"', b'"\xed\xa0\x80"'),  # half a character, as UTF-8 forbids it
         PRESENCE.replace(b'"x"', b'"\xc0\x80"'),  # zero, overlong
+        PRESENCE.replace(b'"x"', b'"\\ud800"'),  # half a character, escaped
         PRESENCE.replace(b'"x"', b'"a\nb"'),
         PRESENCE.replace(b"1", b"01"),
         PRESENCE.replace(b"1", b"+1"),
         PRESENCE.replace(b"1", b"0x1"),
         PRESENCE.replace(b"}", b",}"),
         PRESENCE.replace(b"}", b"/**/}"),
+        within(b'"\\udfff"'),
         within(b"NaN"),
         within(b"Infinity"),
         within(b"1e999"),
@@ -108,8 +110,6 @@ def test_what_is_not_json_in_every_respect_is_refused(payload):
         b"{}",
         PRESENCE.replace(b"online", b"ONLINE"),
         PRESENCE.replace(b'"x"', b"null"),
-        PRESENCE.replace(b'"x"', b'"\\ud800"'),  # half a character, escaped
-        within(b'"\\udfff"'),
         PRESENCE.replace(BOOT.encode(), BOOT.upper().encode()),
         PRESENCE.replace(BOOT.encode(), BOOT.encode() + b"\\n"),
         PRESENCE.replace(b'"birth":1', b'"birth":1.0'),
