@@ -32,13 +32,13 @@ from .console import (
     Controller,
     Json,
     confirm,
-    counted,
     given_name,
     on_day,
     say,
     show,
     show_json,
 )
+from .joining import tell_revoked
 
 AUDIT_S: Final = 180.0
 """An audit waits ten seconds for each thing that a broker does not do."""
@@ -110,9 +110,7 @@ def revoke_observer(
     confirm(f"Put {name} out? `fleet observer {name}` would let it in again.", is_sure=yes)
     with Client(controller) as client:
         done = client.post(f"/v1/observers/{name}/revoke", None, ObserverRevocation)
-    say(f"revoked {counted(done.certificate_count, 'certificate')} of {name}")
-    if not done.is_cut:
-        say("the broker did not let us cut its connection; NATS cuts it by itself")
+    tell_revoked(name, done)
 
 
 def list_observers(json: Json = False, controller: Controller = None) -> None:

@@ -16,7 +16,12 @@ from typing import Annotated, Final
 
 import typer
 
-from fleet.api.admission_schemas import Invitation, InvitationIn, Revocation
+from fleet.api.admission_schemas import (
+    Invitation,
+    InvitationIn,
+    ObserverRevocation,
+    Revocation,
+)
 from fleet.settings import find_settings
 from wire.enrolment import parse_token
 from wire.errors import ConfigError, PeerError
@@ -60,6 +65,11 @@ def revoke(
     confirm(f"Put {name} out? A new join token would let it in again.", is_sure=yes)
     with Client(controller) as client:
         done = client.post(f"/v1/devices/{name}/revoke", None, Revocation)
+    tell_revoked(name, done)
+
+
+def tell_revoked(name: str, done: Revocation | ObserverRevocation) -> None:
+    """Say what became of somebody's certificates and connection."""
     say(f"revoked {counted(done.certificate_count, 'certificate')} of {name}")
     if not done.is_cut:
         say("the broker did not let us cut its connection; NATS cuts it by itself")

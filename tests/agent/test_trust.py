@@ -72,14 +72,19 @@ class Device:
         return [code for code, _ in self.alarms]
 
 
-@pytest.fixture
-def repository():
+def published():
+    """Return a repository with one release of one model, all of it published."""
     repository = Repository()
     repository.director = repository.add_director()
     repository.add_model(MODEL)
     repository.manifest = repository.release(MODEL, "1.0.0", 1)
     repository.publish_all(ROLE, "targets")
     return repository
+
+
+@pytest.fixture
+def repository():
+    return published()
 
 
 @pytest.fixture

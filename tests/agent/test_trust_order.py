@@ -7,19 +7,13 @@ import numpy as np
 import pytest
 
 from agent.core.trust import Allowed
-from tests.agent.test_trust import MODEL, ROLE, Device, desired
-from tests.conformance.repository import Repository
+from tests.agent.test_trust import MODEL, ROLE, Device, desired, published
 from wire import topics
 
 
 @pytest.fixture
 def repository():
-    repository = Repository()
-    repository.director = repository.add_director()
-    repository.add_model(MODEL)
-    repository.manifest = repository.release(MODEL, "1.0.0", 1)
-    repository.publish_all(ROLE, "targets")
-    return repository
+    return published()
 
 
 @pytest.fixture
